@@ -1,0 +1,1 @@
+//! The pure core: ids, layout, blocks to descriptors, slots, transfers, leases, readiness, placement

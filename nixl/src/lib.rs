@@ -1,0 +1,1 @@
+//! Safe, owning use of NIXL: agents, regions, transfers, notifications

@@ -1,0 +1,1 @@
+//! The OpenAI-compatible prefill/decode router that waits for receipts

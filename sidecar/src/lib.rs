@@ -1,0 +1,1 @@
+//! The daemon beside a vLLM pod: rank watchers, staging, transfers, HTTP API

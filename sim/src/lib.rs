@@ -1,0 +1,1 @@
+//! The embedded engine: vLLM's HTTP and side channel over real NIXL memory

@@ -1,0 +1,2 @@
+//! The kvgate binary.
+fn main() {}

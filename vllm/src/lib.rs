@@ -1,0 +1,1 @@
+//! vLLM's formats on the wire, without I/O
