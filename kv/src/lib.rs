@@ -5,8 +5,16 @@
 //! | [`ids`] | ranks, blocks, slots, engines, requests, transfers: one type each |
 //! | [`blocks`] | which blocks hold one request's KV |
 //! | [`layout`] | where a block lies and whether two caches can exchange blocks |
+//! | [`shards`] | a set of TP shards |
+//! | [`slots`] | the staging arena's allocator: fair waiting, quarantine |
+//! | [`lease`] | how long a producer's blocks may be read |
 #![forbid(unsafe_code)]
 
 pub mod blocks;
 pub mod ids;
 pub mod layout;
+pub mod lease;
+pub mod shards;
+pub mod slots;
+#[cfg(test)]
+mod testing;
