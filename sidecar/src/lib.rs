@@ -1,1 +1,12 @@
-//! The daemon beside a vLLM pod: rank watchers, staging, transfers, HTTP API
+//! The daemon beside a vLLM pod: rank watchers, staging, transfers, HTTP API.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`model`] | the plain data that core and edge exchange |
+//! | [`pod`] | the core's face: all ranks of one pod |
+//! | [`fabrics`] | where NIXL agents come from |
+#![forbid(unsafe_code)]
+
+pub mod fabrics;
+pub mod model;
+pub mod pod;

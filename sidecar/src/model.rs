@@ -1,0 +1,487 @@
+//! The contract between the sidecar's core ([`crate::pod`]) and its edge (HTTP, metrics, command line): plain data, no serde.
+//!
+//! Durations and instants are tokio's clock; ranks are global unless a name says `local`.
+
+mod counters;
+mod errors;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, LocalRank, TransferId};
+use kv::layout::KvLayout;
+use side_channel::Endpoint;
+use tokio::time::Instant;
+use vllm_wire::params::KvTransferParams;
+
+pub use counters::{Counters, DurationHistogram, Ended, StageHistograms};
+pub use errors::{Code, HandleError, HandshakeRefusal, ParamsProblem, Retry, StartError, TransferError};
+
+/// What the pod's engines do for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Produces KV: the sidecar tracks handles and leases.
+    Prefill,
+    /// Consumes KV: the sidecar stages it.
+    Decode,
+}
+
+impl Role {
+    /// The word of the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// Where staging arenas lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StagingKind {
+    /// Host memory, huge pages when the kernel gives them.
+    Dram,
+    /// Page-locked host memory (not built yet).
+    Pinned,
+    /// GPU memory (not built yet).
+    Vram,
+}
+
+/// Faults for controls and tests; all off in production.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Flips bytes of what has landed, before the receipt.
+    pub corrupt_staging: bool,
+    /// Waits this long before each READ is posted.
+    pub hold_pull: Option<Duration>,
+    /// Sends no heartbeats to P.
+    pub no_heartbeat: bool,
+}
+
+/// What a pod is told at start.
+#[derive(Clone, Debug)]
+pub struct PodConfig {
+    /// What its engines do.
+    pub role: Role,
+    /// The engine's HTTP address.
+    pub engine: http::Uri,
+    /// The engine's side channel; the port is that of *global* rank 0 as vLLM counts (`base + global rank`).
+    pub engine_side_channel: Endpoint,
+    /// Where local rank 0 of the virtual engine listens; local rank `n` gets `port + n`, port 0 means any free one.
+    pub side_channel_listen: Endpoint,
+    /// The host under which D reaches the virtual engine (`remote_host`).
+    pub advertise_host: String,
+    /// DP ranks in this pod.
+    pub dp_size: u16,
+    /// TP shards of each rank.
+    pub tp_size: u16,
+    /// Global rank of local rank 0.
+    pub rank_offset: u16,
+    /// Where staging lies.
+    pub staging: StagingKind,
+    /// Bytes of staging for each rank (over all its TP shards).
+    pub staging_bytes: u64,
+    /// How long a transfer waits in line for staging.
+    pub staging_wait: Duration,
+    /// P's lease on finished blocks; it is not on the wire.
+    pub kv_lease: Duration,
+    /// Zero slots when they are freed.
+    pub zero_on_release: bool,
+    /// Injected faults.
+    pub faults: Faults,
+}
+
+/// A request to pull one prefill's KV into staging.
+#[derive(Clone, Debug)]
+pub struct StartTransfer {
+    /// The router's key of this attempt.
+    pub attempt: AttemptId,
+    /// The client-facing id; a label only.
+    pub request_label: String,
+    /// The rank that will decode (global).
+    pub dp_rank: DpRank,
+    /// P's parameters.
+    pub params: KvTransferParams,
+    /// When the router stops waiting.
+    pub deadline: Instant,
+    /// P's lease as the router knows it; the pod's configured one otherwise.
+    pub lease: Option<Duration>,
+    /// How long ago P had certainly not finished yet: the lease is counted from there.
+    pub prefill_done_age: Duration,
+}
+
+/// A good end: the bytes are in staging and the virtual engine serves them.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    /// Which transfer.
+    pub transfer: TransferId,
+    /// The router's key of the attempt.
+    pub attempt: AttemptId,
+    /// The proof.
+    pub receipt: Receipt,
+    /// What D is to be sent.
+    pub params: KvTransferParams,
+}
+
+/// The proof that one request's KV has arrived for one rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Receipt {
+    /// The rank it arrived for (global).
+    pub dp_rank: DpRank,
+    /// D's engine of that rank.
+    pub engine_id: EngineId,
+    /// The virtual prefill engine that serves it.
+    pub virtual_engine_id: EngineId,
+    /// P's engine.
+    pub source_engine_id: EngineId,
+    /// The virtual engine's request id: what D will send back when it has collected.
+    pub request_id: EngineRequestId,
+    /// Logical blocks, all groups.
+    pub blocks: u32,
+    /// Bytes moved, all TP shards.
+    pub bytes: u64,
+    /// Where the time went.
+    pub stages: Stages,
+    /// What was left of P's lease when the bytes had landed.
+    pub source_lease_left: Duration,
+    /// How long the landed slots are kept without a claim being renewed.
+    pub collect_by: Duration,
+}
+
+/// Time spent per stage; `None` where the transfer has not got that far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// Waiting for staging.
+    pub queued: Option<Duration>,
+    /// Asking P's side channel; zero when the peer is known.
+    pub handshake: Option<Duration>,
+    /// From the read being due to NIXL having accepted it (the slowest shard).
+    pub post: Option<Duration>,
+    /// From the start of the post to the last byte (the slowest shard).
+    pub wire: Option<Duration>,
+    /// Checks between the last byte and the receipt.
+    pub verify: Option<Duration>,
+    /// From the receipt to D's first sign of collecting.
+    pub landed_idle: Option<Duration>,
+    /// From D's first sign to its last shard's notification.
+    pub collect: Option<Duration>,
+}
+
+impl Stages {
+    /// Stage names (the same words everywhere) with their times, in order.
+    pub fn named(&self) -> [(&'static str, Option<Duration>); 7] {
+        [
+            ("queued", self.queued),
+            ("handshake", self.handshake),
+            ("post", self.post),
+            ("wire", self.wire),
+            ("verify", self.verify),
+            ("landed_idle", self.landed_idle),
+            ("collect", self.collect),
+        ]
+    }
+}
+
+/// Where a transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TransferPhase {
+    /// Waiting for staging.
+    Queued,
+    /// Asking P's side channel.
+    Handshaking,
+    /// The read is on its way to NIXL.
+    Prepared,
+    /// The NIC may be writing.
+    InFlight,
+    /// The bytes are here and being checked.
+    Verifying,
+    /// Not wanted any more, but the NIC may still write.
+    Quiescing,
+    /// In staging, receipt given, not yet collected.
+    Landed,
+    /// Collected, or given up after landing: the slots are free.
+    Done,
+    /// Ended without a receipt.
+    Failed,
+}
+
+impl TransferPhase {
+    /// All phases in order.
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Handshaking,
+        Self::Prepared,
+        Self::InFlight,
+        Self::Verifying,
+        Self::Quiescing,
+        Self::Landed,
+        Self::Done,
+        Self::Failed,
+    ];
+
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Handshaking => "handshaking",
+            Self::Prepared => "prepared",
+            Self::InFlight => "in_flight",
+            Self::Verifying => "verifying",
+            Self::Quiescing => "quiescing",
+            Self::Landed => "landed",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The phase of the API's word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == word)
+    }
+
+    /// Whether a receipt has been given or refused: what a long poll waits for.
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Landed | Self::Done | Self::Failed => true,
+            Self::Queued | Self::Handshaking | Self::Prepared | Self::InFlight | Self::Verifying | Self::Quiescing => {
+                false
+            }
+        }
+    }
+}
+
+/// Why a transfer ended without a receipt, for the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferFailure {
+    /// The stable code.
+    pub code: Code,
+    /// In words, causes included.
+    pub detail: String,
+}
+
+/// A transfer as the API shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransferSnapshot {
+    /// Which.
+    pub transfer: TransferId,
+    /// The router's key.
+    pub attempt: AttemptId,
+    /// The label.
+    pub request_label: String,
+    /// The rank it was asked for (global).
+    pub dp_rank: DpRank,
+    /// Where it is.
+    pub state: TransferPhase,
+    /// Logical blocks, all groups.
+    pub blocks: u32,
+    /// Bytes, all TP shards; 0 until known.
+    pub bytes: u64,
+    /// Where the time went.
+    pub stages: Stages,
+    /// P's engine.
+    pub source_engine: EngineId,
+    /// P's request.
+    pub source_request: EngineRequestId,
+    /// The virtual engine's request id, once there is one.
+    pub virtual_request: Option<EngineRequestId>,
+    /// The rank whose engine collected it (global).
+    pub collected_by: Option<DpRank>,
+    /// Why it failed.
+    pub failure: Option<TransferFailure>,
+    /// When it was asked for.
+    pub started: Instant,
+}
+
+impl TransferSnapshot {
+    /// Time from the request to the receipt (or as far as it got): the sum of the stages before `landed_idle`.
+    pub fn total(&self) -> Duration {
+        self.stages.named().into_iter().take(5).filter_map(|(_, time)| time).sum()
+    }
+}
+
+/// Which transfers to list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransferFilter {
+    /// Only in this state.
+    pub state: Option<TransferPhase>,
+    /// Only of this rank (global).
+    pub dp_rank: Option<DpRank>,
+    /// The slowest so many instead of the newest first.
+    pub slowest: Option<usize>,
+}
+
+/// Whether a rank can take work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankState {
+    /// Nothing heard yet.
+    Unknown,
+    /// The engine answers; its metadata or our session is being made.
+    Handshaking,
+    /// Takes transfers.
+    Ready,
+    /// Known, but the engine does not answer just now.
+    Degraded,
+    /// The engine has been away for long, or was replaced.
+    Gone,
+}
+
+impl RankState {
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Handshaking => "handshaking",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// What the engine says of its own load.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EngineLoad {
+    /// Requests running.
+    pub running: u64,
+    /// Requests waiting.
+    pub waiting: u64,
+    /// Share of its KV cache in use, 0 to 1.
+    pub kv_usage: f64,
+}
+
+/// A rank's staging in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StagingFigures {
+    /// Slots in all.
+    pub capacity_blocks: u32,
+    /// Slots held by transfers or waiting to be collected.
+    pub used_blocks: u32,
+    /// Slots that hardware may still write to.
+    pub quarantined_blocks: u32,
+    /// Bytes of one slot, all TP shards.
+    pub block_bytes: u64,
+}
+
+/// A rank as the API shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankSnapshot {
+    /// Global.
+    pub dp_rank: DpRank,
+    /// Within this pod.
+    pub local_rank: LocalRank,
+    /// Whether it can take work.
+    pub state: RankState,
+    /// Why it is not simply ready, in words.
+    pub reasons: Vec<String>,
+    /// The engine's id, once its side channel has told it.
+    pub engine_id: Option<EngineId>,
+    /// The engine's version.
+    pub engine_version: Option<String>,
+    /// The virtual prefill engine's id (decode role).
+    pub virtual_engine_id: Option<EngineId>,
+    /// Where the virtual engine listens (decode role).
+    pub side_channel: Option<Endpoint>,
+    /// The engine's geometry (TP shard 0).
+    pub layout: Option<Arc<KvLayout>>,
+    /// TP shards.
+    pub tp_size: u16,
+    /// The engine's load.
+    pub load: EngineLoad,
+    /// Staging (decode role; zeros otherwise).
+    pub staging: StagingFigures,
+    /// Transfers without an end yet.
+    pub in_flight: u32,
+    /// Handles alive: pinned in the engine (P) or landed in staging (D).
+    pub handles: u32,
+    /// No new work is taken.
+    pub draining: bool,
+}
+
+/// What the router tells about a finished prefill.
+#[derive(Clone, Debug)]
+pub struct ReportHandle {
+    /// P's rank (global).
+    pub dp_rank: DpRank,
+    /// P's parameters, as the engine gave them.
+    pub params: KvTransferParams,
+    /// P's lease; the configured one otherwise.
+    pub lease: Option<Duration>,
+    /// How long ago P had certainly not finished yet.
+    pub age: Duration,
+}
+
+/// Where a handle is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandleState {
+    /// P: pinned in the engine, as far as anyone said.
+    Pinned,
+    /// P: its lease is over by our count.
+    Expired,
+    /// P: the engine was told that nobody will read it.
+    Released,
+    /// D: in staging, waiting to be collected.
+    Landed,
+}
+
+impl HandleState {
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::Expired => "expired",
+            Self::Released => "released",
+            Self::Landed => "landed",
+        }
+    }
+}
+
+/// Blocks that are held for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandleSnapshot {
+    /// The rank that holds them (global).
+    pub dp_rank: DpRank,
+    /// The engine (P's own, or the virtual one of D's sidecar).
+    pub engine_id: EngineId,
+    /// The request by which that engine knows them.
+    pub request_id: EngineRequestId,
+    /// Logical blocks.
+    pub blocks: u32,
+    /// Bytes, all TP shards; 0 when the geometry is unknown.
+    pub bytes: u64,
+    /// P: what is left of the lease. D: what is left of the claim.
+    pub lease_left: Duration,
+    /// Where it is.
+    pub state: HandleState,
+}
+
+/// How a shutdown ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutDown {
+    /// Everything ended by itself.
+    Drained,
+    /// Work was cut off, all memory is quiet.
+    Stopped,
+    /// Hardware may still write: memory stays pinned until the process ends.
+    Stuck,
+}
+
+/// Where receipts are put on record before they are answered.
+pub trait ReceiptSink: Debug + Send + Sync + 'static {
+    /// Writes one receipt. Runs on a blocking thread.
+    ///
+    /// # Errors
+    /// Whatever the file said; the receipt is given all the same, and the error logged.
+    fn record(&self, landed: &Landed) -> io::Result<()>;
+}
+
+/// A sink that keeps nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoReceiptSink;
+
+impl ReceiptSink for NoReceiptSink {
+    fn record(&self, _landed: &Landed) -> io::Result<()> {
+        Ok(())
+    }
+}

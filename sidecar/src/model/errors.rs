@@ -1,0 +1,482 @@
+//! Everything that can end badly, with what the caller may do about it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TransferId};
+use kv::layout::LayoutMismatch;
+use nixl::fabric::FabricError;
+use side_channel::{AskError, Endpoint, ServeError};
+use vllm_wire::handshake::HandshakeError;
+
+/// What a caller may do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same would happen again.
+    Never,
+    /// The same again may work.
+    SameTarget,
+    /// Another decode rank may work; the prefill is still good.
+    OtherTarget,
+    /// Only a new prefill helps.
+    NewPrefill,
+}
+
+impl Retry {
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::SameTarget => "same_target",
+            Self::OtherTarget => "other_target",
+            Self::NewPrefill => "new_prefill",
+        }
+    }
+}
+
+/// The stable codes of problem documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// A field of the request is wrong.
+    ParamsInvalid,
+    /// The request is too big.
+    TooLarge,
+    /// No or a wrong token.
+    Unauthorized,
+    /// No such thing.
+    NotFound,
+    /// The attempt's key belongs to something else.
+    AttemptConflict,
+    /// Given up on request.
+    Cancelled,
+    /// This pod does not own the rank.
+    RankUnknown,
+    /// More blocks than the arena has.
+    RequestExceedsStaging,
+    /// The rank takes no work now.
+    RankNotReady,
+    /// The sidecar takes no work any more.
+    ShuttingDown,
+    /// No staging in time.
+    StagingFull,
+    /// P does not answer.
+    PeerUnreachable,
+    /// P is another engine than the one that prefilled.
+    PeerChanged,
+    /// P's lease was over.
+    LeaseExpired,
+    /// What landed is not what was sent.
+    DigestMismatch,
+    /// The read failed.
+    TransferFailed,
+    /// Not done in time.
+    Deadline,
+    /// P's blocks mean something else than D's.
+    LayoutMismatch,
+    /// An engine's version is not one we know.
+    VersionUnsupported,
+}
+
+impl Code {
+    /// All codes.
+    pub const ALL: [Self; 19] = [
+        Self::ParamsInvalid,
+        Self::TooLarge,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::AttemptConflict,
+        Self::Cancelled,
+        Self::RankUnknown,
+        Self::RequestExceedsStaging,
+        Self::RankNotReady,
+        Self::ShuttingDown,
+        Self::StagingFull,
+        Self::PeerUnreachable,
+        Self::PeerChanged,
+        Self::LeaseExpired,
+        Self::DigestMismatch,
+        Self::TransferFailed,
+        Self::Deadline,
+        Self::LayoutMismatch,
+        Self::VersionUnsupported,
+    ];
+
+    /// Position in [`Code::ALL`].
+    pub(crate) fn index(self) -> usize {
+        Self::ALL.iter().position(|code| *code == self).unwrap_or(0)
+    }
+
+    fn facts(self) -> (&'static str, u16, Retry) {
+        match self {
+            Self::ParamsInvalid => ("params_invalid", 400, Retry::Never),
+            Self::TooLarge => ("too_large", 413, Retry::Never),
+            Self::Unauthorized => ("unauthorized", 401, Retry::Never),
+            Self::NotFound => ("not_found", 404, Retry::Never),
+            Self::AttemptConflict => ("attempt_conflict", 409, Retry::Never),
+            Self::Cancelled => ("cancelled", 409, Retry::Never),
+            Self::RankUnknown => ("rank_unknown", 404, Retry::OtherTarget),
+            Self::RequestExceedsStaging => ("request_exceeds_staging", 413, Retry::OtherTarget),
+            Self::RankNotReady => ("rank_not_ready", 503, Retry::OtherTarget),
+            Self::ShuttingDown => ("shutting_down", 503, Retry::OtherTarget),
+            Self::StagingFull => ("staging_full", 429, Retry::OtherTarget),
+            Self::PeerUnreachable => ("peer_unreachable", 502, Retry::NewPrefill),
+            Self::PeerChanged => ("peer_changed", 502, Retry::NewPrefill),
+            Self::LeaseExpired => ("lease_expired", 409, Retry::NewPrefill),
+            Self::DigestMismatch => ("digest_mismatch", 409, Retry::NewPrefill),
+            Self::TransferFailed => ("transfer_failed", 502, Retry::SameTarget),
+            Self::Deadline => ("deadline", 504, Retry::OtherTarget),
+            Self::LayoutMismatch => ("layout_mismatch", 422, Retry::OtherTarget),
+            Self::VersionUnsupported => ("version_unsupported", 422, Retry::OtherTarget),
+        }
+    }
+
+    /// The word in the problem document.
+    pub fn as_str(self) -> &'static str {
+        self.facts().0
+    }
+
+    /// The HTTP status.
+    pub fn status(self) -> u16 {
+        self.facts().1
+    }
+
+    /// What the caller may do.
+    pub fn retry(self) -> Retry {
+        self.facts().2
+    }
+}
+
+/// What is wrong with P's parameters, beyond their form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParamsProblem {
+    /// The pod has the other role.
+    #[error("this pod's role is prefill: it pulls nothing")]
+    WrongRole,
+    /// They do not ask for a pull.
+    #[error("do_remote_prefill is not true, or do_remote_decode is")]
+    NotForDecode,
+    /// Another transfer mode.
+    #[error("transfer_mode is {0:?}, only \"pull\" works")]
+    TransferMode(String),
+    /// P and D have different TP.
+    #[error("tp_size is {theirs}, this pod's is {ours}: unequal TP is not supported")]
+    TpSize {
+        /// P's.
+        theirs: u16,
+        /// D's.
+        ours: u16,
+    },
+    /// Context or pipeline parallelism.
+    #[error("{field} is {value}, only 1 is supported")]
+    Parallelism {
+        /// Which size.
+        field: &'static str,
+        /// Its value.
+        value: u16,
+    },
+    /// Another number of KV-cache groups.
+    #[error("remote_block_ids has {listed} groups, the engine has {needed}")]
+    Groups {
+        /// As listed.
+        listed: usize,
+        /// As D's layout says.
+        needed: usize,
+    },
+    /// No token.
+    #[error("remote_num_tokens is 0")]
+    NoTokens,
+    /// A list that does not cover exactly the prompt.
+    #[error("block group {group} lists {listed} blocks, {tokens} tokens need {needed}")]
+    BlockCount {
+        /// Index of the group.
+        group: usize,
+        /// As listed.
+        listed: u64,
+        /// As the tokens need.
+        needed: u64,
+        /// `remote_num_tokens`.
+        tokens: u64,
+    },
+    /// A block that P's cache does not have.
+    #[error("block {block} is out of range: the peer's cache has {pool} blocks")]
+    BlockOutOfRange {
+        /// The block.
+        block: BlockId,
+        /// Logical blocks of P's cache.
+        pool: u32,
+    },
+    /// The source is the virtual engine of this very pod.
+    #[error("remote_engine_id is this pod's own virtual engine")]
+    OwnEngine,
+    /// The handle belongs to another engine than the rank's (prefill role).
+    #[error("remote_engine_id is {theirs}, this rank's engine is {ours}")]
+    ForeignEngine {
+        /// As reported.
+        theirs: EngineId,
+        /// As the side channel says.
+        ours: EngineId,
+    },
+}
+
+/// Why a peer's handshake is not good enough to read from it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HandshakeRefusal {
+    /// Another model, dtype, version, …
+    #[error("its compatibility hash is {theirs}, ours is {ours}: model, dtype, vLLM version or backend differ")]
+    Hash {
+        /// P's.
+        theirs: String,
+        /// D's.
+        ours: String,
+    },
+    /// Another geometry.
+    #[error("TP shard {shard}: {mismatch}")]
+    Layout {
+        /// TP shard.
+        shard: u16,
+        /// What differs.
+        mismatch: LayoutMismatch,
+    },
+    /// A reply that cannot be used.
+    #[error("TP shard {shard} answered something that cannot be used")]
+    Reply {
+        /// TP shard.
+        shard: u16,
+        /// Why.
+        #[source]
+        source: Arc<HandshakeError>,
+    },
+}
+
+/// Why a transfer did not end in a receipt, or an operation on one was refused. Cheap to clone: several may wait for the same end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The parameters are wrong.
+    #[error("kv_transfer_params cannot be used: {0}")]
+    ParamsInvalid(ParamsProblem),
+    /// No such transfer, or forgotten by now.
+    #[error("there is no transfer {0}")]
+    NotFound(TransferId),
+    /// The attempt's key is taken.
+    #[error("attempt {attempt} already stands for another rank, engine or request")]
+    AttemptConflict {
+        /// The key.
+        attempt: AttemptId,
+    },
+    /// A claim for something that is not (or no longer) landed.
+    #[error("transfer {transfer} is {state}, only a landed one can be claimed")]
+    NotLanded {
+        /// Which.
+        transfer: TransferId,
+        /// Its phase.
+        state: &'static str,
+    },
+    /// Given up on request.
+    #[error("the transfer was cancelled")]
+    Cancelled,
+    /// Not our rank.
+    #[error("DP rank {rank} is not of this pod, which owns ranks {} to {}", owned.start, owned.end.saturating_sub(1))]
+    RankUnknown {
+        /// Asked for (global).
+        rank: DpRank,
+        /// Owned (global).
+        owned: Range<u16>,
+    },
+    /// Larger than the arena.
+    #[error("the request has {blocks} blocks, the staging arena {capacity}")]
+    RequestExceedsStaging {
+        /// Needed.
+        blocks: u32,
+        /// All slots of the arena that are not in quarantine.
+        capacity: u32,
+    },
+    /// The rank takes no work.
+    #[error("DP rank {rank} is {}: {}", state.as_str(), reasons.join("; "))]
+    RankNotReady {
+        /// Which (global).
+        rank: DpRank,
+        /// Its state.
+        state: super::RankState,
+        /// Why.
+        reasons: Vec<String>,
+    },
+    /// No new work.
+    #[error("the sidecar is shutting down")]
+    ShuttingDown,
+    /// No staging in time.
+    #[error("no {blocks} staging blocks became free within {waited:?}")]
+    StagingFull {
+        /// Needed.
+        blocks: u32,
+        /// Waited.
+        waited: Duration,
+    },
+    /// Too many commands at once.
+    #[error("DP rank {rank} has too many requests in line")]
+    Busy {
+        /// Which (global).
+        rank: DpRank,
+    },
+    /// P's side channel does not answer.
+    #[error("ask {endpoint} for its agent metadata")]
+    PeerUnreachable {
+        /// P's side channel.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: Arc<AskError>,
+    },
+    /// The agent cannot use P's metadata.
+    #[error("load the agent metadata of {endpoint}")]
+    PeerNotLoaded {
+        /// P's side channel.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: Arc<FabricError>,
+    },
+    /// Another engine answers there now.
+    #[error("engine {expected} prefilled, but {found} answers at {endpoint}")]
+    PeerChanged {
+        /// P's side channel.
+        endpoint: Endpoint,
+        /// Whose blocks they are.
+        expected: EngineId,
+        /// Who is there.
+        found: EngineId,
+    },
+    /// P's blocks cannot be D's.
+    #[error("engine {peer} cannot be read by this rank's engine: {refusal}")]
+    LayoutMismatch {
+        /// P's engine.
+        peer: EngineId,
+        /// Why.
+        refusal: HandshakeRefusal,
+    },
+    /// The peer speaks something we do not know.
+    #[error("engine {peer} uses something that is not supported: {refusal}")]
+    VersionUnsupported {
+        /// P's engine.
+        peer: EngineId,
+        /// Why.
+        refusal: HandshakeRefusal,
+    },
+    /// The blocks may have been reused.
+    #[error("the lease of {request} was over: {age:?} old, {lease:?} long")]
+    LeaseExpired {
+        /// P's request.
+        request: EngineRequestId,
+        /// Since P finished, or since the last heartbeat.
+        age: Duration,
+        /// How long it was good for.
+        lease: Duration,
+    },
+    /// NIXL could not read.
+    #[error("read {blocks} blocks from engine {peer}")]
+    ReadFailed {
+        /// P's engine.
+        peer: EngineId,
+        /// Logical blocks.
+        blocks: u32,
+        /// Why.
+        #[source]
+        source: Arc<FabricError>,
+    },
+    /// The descriptors could not be made.
+    #[error("plan the read of {blocks} blocks from engine {peer}")]
+    PlanFailed {
+        /// P's engine.
+        peer: EngineId,
+        /// Logical blocks.
+        blocks: u32,
+        /// Why.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The rank's engine restarted under the transfer.
+    #[error("the engine of DP rank {rank} restarted")]
+    EngineRestarted {
+        /// Which (global).
+        rank: DpRank,
+    },
+    /// Out of time.
+    #[error("the transfer was not done at its deadline")]
+    Deadline,
+}
+
+impl TransferError {
+    /// The stable code, with status and what to do.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::ParamsInvalid(_) => Code::ParamsInvalid,
+            Self::NotFound(_) => Code::NotFound,
+            Self::AttemptConflict { .. } => Code::AttemptConflict,
+            Self::NotLanded { .. } | Self::Cancelled => Code::Cancelled,
+            Self::RankUnknown { .. } => Code::RankUnknown,
+            Self::RequestExceedsStaging { .. } => Code::RequestExceedsStaging,
+            Self::RankNotReady { .. } | Self::EngineRestarted { .. } => Code::RankNotReady,
+            Self::ShuttingDown => Code::ShuttingDown,
+            Self::StagingFull { .. } | Self::Busy { .. } => Code::StagingFull,
+            Self::PeerUnreachable { .. } | Self::PeerNotLoaded { .. } => Code::PeerUnreachable,
+            Self::PeerChanged { .. } => Code::PeerChanged,
+            Self::LayoutMismatch { .. } => Code::LayoutMismatch,
+            Self::VersionUnsupported { .. } => Code::VersionUnsupported,
+            Self::LeaseExpired { .. } => Code::LeaseExpired,
+            Self::ReadFailed { .. } | Self::PlanFailed { .. } => Code::TransferFailed,
+            Self::Deadline => Code::Deadline,
+        }
+    }
+}
+
+/// Why an operation on P's handles was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HandleError {
+    /// The rank, or the parameters, or the whole pod is not right for it.
+    #[error(transparent)]
+    Refused(#[from] TransferError),
+    /// No such handle, or forgotten by now.
+    #[error("DP rank {rank} has no handle {request}")]
+    NotFound {
+        /// Which (global).
+        rank: DpRank,
+        /// The engine's request.
+        request: EngineRequestId,
+    },
+    /// The pod has the other role.
+    #[error("this pod's role is decode: its staging is freed by DELETE on the transfer")]
+    WrongRole,
+}
+
+impl HandleError {
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused(error) => error.code(),
+            Self::NotFound { .. } => Code::NotFound,
+            Self::WrongRole => Code::ParamsInvalid,
+        }
+    }
+}
+
+/// Why a pod cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value that cannot be.
+    #[error("{0}")]
+    Config(&'static str),
+    /// Staging that is not built yet.
+    #[error("staging in {0} memory is not supported yet, use dram")]
+    Staging(&'static str),
+    /// The virtual engine's port.
+    #[error("listen on {endpoint} for the side channel of DP rank {rank}")]
+    Listen {
+        /// Where.
+        endpoint: Endpoint,
+        /// For which rank (global).
+        rank: DpRank,
+        /// Why.
+        #[source]
+        source: ServeError,
+    },
+}
