@@ -8,6 +8,7 @@
 //! | [`shards`] | a set of TP shards |
 //! | [`slots`] | the staging arena's allocator: fair waiting, quarantine |
 //! | [`lease`] | how long a producer's blocks may be read |
+//! | [`transfer`] | one pull from a prefill rank into staging |
 #![forbid(unsafe_code)]
 
 pub mod blocks;
@@ -18,3 +19,4 @@ pub mod shards;
 pub mod slots;
 #[cfg(test)]
 mod testing;
+pub mod transfer;
