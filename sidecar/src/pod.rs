@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
 use crate::model::{
     Counters, HandleError, HandleSnapshot, Landed, PodConfig, RankSnapshot, ReceiptSink, ReportHandle, ShutDown,
@@ -20,6 +21,8 @@ use crate::model::{
 pub struct Parts {
     /// Makes NIXL agents.
     pub fabrics: Arc<dyn Fabrics>,
+    /// The engine's HTTP pages (`TcpEngine::new(config.engine.clone())` outside tests).
+    pub engine: Arc<dyn EngineHttp>,
     /// vLLM's side channel.
     pub side_channel: Arc<dyn SideChannel>,
     /// Where receipts go on record.
