@@ -7,11 +7,15 @@
 //! | [`layout`] | where a block lies and whether two caches can exchange blocks |
 //! | [`shards`] | a set of TP shards |
 //! | [`slots`] | the staging arena's allocator: fair waiting, quarantine |
+//! | [`copy`] | blocks × layouts → merged byte ranges |
 //! | [`lease`] | how long a producer's blocks may be read |
 //! | [`transfer`] | one pull from a prefill rank into staging |
+//! | [`collect`] | from landed to freed |
 #![forbid(unsafe_code)]
 
 pub mod blocks;
+pub mod collect;
+pub mod copy;
 pub mod ids;
 pub mod layout;
 pub mod lease;
