@@ -1,1 +1,21 @@
-//! vLLM's NIXL side channel as a transport: ask and serve over ZeroMQ
+//! vLLM's NIXL side channel as a transport: ask and serve over ZeroMQ. What the frames mean is `vllm-wire`'s business.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`channel`] | the trait [`SideChannel`], the [`Answer`] of a server, endpoints and errors |
+//! | [`zmq`] | the real one: ZMTP 3.0 over TCP, `REQ` asks and `ROUTER` answers |
+//! | [`in_process`] | the same without sockets, for tests and simulations |
+//!
+//! ZMTP is spoken by this crate itself (`zmtp.rs`). The `zeromq` crate 0.7.0 reserves memory for whatever frame length a
+//! peer announces, so nine bytes from anybody end the process; it serves here as the foreign peer of the tests.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod in_process;
+pub mod zmq;
+mod zmtp;
+
+pub use channel::{Answer, Answered, AskError, Endpoint, EndpointError, ServeError, Server, SideChannel, Step};
+pub use in_process::InProcess;
+pub use zmq::{Limits, Zmq};
+pub use zmtp::WireError;
