@@ -1,1 +1,37 @@
-//! Safe, owning use of NIXL: agents, regions, transfers, notifications
+//! Safe, owning use of NIXL: agents, regions, transfers, notifications.
+//!
+//! Everything above this crate talks to a [`Fabric`]; what stands behind it is a choice made at start.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`fabric`] | the trait, and the values that go in and out of it |
+//! | [`pending`] | an answer that is still to come |
+//! | [`name`] | agent names |
+//! | [`memory`] | page-aligned host memory that hardware may write |
+//! | [`region`] | memory registered with one agent |
+//! | [`descs`] | range-checked descriptor lists of both sides |
+//! | [`error`] | what can go wrong, and whether memory is quiet after it |
+//! | [`loopback`] | a fabric inside one process, by `memcpy` |
+//!
+//! # What the crate promises
+//!
+//! * No future owns memory that hardware writes: dropping a [`Pending`] cancels nothing, the agent keeps the memory.
+//! * Memory of a transfer is let go only after a *successful* terminal status was seen, or after its agent is destroyed.
+//! * Nobody gets a reference into registered memory, only copies in and out.
+
+pub mod descs;
+pub mod error;
+pub mod fabric;
+pub mod loopback;
+pub mod memory;
+pub mod name;
+pub mod pending;
+pub mod region;
+
+pub use descs::{LocalDescs, MemKind, PeerMemory, RemoteDescs};
+pub use error::{DescError, FabricError, NixlError};
+pub use fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading};
+pub use memory::{HugePages, Memory, MemoryError};
+pub use name::AgentName;
+pub use pending::Pending;
+pub use region::{OutOfRange, Region};

@@ -1,0 +1,88 @@
+//! An answer that is still to come.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::sync::oneshot;
+
+use crate::error::FabricError;
+
+/// The answer to one command.
+///
+/// # Cancel safety
+/// Dropping it cancels nothing: the command was given, and the agent carries it out and keeps all memory it needs.
+#[must_use = "the answer says whether the command was carried out"]
+pub struct Pending<T>(State<T>);
+
+enum State<T> {
+    Waiting(oneshot::Receiver<Result<T, FabricError>>),
+    Ready(Option<Result<T, FabricError>>),
+}
+
+/// The end that answers. Dropping it unused answers [`FabricError::Lost`].
+pub(crate) struct Answer<T>(oneshot::Sender<Result<T, FabricError>>);
+
+impl<T> Answer<T> {
+    /// Answers; a receiver that has gone is fine, nobody wants to know.
+    pub(crate) fn send(self, answer: Result<T, FabricError>) {
+        drop(self.0.send(answer));
+    }
+}
+
+impl<T> fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answer")
+    }
+}
+
+impl<T> Pending<T> {
+    pub(crate) fn pair() -> (Answer<T>, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (Answer(sender), Self(State::Waiting(receiver)))
+    }
+
+    /// An answer that is there already: for implementations of [`crate::Fabric`] outside this crate too.
+    pub fn ready(answer: Result<T, FabricError>) -> Self {
+        Self(State::Ready(Some(answer)))
+    }
+
+    /// Waits on this thread; must not be called on a thread that runs async tasks.
+    ///
+    /// # Errors
+    /// Whatever the command ended with.
+    pub fn wait(self) -> Result<T, FabricError> {
+        match self.0 {
+            State::Waiting(receiver) => receiver.blocking_recv().unwrap_or(Err(FabricError::Lost)),
+            State::Ready(answer) => answer.unwrap_or(Err(FabricError::Lost)),
+        }
+    }
+}
+
+// Nothing here is ever pinned in place: the answer is moved out whole.
+impl<T> Unpin for Pending<T> {}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T, FabricError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        match &mut this.0 {
+            State::Waiting(receiver) => {
+                let Poll::Ready(answer) = Pin::new(receiver).poll(context) else { return Poll::Pending };
+                this.0 = State::Ready(None);
+                Poll::Ready(answer.unwrap_or(Err(FabricError::Lost)))
+            }
+            State::Ready(answer) => Poll::Ready(answer.take().unwrap_or(Err(FabricError::Lost))),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pending")
+    }
+}
