@@ -142,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{at, ms};
+    use crate::testing::at;
 
     const TERMS: Terms = Terms { claim: Duration::from_secs(10), lease: Duration::from_secs(30) };
 

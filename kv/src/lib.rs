@@ -11,6 +11,8 @@
 //! | [`lease`] | how long a producer's blocks may be read |
 //! | [`transfer`] | one pull from a prefill rank into staging |
 //! | [`collect`] | from landed to freed |
+//! | [`readiness`] | whether a rank can be given work, and why not |
+//! | [`placement`] | which prefill and decode rank serve a request |
 #![forbid(unsafe_code)]
 
 pub mod blocks;
@@ -19,6 +21,8 @@ pub mod copy;
 pub mod ids;
 pub mod layout;
 pub mod lease;
+pub mod placement;
+pub mod readiness;
 pub mod shards;
 pub mod slots;
 #[cfg(test)]
