@@ -1,0 +1,115 @@
+//! Units on the command line: `30s`, `2GiB`, `HOST:PORT`.
+
+use std::time::Duration;
+
+use side_channel::Endpoint;
+use thiserror::Error;
+
+/// Why a value of the command line cannot be read; the flag's name is added by the parser of the command line.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ValueError {
+    /// Not a length of time.
+    #[error("a length of time has a number and a unit, as in 500ms, 30s or 2m")]
+    Duration,
+    /// Not a size.
+    #[error("a size is a number of bytes, or a number and KiB, MiB or GiB, as in 512MiB")]
+    Size,
+    /// Not a host and a port.
+    #[error("an endpoint is HOST:PORT, as in 127.0.0.1:5600")]
+    Endpoint,
+    /// Not an HTTP address.
+    #[error("an engine address is http://HOST:PORT without a path (https is not supported inside a pod)")]
+    EngineUrl,
+}
+
+/// A number and `ms`, `s` or `m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, ValueError> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| ValueError::Duration)?;
+    match text.strip_prefix(digits) {
+        Some("ms") => Some(Duration::from_millis(number)),
+        Some("s") => Some(Duration::from_secs(number)),
+        Some("m") => number.checked_mul(60).map(Duration::from_secs),
+        _ => None,
+    }
+    .ok_or(ValueError::Duration)
+}
+
+/// A number of bytes, or of binary multiples of them.
+pub(super) fn size(text: &str) -> Result<u64, ValueError> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| ValueError::Size)?;
+    let unit = match text.strip_prefix(digits) {
+        Some("") => 1_u64,
+        Some("KiB") => 1 << 10,
+        Some("MiB") => 1 << 20,
+        Some("GiB") => 1 << 30,
+        _ => return Err(ValueError::Size),
+    };
+    number.checked_mul(unit).ok_or(ValueError::Size)
+}
+
+/// `HOST:PORT`; an IPv6 host stands in brackets, which the endpoint keeps.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, ValueError> {
+    let (host, port) = text.rsplit_once(':').ok_or(ValueError::Endpoint)?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || (host.contains(':') && !bracketed) || host.contains(['/', ' ']) {
+        return Err(ValueError::Endpoint);
+    }
+    let port = port.parse().map_err(|_| ValueError::Endpoint)?;
+    Ok(Endpoint { host: host.to_owned(), port })
+}
+
+/// `http://HOST:PORT`, an ending slash allowed.
+pub(super) fn engine_url(text: &str) -> Result<http::Uri, ValueError> {
+    let uri: http::Uri = text.parse().map_err(|_| ValueError::EngineUrl)?;
+    let plain = uri.scheme() == Some(&http::uri::Scheme::HTTP)
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.path() == "/"
+        && uri.query().is_none();
+    plain.then_some(uri).ok_or(ValueError::EngineUrl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "30", "s", "-1s", "1.5s", "30 s", "30h", "99999999999999999999s", "9999999999999999999m"] {
+            assert_eq!(duration(wrong), Err(ValueError::Duration), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        assert_eq!(size("512MiB"), Ok(512 << 20));
+        for wrong in ["", "2GB", "GiB", "-1", "1.5GiB", "99999999999GiB"] {
+            assert_eq!(size(wrong), Err(ValueError::Size), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn endpoints_have_a_host_and_a_port() {
+        let local = endpoint("127.0.0.1:5600").unwrap();
+        assert_eq!((local.host.as_str(), local.port), ("127.0.0.1", 5600));
+        assert_eq!(endpoint("[::1]:5600").unwrap().host, "[::1]");
+        for wrong in ["", "5600", ":5600", "host", "host:", "host:70000", "::1:5600", "http://host:1"] {
+            assert!(endpoint(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn engines_speak_plain_http() {
+        assert!(engine_url("http://127.0.0.1:8000").is_ok());
+        assert!(engine_url("http://pod-0:8000/").is_ok());
+        for wrong in ["", "pod-0:8000", "https://pod-0:8000", "http://pod-0/v1", "http://", "http://pod-0?x=1"] {
+            assert!(engine_url(wrong).is_err(), "{wrong}");
+        }
+    }
+}

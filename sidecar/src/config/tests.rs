@@ -1,0 +1,111 @@
+use super::*;
+
+use std::io::Write as _;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+const LEAST: &[&str] = &["sidecar", "--role", "decode", "--engine", "http://127.0.0.1:8200"];
+
+fn args(more: &[&str]) -> Args {
+    Cli::try_parse_from(LEAST.iter().chain(more)).unwrap().args
+}
+
+fn refusal(more: &[&str]) -> String {
+    args(more).settings().unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_those_of_the_design() {
+    let settings = args(&[]).settings().unwrap();
+    assert_eq!(settings.listen, "127.0.0.1:7700".parse().unwrap());
+    let pod = settings.pod;
+    assert_eq!((pod.role, pod.dp_size, pod.tp_size, pod.rank_offset), (Role::Decode, 1, 1, 0));
+    assert_eq!(pod.side_channel_listen.to_string(), "127.0.0.1:7800");
+    assert_eq!(pod.engine_side_channel.to_string(), "127.0.0.1:5600");
+    assert_eq!(pod.staging_bytes, 2 << 30);
+    assert_eq!(pod.staging_wait, Duration::from_secs(2));
+    assert_eq!(pod.kv_lease, Duration::from_secs(30));
+    assert!(!pod.zero_on_release && pod.faults == crate::model::Faults::default());
+}
+
+#[test]
+fn an_open_address_needs_a_token_or_a_word() {
+    assert!(refusal(&["--listen", "0.0.0.0:7700"]).contains("--token-file"));
+    assert!(refusal(&["--listen", "[::]:7700"]).contains("--insecure"));
+    assert!(args(&["--listen", "0.0.0.0:7700", "--insecure"]).settings().is_ok());
+    assert!(args(&["--listen", "[::1]:7700"]).settings().is_ok());
+
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"secret\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let settings = args(&["--listen", "0.0.0.0:7700", "--token-file", path]).settings().unwrap();
+    assert!(settings.token.is_some());
+    assert!(!format!("{settings:?}").contains("secret"));
+}
+
+#[test]
+fn combinations_that_cannot_run_are_refused_by_the_name_of_the_flag() {
+    for (more, word) in [
+        (&["--data-parallel-size", "0"][..], "--data-parallel-size"),
+        (&["--tensor-parallel-size", "0"], "--tensor-parallel-size"),
+        (&["--staging-bytes", "0"], "--staging-bytes"),
+        (&["--rank-offset", "65530", "--data-parallel-size", "8"], "--rank-offset"),
+        (&["--side-channel-listen", "127.0.0.1:65530", "--data-parallel-size", "8"], "--side-channel-listen"),
+        (&["--engine-side-channel", "127.0.0.1:65530", "--rank-offset", "8"], "--engine-side-channel"),
+        (&["--staging", "vram"], "--staging dram"),
+        (&["--staging", "pinned"], "--staging dram"),
+        (&["--verify", "full"], "--verify off"),
+        (&["--verify", "nonsense"], "--verify off"),
+        (&["--kv-lease", "10ms"], "--kv-lease"),
+        (&["--staging-wait-ms", "600001"], "--staging-wait-ms"),
+        (&["--advertise-host", "a b"], "--advertise-host"),
+        (&["--token-file", "no/such/file"], "--token-file"),
+    ] {
+        let refusal = refusal(more);
+        assert!(refusal.contains(word), "{more:?}: {refusal}");
+    }
+}
+
+#[test]
+fn values_that_cannot_be_read_are_usage_errors() {
+    for more in [
+        &["--kv-lease", "30"][..],
+        &["--staging-bytes", "2GB"],
+        &["--engine", "https://pod:1"],
+        &["--listen", "7700"],
+        &["--fault", "nothing"],
+        &["--role", "both"],
+        &["--data-parallel-size", "70000"],
+        &["--no-such-flag"],
+    ] {
+        assert!(Cli::try_parse_from(LEAST.iter().chain(more)).is_err(), "{more:?}");
+    }
+    assert!(Cli::try_parse_from(["sidecar"]).is_err(), "role and engine are required");
+}
+
+#[test]
+fn faults_reach_the_pod() {
+    let settings = args(&["--fault", "hold-pull=5", "--fault", "no-heartbeat"]).settings().unwrap();
+    assert_eq!(settings.pod.faults.hold_pull, Some(Duration::from_millis(5)));
+    assert!(settings.pod.faults.no_heartbeat && !settings.pod.faults.corrupt_staging);
+    assert_eq!(settings.faults.len(), 2);
+}
+
+#[test]
+fn every_flag_has_its_variable() {
+    use clap::CommandFactory as _;
+    for arg in Cli::command().get_arguments() {
+        let Some(long) = arg.get_long() else { continue };
+        if matches!(long, "help" | "version") {
+            continue;
+        }
+        let want = format!("KVGATE_{}", long.to_uppercase().replace('-', "_"));
+        assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(want.as_str()));
+    }
+}

@@ -1,0 +1,90 @@
+//! Faults that can be switched on at start, for controls and tests: each shows that a check elsewhere really checks.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+use tracing::warn;
+
+use crate::model::Faults;
+
+/// One value of the hidden `--fault` flag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Landed bytes are changed before the receipt is given: the decode's text must come out wrong.
+    CorruptStaging,
+    /// Every pull waits this long before it starts.
+    HoldPull(Duration),
+    /// The producer's lease is not kept alive.
+    NoHeartbeat,
+}
+
+/// Why a `--fault` value is refused.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum FaultError {
+    /// No such fault.
+    #[error("`{0}` is no fault: corrupt-staging, hold-pull=MS or no-heartbeat")]
+    Unknown(String),
+    /// The fault is a number of milliseconds and this is none.
+    #[error("`{0}` needs a number of milliseconds, as in hold-pull=500")]
+    NotMilliseconds(String),
+}
+
+impl FromStr for Fault {
+    type Err = FaultError;
+
+    fn from_str(text: &str) -> Result<Self, FaultError> {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        match (name, value) {
+            ("corrupt-staging", None) => Ok(Self::CorruptStaging),
+            ("no-heartbeat", None) => Ok(Self::NoHeartbeat),
+            ("hold-pull", value) => value
+                .and_then(|value| value.parse().ok())
+                .map(|ms| Self::HoldPull(Duration::from_millis(ms)))
+                .ok_or_else(|| FaultError::NotMilliseconds(text.to_owned())),
+            _ => Err(FaultError::Unknown(text.to_owned())),
+        }
+    }
+}
+
+/// Folds the flags into what the pod is told; of two values of one fault the last one counts.
+pub fn fold(faults: &[Fault]) -> Faults {
+    let mut folded = Faults::default();
+    for fault in faults {
+        match fault {
+            Fault::CorruptStaging => folded.corrupt_staging = true,
+            Fault::HoldPull(hold) => folded.hold_pull = Some(*hold),
+            Fault::NoHeartbeat => folded.no_heartbeat = true,
+        }
+    }
+    folded
+}
+
+/// Says once, at start, that this process is meant to go wrong.
+pub fn announce(faults: &[Fault]) {
+    for fault in faults {
+        warn!(?fault, "fault injection is on");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read_by_name_and_folded() {
+        let faults: Vec<Fault> =
+            ["corrupt-staging", "hold-pull=250", "no-heartbeat"].iter().map(|text| text.parse().unwrap()).collect();
+        let folded = fold(&faults);
+        assert!(folded.corrupt_staging && folded.no_heartbeat);
+        assert_eq!(folded.hold_pull, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_fault_that_does_not_exist_is_refused_with_the_list() {
+        assert_eq!("hold-pull".parse::<Fault>(), Err(FaultError::NotMilliseconds("hold-pull".into())));
+        assert_eq!("hold-pull=soon".parse::<Fault>(), Err(FaultError::NotMilliseconds("hold-pull=soon".into())));
+        let unknown = "corrupt".parse::<Fault>().unwrap_err().to_string();
+        assert!(unknown.contains("corrupt-staging") && unknown.contains("no-heartbeat"), "{unknown}");
+    }
+}

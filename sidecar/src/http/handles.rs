@@ -1,0 +1,90 @@
+//! `/v1/handles`: block handles alive on this pod's ranks.
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use kv::ids::{DpRank, EngineRequestId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::Api;
+use crate::http::input::{self, JsonBody, QueryArgs, Segment};
+use crate::http::rank_json::HandleJson;
+use crate::model::{HandleError, ReportHandle};
+use crate::problem::Problem;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ListQuery {
+    dp_rank: Option<u16>,
+}
+
+/// `GET /v1/handles?dp_rank=`.
+pub(super) async fn list(State(api): State<Api>, QueryArgs(query): QueryArgs<ListQuery>) -> Json<Value> {
+    let handles = api.pod().handles();
+    let wanted = handles.iter().filter(|handle| query.dp_rank.is_none_or(|rank| handle.dp_rank.0 == rank));
+    let handles: Vec<HandleJson> = wanted.map(HandleJson::from).collect();
+    Json(json!({ "handles": handles }))
+}
+
+/// `POST /v1/handles`. The two ids stand in the parameters as well; a client that sends both must mean the same.
+#[derive(Debug, Deserialize)]
+pub(super) struct ReportBody {
+    dp_rank: u16,
+    remote_request_id: String,
+    remote_engine_id: String,
+    kv_transfer_params: Value,
+    #[serde(default)]
+    lease_ms: Option<u64>,
+    age_ms: u64,
+}
+
+impl ReportBody {
+    fn into_report(self) -> Result<ReportHandle, Problem> {
+        let params = input::params(&self.kv_transfer_params)?;
+        if params.remote_request_id.as_str() != self.remote_request_id {
+            return Err(Problem::field("remote_request_id", "differs from the one in kv_transfer_params"));
+        }
+        if params.remote_engine_id.as_str() != self.remote_engine_id {
+            return Err(Problem::field("remote_engine_id", "differs from the one in kv_transfer_params"));
+        }
+        Ok(ReportHandle {
+            dp_rank: DpRank(self.dp_rank),
+            params,
+            lease: self.lease_ms.map(|lease| input::some_milliseconds("lease_ms", lease)).transpose()?,
+            age: input::milliseconds("age_ms", self.age_ms)?,
+        })
+    }
+}
+
+/// The router reports a finished prefill.
+pub(super) async fn report(
+    State(api): State<Api>,
+    JsonBody(body): JsonBody<ReportBody>,
+) -> Result<Json<HandleJson>, Problem> {
+    let report = body.into_report()?;
+    let pod = api.pod().clone();
+    let handle = api.settled(async move { pod.report_handle(report).await }).await?;
+    Ok(Json(HandleJson::from(&handle.map_err(refused)?)))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ReleaseQuery {
+    dp_rank: u16,
+}
+
+/// `DELETE /v1/handles/{remote_request_id}?dp_rank=`: nobody will read these blocks.
+pub(super) async fn release(
+    State(api): State<Api>,
+    segment: Segment,
+    QueryArgs(query): QueryArgs<ReleaseQuery>,
+) -> Result<StatusCode, Problem> {
+    let request = EngineRequestId::new(input::id("remote_request_id", &segment.0)?.to_owned());
+    let pod = api.pod().clone();
+    let released = api.settled(async move { pod.release_handle(DpRank(query.dp_rank), &request).await }).await?;
+    released.map(|()| StatusCode::NO_CONTENT).map_err(refused)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn refused(error: HandleError) -> Problem {
+    Problem::from(&error)
+}

@@ -1,0 +1,150 @@
+//! What clients send: bodies, queries, path segments. Each way to be wrong has its problem document; nothing here panics on any input.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use http::request::Parts;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use kv::ids::{DpRank, TransferId};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::config::parse;
+use crate::model::Code;
+use crate::problem::Problem;
+
+/// Bytes of a request body. The block list of a million tokens at 16 tokens per block takes about half a megabyte.
+pub const MAX_BODY: usize = 4 << 20;
+
+/// How long a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Ids of clients that are longer name nothing. Bytes.
+const MAX_ID: usize = 256;
+
+/// The longest that a transfer may be asked to take, or a lease may be said to last.
+const MAX_MILLISECONDS: u64 = 24 * 3600 * 1000;
+
+/// A JSON body of type `T`.
+#[derive(Debug)]
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<S, T> FromRequest<S> for JsonBody<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::unsupported_media_type());
+        }
+        let body = Limited::new(request.into_body(), MAX_BODY).collect();
+        let body = timeout(BODY_DEADLINE, body).await.map_err(|_| Problem::request_timeout())?;
+        let bytes = body.map_err(|error| broken_body(error.as_ref()))?.to_bytes();
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            // serde's words name the field, the type that was found, the line and the column.
+            Problem::new(Code::ParamsInvalid, format!("the body cannot be used: {error}"))
+        })
+    }
+}
+
+fn broken_body(error: &(dyn std::error::Error + 'static)) -> Problem {
+    if error.is::<LengthLimitError>() {
+        Problem::new(Code::TooLarge, format!("the body may have at most {MAX_BODY} bytes"))
+    } else {
+        Problem::new(Code::ParamsInvalid, "the body ended before it was complete")
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// A query string of type `T`; names that `T` does not know are ignored.
+#[derive(Debug)]
+pub(super) struct QueryArgs<T>(pub(super) T);
+
+impl<S, T> FromRequestParts<S> for QueryArgs<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(args)) => Ok(Self(args)),
+            Err(rejection) => Err(Problem::new(Code::ParamsInvalid, format!("the query cannot be used: {rejection}"))),
+        }
+    }
+}
+
+/// The one variable segment of a path, percent-decoded.
+#[derive(Debug)]
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(segment)) => Ok(Self(segment)),
+            Err(rejection) => Err(Problem::new(Code::ParamsInvalid, format!("the path cannot be used: {rejection}"))),
+        }
+    }
+}
+
+impl Segment {
+    /// A transfer's id; whether it exists is for the core to say.
+    pub(super) fn transfer(self) -> Result<TransferId, Problem> {
+        id("transfer id", &self.0).map(|id| TransferId::new(id.to_owned()))
+    }
+
+    /// A DP rank in the global numbering.
+    pub(super) fn rank(&self) -> Result<DpRank, Problem> {
+        let rank = self.0.parse().map_err(|_| Problem::field("rank", "a DP rank is a number from 0 to 65535"))?;
+        Ok(DpRank(rank))
+    }
+}
+
+/// An id: visible ASCII, not empty, not long.
+pub(super) fn id<'a>(field: &str, text: &'a str) -> Result<&'a str, Problem> {
+    if text.is_empty() || text.len() > MAX_ID || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Problem::field(field, "must be 1 to 256 visible ASCII characters"));
+    }
+    Ok(text)
+}
+
+/// A time that was sent as milliseconds.
+pub(super) fn milliseconds(field: &str, value: u64) -> Result<Duration, Problem> {
+    if value > MAX_MILLISECONDS {
+        return Err(Problem::field(field, "must be at most 86400000 (a day)"));
+    }
+    Ok(Duration::from_millis(value))
+}
+
+/// A time that must pass: not zero.
+pub(super) fn some_milliseconds(field: &str, value: u64) -> Result<Duration, Problem> {
+    if value == 0 {
+        return Err(Problem::field(field, "must be at least 1"));
+    }
+    milliseconds(field, value)
+}
+
+/// How long a client wants to wait, as in `5s`; longer than a minute is cut to a minute.
+pub(super) fn wait(text: &str) -> Result<Duration, Problem> {
+    let wait = parse::duration(text).map_err(|error| Problem::field("wait", &error.to_string()))?;
+    Ok(wait.min(Duration::from_secs(60)))
+}
+
+/// vLLM's parameters, strictly.
+pub(super) fn params(value: &Value) -> Result<vllm_wire::params::KvTransferParams, Problem> {
+    vllm_wire::params::KvTransferParams::parse(value)
+        .map_err(|error| Problem::field("kv_transfer_params", &crate::problem::with_causes(&error)))
+}

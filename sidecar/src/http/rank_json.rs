@@ -1,0 +1,135 @@
+//! Ranks and handles as JSON.
+
+use kv::layout::{KvLayout, MemoryKind};
+use serde::Serialize;
+
+use crate::http::transfer_json::whole_ms;
+use crate::model::{HandleSnapshot, RankSnapshot};
+
+/// A rank with everything that a router or a person asks about it.
+#[derive(Debug, Serialize)]
+pub(super) struct RankJson {
+    dp_rank: u16,
+    local_rank: u16,
+    state: &'static str,
+    reasons: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    virtual_engine_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    side_channel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layout: Option<LayoutJson>,
+    tp_size: u16,
+    load: LoadJson,
+    staging: StagingJson,
+    in_flight: u32,
+    handles: u32,
+    draining: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct LayoutJson {
+    regions: usize,
+    block_tokens: u64,
+    kernel_per_logical: u32,
+    num_kernel_blocks: u32,
+    layout: String,
+    backend: String,
+    memory: &'static str,
+    device: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LoadJson {
+    running: u64,
+    waiting: u64,
+    kv_usage: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct StagingJson {
+    capacity_blocks: u32,
+    used_blocks: u32,
+    quarantined_blocks: u32,
+    block_bytes: u64,
+}
+
+impl From<&RankSnapshot> for RankJson {
+    fn from(rank: &RankSnapshot) -> Self {
+        Self {
+            dp_rank: rank.dp_rank.0,
+            local_rank: rank.local_rank.0,
+            state: rank.state.as_str(),
+            reasons: rank.reasons.clone(),
+            engine_id: rank.engine_id.as_ref().map(|id| id.as_str().to_owned()),
+            engine_version: rank.engine_version.clone(),
+            virtual_engine_id: rank.virtual_engine_id.as_ref().map(|id| id.as_str().to_owned()),
+            side_channel: rank.side_channel.as_ref().map(ToString::to_string),
+            layout: rank.layout.as_deref().map(LayoutJson::from),
+            tp_size: rank.tp_size,
+            load: LoadJson {
+                running: rank.load.running,
+                waiting: rank.load.waiting,
+                // JSON has no word for NaN or infinity.
+                kv_usage: if rank.load.kv_usage.is_finite() { rank.load.kv_usage } else { 0.0 },
+            },
+            staging: StagingJson {
+                capacity_blocks: rank.staging.capacity_blocks,
+                used_blocks: rank.staging.used_blocks,
+                quarantined_blocks: rank.staging.quarantined_blocks,
+                block_bytes: rank.staging.block_bytes,
+            },
+            in_flight: rank.in_flight,
+            handles: rank.handles,
+            draining: rank.draining,
+        }
+    }
+}
+
+impl From<&KvLayout> for LayoutJson {
+    fn from(layout: &KvLayout) -> Self {
+        Self {
+            regions: layout.regions.len(),
+            block_tokens: u64::from(layout.kernel_block_tokens) * u64::from(layout.kernel_per_logical),
+            kernel_per_logical: layout.kernel_per_logical,
+            num_kernel_blocks: layout.regions.first().map_or(0, |region| region.num_blocks),
+            layout: layout.layout.clone(),
+            backend: layout.backend.clone(),
+            memory: match layout.memory {
+                MemoryKind::Dram => "dram",
+                MemoryKind::Vram => "vram",
+            },
+            device: layout.device,
+        }
+    }
+}
+
+/// Blocks that are held for a request.
+#[derive(Debug, Serialize)]
+pub(super) struct HandleJson {
+    dp_rank: u16,
+    remote_engine_id: String,
+    remote_request_id: String,
+    blocks: u32,
+    bytes: u64,
+    lease_left_ms: u64,
+    state: &'static str,
+}
+
+impl From<&HandleSnapshot> for HandleJson {
+    fn from(handle: &HandleSnapshot) -> Self {
+        Self {
+            dp_rank: handle.dp_rank.0,
+            remote_engine_id: handle.engine_id.as_str().to_owned(),
+            remote_request_id: handle.request_id.as_str().to_owned(),
+            blocks: handle.blocks,
+            bytes: handle.bytes,
+            lease_left_ms: whole_ms(handle.lease_left),
+            state: handle.state.as_str(),
+        }
+    }
+}

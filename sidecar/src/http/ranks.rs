@@ -1,0 +1,117 @@
+//! `/v1/ranks`: the ranks of this pod, once or as they change.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::stream::{Stream, unfold};
+use kv::ids::DpRank;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{Current, Numbered};
+use crate::http::Api;
+use crate::http::input::Segment;
+use crate::http::rank_json::RankJson;
+use crate::model::RankSnapshot;
+use crate::problem::Problem;
+
+/// A comment goes out after this much silence, so that both ends notice a dead connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How long an ending stream waits for the ranks to say that they are draining.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// `GET /v1/ranks`.
+pub(super) async fn list(State(api): State<Api>) -> Json<serde_json::Value> {
+    let ranks = api.pod().ranks().borrow().clone();
+    let ranks: Vec<RankJson> = ranks.iter().map(RankJson::from).collect();
+    Json(json!({ "ranks": ranks }))
+}
+
+/// `GET /v1/ranks/{n}`, `n` global.
+pub(super) async fn one(State(api): State<Api>, segment: Segment) -> Result<Json<RankJson>, Problem> {
+    let rank = segment.rank()?;
+    let ranks = api.pod().ranks().borrow().clone();
+    let found = ranks.iter().find(|known| known.dp_rank == rank).map(RankJson::from);
+    found.map(Json).ok_or_else(|| foreign(rank, &ranks))
+}
+
+/// A rank of another pod, answered with the range that this one owns.
+fn foreign(rank: DpRank, ranks: &[RankSnapshot]) -> Problem {
+    let owned = ranks.iter().map(|rank| rank.dp_rank.0);
+    let (first, last) = (owned.clone().min().unwrap_or(0), owned.max());
+    let end = last.map_or(0, |last| last.saturating_add(1));
+    Problem::from(&crate::model::TransferError::RankUnknown { rank, owned: first..end })
+}
+
+/// `GET /v1/ranks/events`: the state of every rank on connect and whenever one changes. As every event holds a full state and every
+/// connection starts with all of them, a `Last-Event-ID` needs no replay and is accepted without effect.
+pub(super) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let follower =
+        Follower { source: api.0.events.follow(), gate: api.0.gate.clone(), pending: VecDeque::new(), seen: 0, ended: false };
+    let stream = unfold(follower, async |mut follower| {
+        let next = follower.next().await?;
+        Some((Ok(event(&next)), follower))
+    });
+    Sse::new(Box::pin(stream)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}
+
+fn event(numbered: &Numbered) -> Event {
+    let event = Event::default().event("rank").id(numbered.id.to_string());
+    let rank = RankJson::from(&numbered.rank);
+    // A rank always has a JSON form; a client would skip an event without data.
+    event.json_data(&rank).unwrap_or_default()
+}
+
+/// One connection's place in the stream of states.
+#[derive(Debug)]
+struct Follower {
+    source: watch::Receiver<Current>,
+    gate: CancellationToken,
+    pending: VecDeque<Numbered>,
+    seen: u64,
+    ended: bool,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Numbered> {
+        loop {
+            if let Some(next) = self.pending.pop_front() {
+                self.seen = next.id;
+                return Some(next);
+            }
+            if self.take_newer() {
+                continue;
+            }
+            if self.ended {
+                return None;
+            }
+            self.wait_for_change().await;
+        }
+    }
+
+    fn take_newer(&mut self) -> bool {
+        let current = self.source.borrow_and_update().clone();
+        let seen = self.seen;
+        self.pending.extend(current.iter().filter(|numbered| numbered.id > seen).cloned());
+        !self.pending.is_empty()
+    }
+
+    async fn wait_for_change(&mut self) {
+        tokio::select! {
+            changed = self.source.changed() => self.ended = changed.is_err(),
+            () = self.gate.cancelled() => {
+                let drained = self.source.wait_for(|ranks| ranks.iter().all(|numbered| numbered.rank.draining));
+                // The last words are a courtesy: without them the end of the stream says the same.
+                drop(timeout(LAST_WORDS, drained).await);
+                self.ended = true;
+            }
+        }
+    }
+}

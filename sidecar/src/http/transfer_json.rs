@@ -1,0 +1,180 @@
+//! Transfers as JSON.
+
+use std::time::Duration;
+
+use kv::ids::{AttemptId, DpRank};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use crate::http::input;
+use crate::model::{Landed, Receipt, Stages, StartTransfer, TransferSnapshot};
+use crate::problem::Problem;
+
+/// `POST /v1/transfers`. Members that are not named here are ignored.
+#[derive(Debug, Deserialize)]
+pub(super) struct StartBody {
+    attempt_id: String,
+    request_id: String,
+    dp_rank: u16,
+    kv_transfer_params: Value,
+    deadline_ms: u64,
+    #[serde(default)]
+    lease_ms: Option<u64>,
+    prefill_done_age_ms: u64,
+}
+
+impl StartBody {
+    /// Checks every member; the deadline counts from `now`.
+    pub(super) fn into_start(self, now: Instant) -> Result<StartTransfer, Problem> {
+        Ok(StartTransfer {
+            attempt: AttemptId::new(input::id("attempt_id", &self.attempt_id)?.to_owned()),
+            request_label: input::id("request_id", &self.request_id)?.to_owned(),
+            dp_rank: DpRank(self.dp_rank),
+            params: input::params(&self.kv_transfer_params)?,
+            deadline: now + input::some_milliseconds("deadline_ms", self.deadline_ms)?,
+            lease: self.lease_ms.map(|lease| input::some_milliseconds("lease_ms", lease)).transpose()?,
+            prefill_done_age: input::milliseconds("prefill_done_age_ms", self.prefill_done_age_ms)?,
+        })
+    }
+}
+
+/// The answer to a transfer that has landed.
+#[derive(Debug, Serialize)]
+pub(super) struct LandedJson {
+    transfer_id: String,
+    receipt: ReceiptJson,
+    kv_transfer_params: Value,
+}
+
+#[derive(Debug, Serialize)]
+struct ReceiptJson {
+    dp_rank: u16,
+    engine_id: String,
+    virtual_engine_id: String,
+    source_engine_id: String,
+    request_id: String,
+    blocks: u32,
+    bytes: u64,
+    stages_us: Map<String, Value>,
+    source_lease_left_ms: u64,
+    collect_by_ms: u64,
+}
+
+impl From<&Landed> for LandedJson {
+    fn from(landed: &Landed) -> Self {
+        Self {
+            transfer_id: landed.transfer.as_str().to_owned(),
+            receipt: ReceiptJson::from(&landed.receipt),
+            kv_transfer_params: landed.params.to_value(),
+        }
+    }
+}
+
+impl From<&Receipt> for ReceiptJson {
+    fn from(receipt: &Receipt) -> Self {
+        Self {
+            dp_rank: receipt.dp_rank.0,
+            engine_id: receipt.engine_id.as_str().to_owned(),
+            virtual_engine_id: receipt.virtual_engine_id.as_str().to_owned(),
+            source_engine_id: receipt.source_engine_id.as_str().to_owned(),
+            request_id: receipt.request_id.as_str().to_owned(),
+            blocks: receipt.blocks,
+            bytes: receipt.bytes,
+            stages_us: stages_us(&receipt.stages),
+            source_lease_left_ms: whole_ms(receipt.source_lease_left),
+            collect_by_ms: whole_ms(receipt.collect_by),
+        }
+    }
+}
+
+/// A transfer as it stands.
+#[derive(Debug, Serialize)]
+pub(super) struct TransferJson {
+    transfer_id: String,
+    attempt_id: String,
+    request_id: String,
+    dp_rank: u16,
+    state: &'static str,
+    blocks: u32,
+    bytes: u64,
+    stages_us: Map<String, Value>,
+    total_us: u64,
+    age_ms: u64,
+    source: SourceJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    virtual_request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collected_by: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<FailureJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<ReceiptJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_transfer_params: Option<Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct SourceJson {
+    engine_id: String,
+    request_id: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FailureJson {
+    code: &'static str,
+    detail: String,
+    retry: &'static str,
+}
+
+impl TransferJson {
+    /// A transfer that was looked at at `now`.
+    pub(super) fn new(snapshot: &TransferSnapshot, now: Instant) -> Self {
+        Self {
+            transfer_id: snapshot.transfer.as_str().to_owned(),
+            attempt_id: snapshot.attempt.as_str().to_owned(),
+            request_id: snapshot.request_label.clone(),
+            dp_rank: snapshot.dp_rank.0,
+            state: snapshot.state.as_str(),
+            blocks: snapshot.blocks,
+            bytes: snapshot.bytes,
+            stages_us: stages_us(&snapshot.stages),
+            total_us: whole_us(snapshot.total()),
+            age_ms: whole_ms(now.saturating_duration_since(snapshot.started)),
+            source: SourceJson {
+                engine_id: snapshot.source_engine.as_str().to_owned(),
+                request_id: snapshot.source_request.as_str().to_owned(),
+            },
+            virtual_request_id: snapshot.virtual_request.as_ref().map(|id| id.as_str().to_owned()),
+            collected_by: snapshot.collected_by.map(|rank| rank.0),
+            failure: snapshot.failure.as_ref().map(|failure| FailureJson {
+                code: failure.code.as_str(),
+                detail: failure.detail.clone(),
+                retry: failure.code.retry().as_str(),
+            }),
+            receipt: None,
+            kv_transfer_params: None,
+        }
+    }
+
+    /// What a client that did not wait needs to go on.
+    pub(super) fn with_receipt(mut self, landed: &Landed) -> Self {
+        self.receipt = Some(ReceiptJson::from(&landed.receipt));
+        self.kv_transfer_params = Some(landed.params.to_value());
+        self
+    }
+}
+
+/// Only the stages that the transfer has got to, in their order.
+fn stages_us(stages: &Stages) -> Map<String, Value> {
+    let reached = stages.named().into_iter().filter_map(|(name, time)| Some((name, time?)));
+    reached.map(|(name, time)| (name.to_owned(), Value::from(whole_us(time)))).collect()
+}
+
+pub(super) fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn whole_us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,148 @@
+//! `/v1/transfers`: start, look at, claim, end.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, header};
+use kv::ids::{DpRank, TransferId};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::Api;
+use crate::http::input::{self, JsonBody, QueryArgs, Segment};
+use crate::http::transfer_json::{LandedJson, StartBody, TransferJson, whole_ms};
+use crate::model::{Code, StartTransfer, TransferError, TransferFilter, TransferPhase, TransferSnapshot};
+use crate::problem::Problem;
+
+/// More than this many transfers are never listed at once.
+const MAX_LISTED: usize = 1000;
+
+/// `POST /v1/transfers`: answers when the KV has landed, or at once when the client prefers that.
+pub(super) async fn start(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<StartBody>,
+) -> Result<Response, Problem> {
+    let start = body.into_start(Instant::now())?;
+    if prefers_async(&headers) { begin(&api, start).await } else { transfer(&api, start).await }
+}
+
+/// A client that leaves while we wait for the landing cancels the transfer. The core's future lives on a task of its own and is told so;
+/// it is not dropped with the connection.
+async fn transfer(api: &Api, start: StartTransfer) -> Result<Response, Problem> {
+    let client_left = CancellationToken::new();
+    let connection = client_left.clone().drop_guard();
+    let pod = api.pod().clone();
+    let landing = async move {
+        tokio::select! {
+            landed = pod.transfer(start) => landed,
+            () = client_left.cancelled() => Err(TransferError::Cancelled),
+        }
+    };
+    let landed = api.settled(landing).await?.map_err(|error| Problem::from(&error))?;
+    connection.disarm();
+    Ok(Json(LandedJson::from(&landed)).into_response())
+}
+
+async fn begin(api: &Api, start: StartTransfer) -> Result<Response, Problem> {
+    let pod = api.pod().clone();
+    let id = api.settled(async move { pod.begin(start).await }).await?.map_err(|error| Problem::from(&error))?;
+    let location = format!("/v1/transfers/{id}");
+    let headers = [(header::LOCATION, location), (PREFERENCE_APPLIED, "respond-async".to_owned())];
+    Ok((StatusCode::ACCEPTED, headers, Json(json!({ "transfer_id": id.as_str() }))).into_response())
+}
+
+const PREFERENCE_APPLIED: http::HeaderName = http::HeaderName::from_static("preference-applied");
+
+/// RFC 7240: preferences are a list, in any number of headers, and may have parameters.
+fn prefers_async(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
+    let preferences = values.flat_map(|value| value.split(','));
+    preferences.map(|one| one.split(';').next().unwrap_or_default().trim()).any(|one| one.eq_ignore_ascii_case("respond-async"))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ListQuery {
+    state: Option<String>,
+    dp_rank: Option<u16>,
+    slowest: Option<usize>,
+}
+
+impl ListQuery {
+    fn filter(&self) -> Result<TransferFilter, Problem> {
+        let state = self.state.as_deref().map(|word| TransferPhase::parse(word).ok_or_else(no_such_state)).transpose()?;
+        let slowest = self.slowest.map(|slowest| slowest.min(MAX_LISTED));
+        Ok(TransferFilter { state, dp_rank: self.dp_rank.map(DpRank), slowest })
+    }
+}
+
+fn no_such_state() -> Problem {
+    let words: Vec<&str> = TransferPhase::ALL.into_iter().map(TransferPhase::as_str).collect();
+    Problem::field("state", &format!("must be one of {}", words.join(", ")))
+}
+
+/// `GET /v1/transfers?state=&dp_rank=&slowest=`.
+pub(super) async fn list(
+    State(api): State<Api>,
+    QueryArgs(query): QueryArgs<ListQuery>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let now = Instant::now();
+    let snapshots = api.pod().list(query.filter()?);
+    let listed: Vec<TransferJson> =
+        snapshots.iter().take(MAX_LISTED).map(|snapshot| TransferJson::new(snapshot, now)).collect();
+    Ok(Json(json!({ "transfers": listed })))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WaitQuery {
+    wait: Option<String>,
+}
+
+/// `GET /v1/transfers/{id}?wait=5s`: as it stands, or as it stands once it has settled.
+pub(super) async fn one(
+    State(api): State<Api>,
+    segment: Segment,
+    QueryArgs(query): QueryArgs<WaitQuery>,
+) -> Result<Json<TransferJson>, Problem> {
+    let id = segment.transfer()?;
+    let wait = query.wait.as_deref().map(input::wait).transpose()?;
+    let snapshot = match wait {
+        None => api.pod().get(&id),
+        Some(at_most) => tokio::select! {
+            snapshot = api.pod().wait(&id, at_most) => snapshot,
+            () = api.0.stop.cancelled() => api.pod().get(&id),
+        },
+    };
+    snapshot.map(|snapshot| shown(&api, &snapshot)).ok_or_else(|| unknown(&id))
+}
+
+/// `POST /v1/transfers/{id}/claim`: the router's decode leg is still open.
+pub(super) async fn claim(State(api): State<Api>, segment: Segment) -> Result<Json<serde_json::Value>, Problem> {
+    let id = segment.transfer()?;
+    let pod = api.pod().clone();
+    let held = api.settled(async move { pod.claim(&id).await }).await?.map_err(|error| Problem::from(&error))?;
+    Ok(Json(json!({ "collect_by_ms": whole_ms(held) })))
+}
+
+/// `DELETE /v1/transfers/{id}`: cancels a running transfer, frees a landed one after the decode leg has ended.
+pub(super) async fn finish(State(api): State<Api>, segment: Segment) -> Result<Json<TransferJson>, Problem> {
+    let id = segment.transfer()?;
+    let pod = api.pod().clone();
+    let snapshot = api.settled(async move { pod.finish(&id).await }).await?.map_err(|error| Problem::from(&error))?;
+    Ok(Json(TransferJson::new(&snapshot, Instant::now())))
+}
+
+fn shown(api: &Api, snapshot: &TransferSnapshot) -> Json<TransferJson> {
+    let json = TransferJson::new(snapshot, Instant::now());
+    let landed = (snapshot.state == TransferPhase::Landed).then(|| api.pod().landed(&snapshot.transfer)).flatten();
+    Json(match landed {
+        Some(landed) => json.with_receipt(&landed),
+        None => json,
+    })
+}
+
+fn unknown(id: &TransferId) -> Problem {
+    Problem::new(Code::NotFound, TransferError::NotFound(id.clone()).to_string())
+}

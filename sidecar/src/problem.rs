@@ -1,0 +1,261 @@
+//! Errors as RFC 9457 problem documents: a stable `code`, and `retry`, what the caller may do about it.
+//!
+//! The codes of design.md §6 come from [`Code`]; the few that only HTTP itself can produce are made here.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::model::{Code, HandleError, Retry, TransferError};
+
+/// The media type of problem documents.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// How long a client that is told "not now" should wait at least.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// One error as a client sees it.
+#[derive(Clone, Debug)]
+pub struct Problem(Box<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    retry: Retry,
+    headers: Vec<(header::HeaderName, &'static str)>,
+    extensions: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    retry: &'a str,
+    #[serde(flatten)]
+    extensions: &'a Map<String, Value>,
+}
+
+impl Problem {
+    /// One of the codes of the design.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Self::made(status, code.as_str(), title(code), code.retry(), detail.into());
+        if code == Code::Unauthorized {
+            problem.header(header::WWW_AUTHENTICATE, "Bearer")
+        } else if matches!(code, Code::StagingFull | Code::RankNotReady | Code::ShuttingDown) {
+            problem.header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
+        } else {
+            problem
+        }
+    }
+
+    /// A field of the request is wrong: `field` names it, `what` says how.
+    pub(crate) fn field(field: &str, what: &str) -> Self {
+        Self::new(Code::ParamsInvalid, format!("{field}: {what}"))
+    }
+
+    /// The path is known, the method is not for it.
+    pub(crate) fn method_not_allowed(method: &http::Method) -> Self {
+        let detail = format!("{method} is not for this path, see the Allow header");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::made(status, "method_not_allowed", "The method is not allowed", Retry::Never, detail)
+    }
+
+    /// The body is not declared to be JSON.
+    pub(crate) fn unsupported_media_type() -> Self {
+        let detail = "send the body with Content-Type: application/json".to_owned();
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::made(status, "unsupported_media_type", "The body must be JSON", Retry::Never, detail)
+    }
+
+    /// The body did not come in time.
+    pub(crate) fn request_timeout() -> Self {
+        let detail = "the request body did not arrive in time".to_owned();
+        Self::made(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request took too long", Retry::SameTarget, detail)
+    }
+
+    /// An agent thread is dead or stuck: only a restart of the process helps.
+    pub(crate) fn not_alive() -> Self {
+        let detail = "a NIXL agent thread is dead or stuck: restart the sidecar".to_owned();
+        Self::made(StatusCode::SERVICE_UNAVAILABLE, "not_alive", "The sidecar is not alive", Retry::OtherTarget, detail)
+    }
+
+    /// A defect of ours; the log has the facts.
+    pub(crate) fn internal() -> Self {
+        let detail = "the sidecar failed to answer; its log says why".to_owned();
+        Self::made(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", Retry::OtherTarget, detail)
+    }
+
+    /// Adds a member of this problem's own.
+    pub(crate) fn with(mut self, member: &str, value: Value) -> Self {
+        self.0.extensions.insert(member.to_owned(), value);
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    /// What the caller may do.
+    pub fn retry(&self) -> Retry {
+        self.0.retry
+    }
+
+    fn header(mut self, name: header::HeaderName, value: &'static str) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    fn made(status: StatusCode, code: &'static str, title: &'static str, retry: Retry, detail: String) -> Self {
+        Self(Box::new(Facts { status, code, title, detail, retry, headers: Vec::new(), extensions: Map::new() }))
+    }
+}
+
+impl From<&TransferError> for Problem {
+    fn from(error: &TransferError) -> Self {
+        Self::new(error.code(), with_causes(error))
+    }
+}
+
+impl From<&HandleError> for Problem {
+    fn from(error: &HandleError) -> Self {
+        Self::new(error.code(), with_causes(error))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Facts { status, code, title, detail, retry, headers, extensions } = *self.0;
+        let document = Document {
+            r#type: format!("urn:kvgate:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &detail,
+            retry: retry.as_str(),
+            extensions: &extensions,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response();
+        for (name, value) in headers {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+/// An error and its causes in one line, outermost first; a cause that its effect already quotes is not said twice.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            // Writing to a String cannot fail.
+            let _: std::fmt::Result = write!(text, ": {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn title(code: Code) -> &'static str {
+    match code {
+        Code::ParamsInvalid => "The request cannot be used as it is",
+        Code::TooLarge => "The request is too large",
+        Code::Unauthorized => "A valid bearer token is needed",
+        Code::NotFound => "There is no such thing",
+        Code::AttemptConflict => "The attempt id belongs to another transfer",
+        Code::Cancelled => "The transfer has been given up",
+        Code::RankUnknown => "This pod does not own the DP rank",
+        Code::RequestExceedsStaging => "The request is larger than the staging arena",
+        Code::RankNotReady => "The DP rank is not ready",
+        Code::ShuttingDown => "The sidecar is shutting down",
+        Code::StagingFull => "No staging became free in time",
+        Code::PeerUnreachable => "The prefill engine cannot be reached",
+        Code::PeerChanged => "The prefill engine is no longer the one that holds the blocks",
+        Code::LeaseExpired => "The lease on the prefill engine's blocks is over",
+        Code::DigestMismatch => "What landed is not what was sent",
+        Code::TransferFailed => "The transfer failed",
+        Code::Deadline => "The transfer did not end in time",
+        Code::LayoutMismatch => "The two engines' KV caches do not match",
+        Code::VersionUnsupported => "The engine's version is not supported",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    /// The table of design.md §6, as clients see it.
+    const TABLE: &str = "\
+params_invalid 400 never
+too_large 413 never
+unauthorized 401 never
+not_found 404 never
+attempt_conflict 409 never
+cancelled 409 never
+rank_unknown 404 other_target
+request_exceeds_staging 413 other_target
+rank_not_ready 503 other_target
+shutting_down 503 other_target
+staging_full 429 other_target
+peer_unreachable 502 new_prefill
+peer_changed 502 new_prefill
+lease_expired 409 new_prefill
+digest_mismatch 409 new_prefill
+transfer_failed 502 same_target
+deadline 504 other_target
+layout_mismatch 422 other_target
+version_unsupported 422 other_target
+";
+
+    #[test]
+    fn every_code_has_the_status_and_the_retry_of_the_design() {
+        let mut table = String::new();
+        for code in Code::ALL {
+            let problem = Problem::new(code, "");
+            writeln!(table, "{} {} {}", problem.code(), problem.status().as_u16(), problem.retry().as_str()).unwrap();
+        }
+        assert_eq!(table, TABLE);
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_a_document_with_everything_in_it() {
+        let problem = Problem::new(Code::StagingFull, "no 4 blocks").with("ranks", Value::from(vec![1]));
+        let response = problem.into_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["content-type"], MEDIA_TYPE);
+        assert_eq!(response.headers()["retry-after"], "1");
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        assert_eq!(
+            std::str::from_utf8(&body).unwrap(),
+            r#"{"type":"urn:kvgate:problem:staging_full","title":"No staging became free in time","status":429,"code":"staging_full","detail":"no 4 blocks","retry":"other_target","ranks":[1]}"#
+        );
+    }
+
+    #[test]
+    fn causes_follow_their_effect() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("open the file")]
+        struct Outer(#[source] std::io::Error);
+        assert_eq!(with_causes(&Outer(std::io::Error::other("no disk"))), "open the file: no disk");
+    }
+}
