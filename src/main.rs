@@ -1,2 +1,13 @@
-//! The kvgate binary.
-fn main() {}
+//! The kvgate binary: one program, one subcommand per process of a deployment.
+
+mod cli;
+mod demo;
+mod logging;
+mod parent;
+mod stop;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

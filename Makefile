@@ -1,0 +1,37 @@
+# What a fresh machine needs beyond this file: git, make, a C and C++ compiler, the Rust toolchain, Python 3 with pip.
+SHELL := /bin/bash
+CARGO ?= cargo
+DEMO_ARGS ?=
+
+.PHONY: help setup build demo test lint fmt bindings-check clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## fetch the NIXL runtime (NIXL_WHEEL=nixl-cu13==1.5.1) below target/nixl
+	@scripts/fetch-nixl
+
+build: setup  ## build the binary: target/release/kvgate
+	$(CARGO) build --release --locked
+
+demo: setup  ## prefill pod, decode pod, sidecars, router on this machine; checks every text (DEMO_ARGS="--dp 8")
+	$(CARGO) build --locked
+	target/debug/kvgate demo $(DEMO_ARGS)
+
+test: setup  ## every test; REQUIRE=nixl turns a skip into a failure
+	$(CARGO) test --workspace --locked
+
+lint:  ## formatting, clippy and docs, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+	@! $(CARGO) tree --locked -p router --edges normal | grep -i nixl || { echo "router must not depend on NIXL"; exit 1; }
+
+fmt:  ## format the code
+	$(CARGO) fmt --all
+
+bindings-check:  ## regenerate nixl-sys's bindings and compare (installs libclang when missing)
+	@scripts/bindings-check
+
+clean:  ## remove what the build made
+	$(CARGO) clean
