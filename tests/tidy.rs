@@ -1,0 +1,106 @@
+//! What a reviewer would say twice, as a test: file lengths, module docs, where `unsafe` may live, no machine's paths.
+
+#![expect(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Lines of a Rust file: 400 is the elbow, this is the end.
+const MAX_LINES: usize = 600;
+
+/// Made by a tool, see its header.
+const GENERATED: &[&str] = &["nixl-sys/src/bindings.rs"];
+
+/// The crates that may talk to C.
+const UNSAFE_HERE: &[&str] = &["nixl-sys/", "nixl/", "cuda/"];
+
+/// Every file git tracks, with its text; files that are not text are left out.
+fn files(suffix: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("git").arg("-C").arg(root).args(["ls-files", "-z"]).output().expect("git lists the files");
+    assert!(output.status.success(), "git ls-files failed");
+    let names = String::from_utf8(output.stdout).unwrap();
+    let names = names.split('\0').filter(|name| !name.is_empty() && name.ends_with(suffix));
+    names.filter_map(|name| Some((name.to_owned(), std::fs::read_to_string(root.join(name)).ok()?))).collect()
+}
+
+fn complain(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
+}
+
+fn rust_files() -> Vec<(String, String)> {
+    let files = files(".rs");
+    assert!(files.len() > 20, "the list of files looks wrong: {}", files.len());
+    files.into_iter().filter(|(name, _)| !GENERATED.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn no_file_is_longer_than_a_reader_s_patience() {
+    let long = rust_files().into_iter().map(|(name, text)| (name, text.lines().count())).filter(|(_, lines)| *lines > MAX_LINES);
+    complain("files over 600 lines", &long.map(|(name, lines)| format!("{name}: {lines}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let silent = rust_files().into_iter().filter(|(name, text)| {
+        // A compile-fail case is read with its test.
+        !name.contains("/ui/") && !name.contains("/compile_fail/") && !text.starts_with("//!")
+    });
+    complain("files that do not start with //! docs", &silent.map(|(name, _)| name).collect::<Vec<_>>());
+}
+
+#[test]
+fn names_say_what_a_module_is_for() {
+    const NOTHING: &[&str] = &["common", "util", "utils", "manager", "helper", "helpers", "misc", "mod"];
+    let vague = rust_files().into_iter().filter(|(name, _)| {
+        let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        NOTHING.contains(&stem)
+    });
+    complain("modules named after nothing", &vague.map(|(name, _)| name).collect::<Vec<_>>());
+}
+
+#[test]
+fn unsafe_code_lives_in_the_ffi_crates_only() {
+    let outside = rust_files().into_iter().filter(|(name, text)| {
+        name != "tests/tidy.rs"
+            && !UNSAFE_HERE.iter().any(|folder| name.starts_with(folder))
+            && text.lines().any(|line| !line.trim_start().starts_with("//") && (line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl")))
+    });
+    complain("unsafe outside the FFI crates", &outside.map(|(name, _)| name).collect::<Vec<_>>());
+}
+
+#[test]
+fn tests_are_not_switched_off() {
+    let off = rust_files().into_iter().filter(|(name, text)| name != "tests/tidy.rs" && text.contains("#[ignore"));
+    complain("ignored tests", &off.map(|(name, _)| name).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_names_one_machine() {
+    let mut found = Vec::new();
+    for (name, text) in files("") {
+        if name == "tests/tidy.rs" || name.ends_with(".lock") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            if ["/work/", "/root/", "/home/"].iter().any(|path| line.contains(path)) {
+                found.push(format!("{name}:{}", number + 1));
+            }
+        }
+    }
+    complain("paths of one machine", &found);
+}
+
+#[test]
+fn the_router_does_not_link_nixl() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args(["tree", "--offline", "--package", "router", "--edges", "normal", "--prefix", "none"])
+        .output()
+        .expect("cargo draws the tree");
+    assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let nixl: Vec<_> = tree.lines().filter(|line| line.starts_with("nixl")).map(str::to_owned).collect();
+    complain("the router depends on", &nixl);
+}
