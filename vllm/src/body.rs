@@ -1,0 +1,72 @@
+//! OpenAI request bodies as raw bytes: what a router must know of them, and the few edits that P/D needs.
+//!
+//! An edit keeps every byte that it is not about: key order, number spelling and whitespace reach the engine as the client
+//! wrote them. A key counts by its meaning, so neither an escape in it nor a second copy of it gets past an edit.
+
+mod answer;
+mod edit;
+mod inspect;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{AnswerError, PrefillAnswer, prefill_answer};
+pub use edit::{for_client, for_decode, for_prefill};
+pub use inspect::{Inspected, PlainReason, inspect};
+
+pub use crate::params::merge_token_ids;
+
+/// The most bytes of a body that is looked at at all; servers set their own, lower limits.
+pub const MAX_BODY: usize = 64 * 1024 * 1024;
+/// The deepest nesting of a body.
+pub const MAX_DEPTH: usize = 128;
+
+/// Which API a body is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/chat/completions`.
+    Chat,
+}
+
+impl Endpoint {
+    /// The path that vLLM and kvgate serve it at.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+        }
+    }
+}
+
+/// Why a body is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Over [`MAX_BODY`].
+    #[error("the body has {0} bytes, too many")]
+    TooLarge(usize),
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("the body is nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    /// Not text.
+    #[error("the body is not UTF-8")]
+    NotUtf8(#[source] std::str::Utf8Error),
+    /// Not JSON.
+    #[error("the body is not valid JSON")]
+    NotJson(#[source] serde_json::Error),
+    /// JSON, but no object.
+    #[error("the body is not a JSON object")]
+    NotAnObject,
+    /// A field that decides how the request is served has another type.
+    #[error("{field} is not {expected}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A field that clients may not send.
+    #[error("{0} is not allowed")]
+    Forbidden(&'static str),
+}

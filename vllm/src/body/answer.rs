@@ -1,0 +1,81 @@
+//! A prefill engine's answer: the transfer parameters, strictly; anything else as far as it can be read.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::BodyError;
+use super::scan::{Scanned, scan};
+use crate::openai::{EngineError, engine_error};
+use crate::params::{KvTransferParams, ParamsError};
+
+/// What a prefill said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PrefillAnswer {
+    /// Checked.
+    pub params: KvTransferParams,
+    /// The same as it came.
+    pub raw_params: Value,
+    /// The prompt's tokens, when asked for and given.
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// `usage.prompt_tokens`, when given.
+    pub prompt_tokens: Option<u64>,
+}
+
+/// Why an answer leads to no transfer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Not a JSON object.
+    #[error("the prefill engine's answer is not readable")]
+    NotReadable(#[source] BodyError),
+    /// An error object.
+    #[error("the prefill engine reports an error")]
+    Engine(#[source] EngineError),
+    /// `kv_transfer_params` is null or absent: the prefill was aborted, or the engine has no NIXL connector.
+    #[error("the prefill engine's answer has no kv_transfer_params")]
+    NoParams,
+    /// `kv_transfer_params` is not JSON that can be kept (nested too deeply or a number out of range).
+    #[error("the prefill engine's kv_transfer_params is not readable")]
+    ParamsNotReadable(#[source] serde_json::Error),
+    /// `kv_transfer_params` cannot be trusted.
+    #[error("the prefill engine's kv_transfer_params is wrong")]
+    Params(#[from] ParamsError),
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    prompt_tokens: u64,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    prompt_token_ids: Option<Vec<u32>>,
+}
+
+/// Reads the answer of a prefill engine.
+///
+/// # Errors
+/// [`AnswerError`].
+pub fn prefill_answer(body: &[u8]) -> Result<PrefillAnswer, AnswerError> {
+    let scanned = scan(body).map_err(AnswerError::NotReadable)?;
+    if let Some(error) = scanned.get("error") {
+        return Err(AnswerError::Engine(engine_error(error)));
+    }
+    let params = scanned.get("kv_transfer_params").ok_or(AnswerError::NoParams)?;
+    let raw_params = serde_json::from_str(params).map_err(AnswerError::ParamsNotReadable)?;
+    Ok(PrefillAnswer {
+        params: KvTransferParams::parse(&raw_params)?,
+        raw_params,
+        prompt_token_ids: token_ids(&scanned),
+        prompt_tokens: tolerant::<Usage>(&scanned, "usage").map(|usage| usage.prompt_tokens),
+    })
+}
+
+/// Chats have the ids at the top, completions in each choice.
+fn token_ids(scanned: &Scanned<'_>) -> Option<Vec<u32>> {
+    let in_choice = || tolerant::<Vec<Choice>>(scanned, "choices")?.into_iter().next()?.prompt_token_ids;
+    tolerant(scanned, "prompt_token_ids").or_else(in_choice)
+}
+
+fn tolerant<'a, T: Deserialize<'a>>(scanned: &Scanned<'a>, field: &str) -> Option<T> {
+    serde_json::from_str(scanned.get(field)?).ok()
+}

@@ -1,0 +1,113 @@
+//! Where the top-level members of a JSON object lie in its bytes.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserializer as _;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{BodyError, MAX_BODY, MAX_DEPTH};
+
+/// One member: where it stands and what its key means.
+pub(super) struct Member<'a> {
+    /// The key as a string; `None` for one with a lone surrogate, which names nothing that we know.
+    pub(super) key: Option<String>,
+    /// From the key's opening quote to the value's last byte.
+    pub(super) span: Range<usize>,
+    /// The value's bytes.
+    pub(super) value: &'a str,
+}
+
+impl Member<'_> {
+    /// Where the value starts.
+    pub(super) fn value_start(&self) -> usize {
+        self.span.end - self.value.len()
+    }
+}
+
+/// A body and its members in order.
+pub(super) struct Scanned<'a> {
+    pub(super) text: &'a str,
+    pub(super) members: Vec<Member<'a>>,
+}
+
+impl<'a> Scanned<'a> {
+    /// The value that counts for a key: the last one, as in Python's `json`. A `null` is no value.
+    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
+        let last = self.members.iter().rev().find(|member| member.key.as_deref() == Some(key))?;
+        (last.value != "null").then_some(last.value)
+    }
+}
+
+/// Checks a whole body and finds its members.
+pub(super) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
+    if body.len() > MAX_BODY {
+        return Err(BodyError::TooLarge(body.len()));
+    }
+    let text = std::str::from_utf8(body).map_err(BodyError::NotUtf8)?;
+    // serde_json skips raw values without a limit of depth; vLLM's parser would run into one.
+    if depth(text) > MAX_DEPTH {
+        return Err(BodyError::TooDeep);
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let raw = json.deserialize_map(RawMembers).map_err(|error| refuse(text, error))?;
+    json.end().map_err(BodyError::NotJson)?;
+    let start = |raw: &str| raw.as_ptr().addr() - text.as_ptr().addr();
+    let members = raw.into_iter().map(|(key, value)| {
+        let (key, value) = (key.get(), value.get());
+        let span = start(key)..start(value) + value.len();
+        Member { key: serde_json::from_str(key).ok(), span, value }
+    });
+    Ok(Scanned { text, members: members.collect() })
+}
+
+fn refuse(text: &str, error: serde_json::Error) -> BodyError {
+    let other = serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| !raw.get().starts_with('{'));
+    if other { BodyError::NotAnObject } else { BodyError::NotJson(error) }
+}
+
+struct RawMembers;
+
+impl<'de> Visitor<'de> for RawMembers {
+    type Value = Vec<(&'de RawValue, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
+
+/// The deepest nesting of brackets outside strings. Exact for valid JSON; for anything else the parser decides.
+fn depth(text: &str) -> usize {
+    let (mut now, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}

@@ -1,0 +1,1 @@
+//! Bodies: kept bytes, edits that cannot be bypassed, and what is read from them.

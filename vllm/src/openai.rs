@@ -1,0 +1,118 @@
+//! Errors in OpenAI's form: written for clients, recognised in an engine's answers (protocol doc §3.6).
+
+use serde::Deserialize;
+use serde_json::json;
+
+/// The longest error message that is kept of an engine, in characters.
+const MAX_MESSAGE: usize = 2048;
+
+/// An error that an engine reported in its body.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} ({code}): {message}")]
+pub struct EngineError {
+    /// Its words.
+    pub message: String,
+    /// Its `type`, e.g. `InternalServerError`.
+    pub kind: String,
+    /// Its `code`, a status number in vLLM.
+    pub code: String,
+}
+
+/// An error body for a client: `{"error":{"message":…,"type":…,"param":null,"code":…}}`.
+pub fn error_body(message: &str, kind: &str, code: u16) -> String {
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string()
+}
+
+/// The same as one event of a stream, followed by the end of the stream.
+pub fn error_events(message: &str, kind: &str, code: u16) -> String {
+    format!("data: {}\n\ndata: [DONE]\n\n", error_body(message, kind, code))
+}
+
+/// The error in a body, if it is one.
+pub fn error_in(body: &[u8]) -> Option<EngineError> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        error: Option<&'a serde_json::value::RawValue>,
+    }
+    let body: Body<'_> = serde_json::from_slice(body).ok()?;
+    body.error.map(|error| engine_error(error.get()))
+}
+
+/// Whether one server-sent event (everything up to its empty line) is vLLM's `data: {"error": …}`.
+pub fn is_error_event(event: &[u8]) -> bool {
+    error_in_event(event).is_some()
+}
+
+/// The error in one server-sent event, if it is one.
+pub fn error_in_event(event: &[u8]) -> Option<EngineError> {
+    let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
+    let data: Vec<&[u8]> = lines.filter_map(|line| line.strip_prefix(b"data:")).collect();
+    error_in(&data.join(&b'\n'))
+}
+
+/// Length of the first whole event in a buffer, its empty line included; `None` while it has not all come.
+pub fn first_event(buffer: &[u8]) -> Option<usize> {
+    let end = |mark: &[u8]| buffer.windows(mark.len()).position(|window| window == mark).map(|at| at + mark.len());
+    [&b"\n\n"[..], b"\r\n\r\n", b"\r\r"].into_iter().filter_map(end).min()
+}
+
+/// Reads an error object or string as far as it can be read.
+pub(crate) fn engine_error(json: &str) -> EngineError {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let text = |field: &str| match value.get(field) {
+        Some(serde_json::Value::String(text)) => text.chars().take(MAX_MESSAGE).collect(),
+        Some(serde_json::Value::Number(number)) => number.to_string(),
+        Some(_) | None => String::new(),
+    };
+    let message = value.as_str().map_or_else(|| text("message"), |text| text.chars().take(MAX_MESSAGE).collect());
+    EngineError { message, kind: text("type"), code: text("code") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_errors_are_openais() {
+        let body = error_body("no \"rank\"", "service_unavailable", 503);
+        let expected = r#"{"error":{"message":"no \"rank\"","type":"service_unavailable","param":null,"code":503}}"#;
+        assert_eq!(body, expected);
+        let error = error_in(body.as_bytes()).unwrap();
+        assert_eq!(error.to_string(), "service_unavailable (503): no \"rank\"");
+        let events = error_events("m", "t", 500);
+        let first = first_event(events.as_bytes()).unwrap();
+        assert!(is_error_event(&events.as_bytes()[..first]));
+        assert_eq!(&events[first..], "data: [DONE]\n\n");
+    }
+
+    #[test]
+    fn an_error_event_is_told_from_text_that_speaks_of_one() {
+        for event in [
+            "data: {\"error\":{\"message\":\"Internal server error\",\"type\":\"InternalServerError\",\"code\":500}}\n\n",
+            "data:{\"error\":\"x\"}\r\n\r\n",
+            "event: message\ndata: {\"error\":\ndata: {}}\n\n",
+            "data: {\"\\u0065rror\":{}}\n\n",
+        ] {
+            assert!(is_error_event(event.as_bytes()), "{event}");
+        }
+        for event in [
+            "data: {\"choices\":[{\"text\":\"{\\\"error\\\":1}\"}]}\n\n",
+            "data: {\"error\":null,\"choices\":[]}\n\n",
+            "data: [DONE]\n\n",
+            ": error\n\n",
+            "",
+            "data: {\"error\"",
+        ] {
+            assert!(!is_error_event(event.as_bytes()), "{event}");
+        }
+    }
+
+    #[test]
+    fn the_first_event_ends_at_its_empty_line() {
+        assert_eq!(first_event(b"data: 1\n\ndata: 2\n\n"), Some(9));
+        assert_eq!(first_event(b"data: 1\r\n\r\nrest"), Some(11));
+        assert_eq!(first_event(b"data: 1\r\rrest"), Some(9));
+        assert_eq!(first_event(b"data: 1\n"), None);
+    }
+}

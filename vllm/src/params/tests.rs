@@ -1,0 +1,1 @@
+//! Parameters: what is taken, what is refused.
