@@ -10,6 +10,7 @@
 //! | [`load`] | where the library is looked for, and every way in which that fails |
 //! | [`status`] | [`RawStatus`] and its only readers |
 //! | [`testing`] | the gate of tests that need the real library |
+//! | [`ucx`] | what the UCX below NIXL says of this machine |
 //!
 //! Functions are fields: `(api.create_agent)(name, &mut agent)`. Each call is unsafe; what it promises and wants is in
 //! the header. Ownership, threads and memory are the business of crate `nixl`.
@@ -34,6 +35,7 @@ pub mod bindings;
 pub mod load;
 pub mod status;
 pub mod testing;
+pub mod ucx;
 
 pub use api::{Api, Origin};
 pub use bindings::*;

@@ -33,14 +33,24 @@ struct Job {
     optional: &'static [&'static str],
 }
 
-const JOBS: [Job; 1] = [Job {
-    header: "nixl_capi.h",
-    output: "bindings.rs",
-    table: "Functions",
-    allow: "nixl_capi_.*",
-    prefix: "nixl_capi_",
-    optional: &SINCE_1_5,
-}];
+const JOBS: [Job; 2] = [
+    Job {
+        header: "nixl_capi.h",
+        output: "bindings.rs",
+        table: "Functions",
+        allow: "nixl_capi_.*",
+        prefix: "nixl_capi_",
+        optional: &SINCE_1_5,
+    },
+    Job {
+        header: "ucx.h",
+        output: "ucx/bindings.rs",
+        table: "UcxFunctions",
+        allow: "uc[pst]_.*",
+        prefix: "",
+        optional: &[],
+    },
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1).map(PathBuf::from);
@@ -49,7 +59,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     for job in &JOBS {
         let raw = bind(&headers.join(job.header), job.allow)?;
-        fs::write(output.join(job.output), rewrite(&raw, job)?)?;
+        let file = output.join(job.output);
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(file, rewrite(&raw, job)?)?;
     }
     Ok(())
 }
