@@ -17,7 +17,8 @@ const UNSAFE_HERE: &[&str] = &["nixl-sys/", "nixl/", "cuda/"];
 /// Every file git tracks, with its text; files that are not text are left out.
 fn files(suffix: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("git").arg("-C").arg(root).args(["ls-files", "-z"]).output().expect("git lists the files");
+    let output =
+        Command::new("git").arg("-C").arg(root).args(["ls-files", "-z"]).output().expect("git lists the files");
     assert!(output.status.success(), "git ls-files failed");
     let names = String::from_utf8(output.stdout).unwrap();
     let names = names.split('\0').filter(|name| !name.is_empty() && name.ends_with(suffix));
@@ -36,7 +37,10 @@ fn rust_files() -> Vec<(String, String)> {
 
 #[test]
 fn no_file_is_longer_than_a_reader_s_patience() {
-    let long = rust_files().into_iter().map(|(name, text)| (name, text.lines().count())).filter(|(_, lines)| *lines > MAX_LINES);
+    let long = rust_files()
+        .into_iter()
+        .map(|(name, text)| (name, text.lines().count()))
+        .filter(|(_, lines)| *lines > MAX_LINES);
     complain("files over 600 lines", &long.map(|(name, lines)| format!("{name}: {lines}")).collect::<Vec<_>>());
 }
 
@@ -64,7 +68,10 @@ fn unsafe_code_lives_in_the_ffi_crates_only() {
     let outside = rust_files().into_iter().filter(|(name, text)| {
         name != "tests/tidy.rs"
             && !UNSAFE_HERE.iter().any(|folder| name.starts_with(folder))
-            && text.lines().any(|line| !line.trim_start().starts_with("//") && (line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl")))
+            && text.lines().any(|line| {
+                !line.trim_start().starts_with("//")
+                    && (line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl"))
+            })
     });
     complain("unsafe outside the FFI crates", &outside.map(|(name, _)| name).collect::<Vec<_>>());
 }

@@ -1,0 +1,78 @@
+//! `kvgate demo` and its controls, judged by the report that each leaves.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{finished, kvgate, nixl_is_here};
+
+/// Runs the demo; its exit code and report.
+fn demo(args: &str) -> Option<(i32, Value, String)> {
+    if !nixl_is_here() {
+        return None;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    let (code, text) = finished(kvgate("demo --out").arg(folder.path()).args(args.split_whitespace()));
+    let report = std::fs::read(folder.path().join("report.json"));
+    let report = report.unwrap_or_else(|error| panic!("demo {args} left no report ({error}) and said:\n{text}"));
+    Some((code, serde_json::from_slice(&report).expect("the report is JSON"), text))
+}
+
+fn number(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} is no number in {report:#}"))
+}
+
+#[test]
+fn every_text_is_right_and_every_decode_has_its_receipt() {
+    let Some((code, report, text)) = demo("") else { return };
+    assert_eq!(code, 0, "{text}");
+    let requests = number(&report, "requests");
+    assert!(requests >= 12);
+    assert_eq!(number(&report, "correct"), requests, "{text}");
+    assert_eq!(number(&report, "decodes_without_receipt"), 0);
+    assert_eq!(number(&report, "decodes"), requests, "each request was decoded from staged KV, none locally");
+    assert!(number(&report, "bytes_moved") >= 250_000_000);
+    assert_eq!(report["nixl"]["mock"], false);
+    assert!(report["nixl"]["path"].as_str().is_some_and(|path| path.contains("nixl")), "{report:#}");
+    for stage in ["wire", "collect", "prefill", "ttft"] {
+        assert!(report["stages"][stage]["p50"].as_f64().is_some_and(|ms| ms >= 0.0), "no {stage} in {report:#}");
+    }
+    let last = format!("demo: {requests}/{requests} correct, 0 decodes without receipt");
+    assert_eq!(text.lines().rfind(|line| !line.trim().is_empty()), Some(last.as_str()));
+}
+
+#[test]
+fn corrupted_staging_gives_other_texts() {
+    let Some((code, report, text)) = demo("--fault corrupt-staging") else { return };
+    assert_ne!(code, 0, "{text}");
+    assert_eq!(number(&report, "wrong_texts"), number(&report, "requests"), "{text}");
+}
+
+#[test]
+fn a_router_that_skips_the_gate_is_seen() {
+    let Some((code, report, text)) = demo("--fault skip-gate") else { return };
+    assert_ne!(code, 0, "{text}");
+    assert!(number(&report, "decodes_without_receipt") > 0, "{text}");
+}
+
+#[test]
+fn a_decode_on_another_rank_is_refused_and_noticed() {
+    let Some((code, report, text)) = demo("--fault wrong-rank") else { return };
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(number(&report, "correct") + number(&report, "wrong_texts"), 0, "{text}");
+    assert!(text.contains("collected_by 1"), "{text}");
+}
+
+#[test]
+fn a_lease_that_is_over_gives_no_receipt_and_no_wrong_text() {
+    let Some((code, report, text)) = demo("--fault expired-lease") else { return };
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(number(&report, "wrong_texts"), 0, "{text}");
+    assert_eq!(number(&report, "decodes_without_receipt"), 0, "{text}");
+}
+
+#[test]
+fn without_the_gate_the_same_fault_gives_wrong_texts() {
+    let Some((code, report, text)) = demo("--fault expired-lease --gate direct") else { return };
+    assert_ne!(code, 0, "{text}");
+    assert!(number(&report, "wrong_texts") > 0, "{text}");
+}

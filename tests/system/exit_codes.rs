@@ -1,0 +1,67 @@
+//! 64 for a command line that cannot work, 1 for what went wrong later, each with words that help.
+
+use std::net::TcpListener;
+
+use crate::process::{finished, kvgate, nixl_is_here, scratch_file};
+
+fn refused(args: &str, code: i32, words: &[&str]) {
+    let (got, text) = finished(&mut kvgate(args));
+    assert_eq!(got, code, "kvgate {args} said:\n{text}");
+    for word in words {
+        assert!(text.contains(word), "kvgate {args} does not say {word:?}:\n{text}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for args in ["--help", "--version", "sidecar --help", "router --help", "sim --help", "demo --help"] {
+        assert_eq!(finished(&mut kvgate(args)).0, 0, "kvgate {args}");
+    }
+}
+
+#[test]
+fn a_command_line_that_cannot_work_exits_64() {
+    refused("", 64, &["Usage"]);
+    refused("sidecar --no-such-flag", 64, &["--no-such-flag"]);
+    refused("sidecar --role decode --engine ftp://nowhere", 64, &["--engine"]);
+    refused("sidecar --role decode --engine http://127.0.0.1:1 --data-parallel-size 0", 64, &["data-parallel-size"]);
+    refused("sidecar --role decode --engine http://127.0.0.1:1 --listen 0.0.0.0:0", 64, &["--token-file"]);
+    refused("sidecar --role decode --engine http://127.0.0.1:1 --token-file does-not-exist", 64, &["does-not-exist"]);
+    refused("router --pd-disaggregation", 64, &["--prefill"]);
+    refused("router --prefill nonsense --decode http://127.0.0.1:1", 64, &["nonsense"]);
+    refused("demo --fault no-such-fault", 64, &["no-such-fault"]);
+}
+
+#[test]
+fn a_library_that_is_not_nixl_is_named_with_what_to_do() {
+    let (_folder, file) = scratch_file("libnixl_capi.so", b"this is no library");
+    let path = file.display();
+    refused(
+        &format!("sidecar --role decode --engine http://127.0.0.1:1 --listen 127.0.0.1:0 --nixl-library {path}"),
+        1,
+        &[&path.to_string()],
+    );
+    refused(
+        "sim --role both --listen 127.0.0.1:0 --side-channel 127.0.0.1:0 --nixl-library does/not/exist.so",
+        1,
+        &["does/not/exist.so"],
+    );
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("its address").port();
+    refused(
+        &format!("router --prefill http://127.0.0.1:1 --decode http://127.0.0.1:2 --host 127.0.0.1 --port {port}"),
+        1,
+        &[&port.to_string()],
+    );
+    if nixl_is_here() {
+        refused(
+            &format!("sidecar --role decode --engine http://127.0.0.1:1 --listen 127.0.0.1:{port}"),
+            1,
+            &[&port.to_string()],
+        );
+    }
+}
