@@ -98,7 +98,9 @@ mod tests {
         let token = Token::from_file(file(b"open-sesame\n").path()).unwrap();
         assert!(token.admits(&headers("Bearer open-sesame")));
         assert!(token.admits(&headers("bearer  open-sesame")));
-        for wrong in ["Bearer open-sesamf", "Bearer open-sesam", "Bearer", "Basic open-sesame", "open-sesame", "Bearer "] {
+        for wrong in
+            ["Bearer open-sesamf", "Bearer open-sesam", "Bearer", "Basic open-sesame", "open-sesame", "Bearer "]
+        {
             assert!(!token.admits(&headers(wrong)), "{wrong}");
         }
         assert!(!token.admits(&HeaderMap::new()));

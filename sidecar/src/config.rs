@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, env = "KVGATE_ENGINE", value_name = "URL", value_parser = parse::engine_url)]
     pub engine: http::Uri,
     /// The engine's side channel: the port is that of global rank 0 [default: the engine's host, port 5600]
-    #[arg(long, env = "KVGATE_ENGINE_SIDE_CHANNEL", value_name = "HOST:PORT_BASE", value_parser = parse::endpoint)]
+    #[arg(long, env = "KVGATE_ENGINE_SIDE_CHANNEL", value_name = "HOST:PORT_BASE")]
     pub engine_side_channel: Option<Endpoint>,
     /// Data-parallel ranks in this pod
     #[arg(long, env = "KVGATE_DATA_PARALLEL_SIZE", value_name = "N", default_value_t = 1)]
@@ -45,8 +45,7 @@ pub struct Args {
     #[arg(long, env = "KVGATE_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7700")]
     pub listen: SocketAddr,
     /// Where the virtual prefill engine of local rank 0 listens (rank n: port + n); port 0 takes free ones
-    #[arg(long, env = "KVGATE_SIDE_CHANNEL_LISTEN", value_name = "HOST:PORT_BASE", default_value = "127.0.0.1:7800",
-          value_parser = parse::endpoint)]
+    #[arg(long, env = "KVGATE_SIDE_CHANNEL_LISTEN", value_name = "HOST:PORT_BASE", default_value = "127.0.0.1:7800")]
     pub side_channel_listen: Endpoint,
     /// The host by which the decode engine reaches the virtual prefill engine
     #[arg(long, env = "KVGATE_ADVERTISE_HOST", value_name = "HOST", default_value = "127.0.0.1")]
@@ -216,9 +215,10 @@ impl Args {
     }
 
     fn engine_side_channel(&self) -> Endpoint {
-        self.engine_side_channel.clone().unwrap_or_else(|| Endpoint {
-            host: self.engine.host().unwrap_or("127.0.0.1").to_owned(),
-            port: VLLM_SIDE_CHANNEL_PORT,
+        self.engine_side_channel.clone().unwrap_or_else(|| {
+            // An endpoint holds an IPv6 address without the brackets that it has in a URL.
+            let host = self.engine.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']);
+            Endpoint::new(host, VLLM_SIDE_CHANNEL_PORT)
         })
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use nixl::fabric::{AgentName, Fabric};
+use nixl::{AgentName, Fabric};
 
 /// Makes agents. Called on a blocking thread: loading plug-ins takes its time.
 pub trait Fabrics: Debug + Send + Sync + 'static {

@@ -82,8 +82,11 @@ fn totals(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Resu
         ("kv_transfer_bytes", "Bytes landed in staging with a receipt", &counters.bytes_landed),
         ("kv_collected", "Landed transfers that the decode engine collected", &counters.collected),
         ("kv_uncollected", "Landed transfers freed without the decode engine's notification", &counters.uncollected),
-        ("kv_late_collect", "Notifications for staging that was free already: reused memory may have been read",
-         &counters.late_collect),
+        (
+            "kv_late_collect",
+            "Notifications for staging that was free already: reused memory may have been read",
+            &counters.late_collect,
+        ),
         ("kv_wrong_rank_collect", "Collections by a rank other than the one staged for", &counters.wrong_rank_collect),
         ("kv_peer_handshake", "Handshakes with prefill engines", &counters.handshakes),
         ("kv_peer_handshake_failed", "Handshakes with prefill engines that failed", &counters.handshakes_failed),
@@ -125,7 +128,9 @@ fn figures(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::
     type Figure = (&'static str, &'static str, fn(&RankSnapshot) -> i64);
     let figures: [Figure; 4] = [
         ("kv_transfer_in_flight", "Transfers without an end yet", |rank| i64::from(rank.in_flight)),
-        ("kv_handle_active", "Handles alive: pinned in the engine or landed in staging", |rank| i64::from(rank.handles)),
+        ("kv_handle_active", "Handles alive: pinned in the engine or landed in staging", |rank| {
+            i64::from(rank.handles)
+        }),
         ("kv_quarantine_bytes", "Staging that hardware may still write to", quarantine_bytes),
         ("kv_rank_draining", "1 when the rank takes no new work", |rank| i64::from(rank.draining)),
     ];

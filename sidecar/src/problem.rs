@@ -81,7 +81,13 @@ impl Problem {
     /// The body did not come in time.
     pub(crate) fn request_timeout() -> Self {
         let detail = "the request body did not arrive in time".to_owned();
-        Self::made(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request took too long", Retry::SameTarget, detail)
+        Self::made(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "The request took too long",
+            Retry::SameTarget,
+            detail,
+        )
     }
 
     /// An agent thread is dead or stuck: only a restart of the process helps.

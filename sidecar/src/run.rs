@@ -109,7 +109,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), RunError> {
     let nixl = load_nixl(settings.nixl_library.clone()).await?;
     let origin = nixl.origin();
     info!(path = %origin.path.display(), version = origin.version, "NIXL loaded");
-    let build = Build { nixl_path: origin.path.display().to_string(), nixl_version: origin.version.clone(), ..this_build() };
+    let build =
+        Build { nixl_path: origin.path.display().to_string(), nixl_version: origin.version.clone(), ..this_build() };
     let parts = Parts { fabrics: Arc::new(NixlFabrics::new(nixl)), side_channel: Arc::new(Zmq::new()), receipts };
     run_parts(settings, listener, parts, build, Budgets::default(), stop).await.map(drop)
 }
@@ -127,8 +128,7 @@ pub async fn run_parts(
     stop: CancellationToken,
 ) -> Result<ShutDown, RunError> {
     let lifecycle = Lifecycle::default();
-    let address =
-        listener.local_addr().map_err(|source| RunError::Listen { address: settings.listen, source })?;
+    let address = listener.local_addr().map_err(|source| RunError::Listen { address: settings.listen, source })?;
     let pod = Pod::start(settings.pod, parts, lifecycle.tasks(), lifecycle.core().clone()).await?;
     let api = Api::new(pod.clone(), settings.token, build, &lifecycle);
     // Small answers and events must not wait for an acknowledgement of the ones before.

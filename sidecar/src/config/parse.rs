@@ -1,22 +1,18 @@
-//! Units on the command line: `30s`, `2GiB`, `HOST:PORT`.
+//! Units on the command line: `30s`, `2GiB`, `http://HOST:PORT`.
 
 use std::time::Duration;
 
-use side_channel::Endpoint;
 use thiserror::Error;
 
 /// Why a value of the command line cannot be read; the flag's name is added by the parser of the command line.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum ValueError {
+pub(crate) enum ValueError {
     /// Not a length of time.
     #[error("a length of time has a number and a unit, as in 500ms, 30s or 2m")]
     Duration,
     /// Not a size.
     #[error("a size is a number of bytes, or a number and KiB, MiB or GiB, as in 512MiB")]
     Size,
-    /// Not a host and a port.
-    #[error("an endpoint is HOST:PORT, as in 127.0.0.1:5600")]
-    Endpoint,
     /// Not an HTTP address.
     #[error("an engine address is http://HOST:PORT without a path (https is not supported inside a pod)")]
     EngineUrl,
@@ -47,17 +43,6 @@ pub(super) fn size(text: &str) -> Result<u64, ValueError> {
         _ => return Err(ValueError::Size),
     };
     number.checked_mul(unit).ok_or(ValueError::Size)
-}
-
-/// `HOST:PORT`; an IPv6 host stands in brackets, which the endpoint keeps.
-pub(super) fn endpoint(text: &str) -> Result<Endpoint, ValueError> {
-    let (host, port) = text.rsplit_once(':').ok_or(ValueError::Endpoint)?;
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || (host.contains(':') && !bracketed) || host.contains(['/', ' ']) {
-        return Err(ValueError::Endpoint);
-    }
-    let port = port.parse().map_err(|_| ValueError::Endpoint)?;
-    Ok(Endpoint { host: host.to_owned(), port })
 }
 
 /// `http://HOST:PORT`, an ending slash allowed.
@@ -91,16 +76,6 @@ mod tests {
         assert_eq!(size("512MiB"), Ok(512 << 20));
         for wrong in ["", "2GB", "GiB", "-1", "1.5GiB", "99999999999GiB"] {
             assert_eq!(size(wrong), Err(ValueError::Size), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn endpoints_have_a_host_and_a_port() {
-        let local = endpoint("127.0.0.1:5600").unwrap();
-        assert_eq!((local.host.as_str(), local.port), ("127.0.0.1", 5600));
-        assert_eq!(endpoint("[::1]:5600").unwrap().host, "[::1]");
-        for wrong in ["", "5600", ":5600", "host", "host:", "host:70000", "::1:5600", "http://host:1"] {
-            assert!(endpoint(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -24,7 +24,8 @@ pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) 
     let id = request_id(request.headers());
     let shown = id.to_str().unwrap_or_default();
     let path = request.uri().path();
-    let span = debug_span!("http", request_id = shown, method = %request.method(), path, traceparent = tracing::field::Empty);
+    let span =
+        debug_span!("http", request_id = shown, method = %request.method(), path, traceparent = tracing::field::Empty);
     if let Some(parent) = trace_parent(request.headers()) {
         span.record("traceparent", parent);
     }

@@ -53,8 +53,13 @@ fn foreign(rank: DpRank, ranks: &[RankSnapshot]) -> Problem {
 /// `GET /v1/ranks/events`: the state of every rank on connect and whenever one changes. As every event holds a full state and every
 /// connection starts with all of them, a `Last-Event-ID` needs no replay and is accepted without effect.
 pub(super) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let follower =
-        Follower { source: api.0.events.follow(), gate: api.0.gate.clone(), pending: VecDeque::new(), seen: 0, ended: false };
+    let follower = Follower {
+        source: api.0.events.follow(),
+        gate: api.0.gate.clone(),
+        pending: VecDeque::new(),
+        seen: 0,
+        ended: false,
+    };
     let stream = unfold(follower, async |mut follower| {
         let next = follower.next().await?;
         Some((Ok(event(&next)), follower))

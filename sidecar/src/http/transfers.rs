@@ -60,7 +60,9 @@ const PREFERENCE_APPLIED: http::HeaderName = http::HeaderName::from_static("pref
 fn prefers_async(headers: &HeaderMap) -> bool {
     let values = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
     let preferences = values.flat_map(|value| value.split(','));
-    preferences.map(|one| one.split(';').next().unwrap_or_default().trim()).any(|one| one.eq_ignore_ascii_case("respond-async"))
+    preferences
+        .map(|one| one.split(';').next().unwrap_or_default().trim())
+        .any(|one| one.eq_ignore_ascii_case("respond-async"))
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,7 +74,8 @@ pub(super) struct ListQuery {
 
 impl ListQuery {
     fn filter(&self) -> Result<TransferFilter, Problem> {
-        let state = self.state.as_deref().map(|word| TransferPhase::parse(word).ok_or_else(no_such_state)).transpose()?;
+        let state =
+            self.state.as_deref().map(|word| TransferPhase::parse(word).ok_or_else(no_such_state)).transpose()?;
         let slowest = self.slowest.map(|slowest| slowest.min(MAX_LISTED));
         Ok(TransferFilter { state, dp_rank: self.dp_rank.map(DpRank), slowest })
     }

@@ -1,0 +1,13 @@
+//! The sidecar's HTTP edge: over its router, over real sockets, as a process without NIXL.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "the test rig fails by panicking")]
+
+#[path = "http_edge/events.rs"]
+mod events;
+#[path = "http_edge/process.rs"]
+mod process;
+#[path = "http_edge/refusals.rs"]
+mod refusals;
+#[path = "http_edge/rig.rs"]
+mod rig;
+#[path = "http_edge/views.rs"]
+mod views;

@@ -1,0 +1,73 @@
+//! What can be looked at: ranks, transfers, handles, build, metrics, request ids.
+
+use axum::body::Body;
+use axum::http::Request;
+
+use crate::rig::Rig;
+
+#[tokio::test]
+async fn every_owned_rank_is_listed_with_all_its_members() {
+    let rig = Rig::decode().await;
+    let all = rig.get("/v1/ranks").await.json();
+    let ranks = all["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), 2);
+    let one = rig.get("/v1/ranks/9").await.json();
+    assert_eq!((&one["dp_rank"], &one["local_rank"]), (&9.into(), &1.into()));
+    for member in ["state", "reasons", "load", "staging", "in_flight", "handles", "draining", "tp_size"] {
+        assert!(one.get(member).is_some(), "{member}: {one}");
+    }
+    for member in ["capacity_blocks", "used_blocks", "quarantined_blocks", "block_bytes"] {
+        assert!(one["staging"].get(member).is_some(), "{member}: {one}");
+    }
+    for member in ["running", "waiting", "kv_usage"] {
+        assert!(one["load"].get(member).is_some(), "{member}: {one}");
+    }
+}
+
+#[tokio::test]
+async fn empty_lists_are_lists() {
+    let rig = Rig::decode().await;
+    assert_eq!(rig.get("/v1/transfers?state=landed&dp_rank=8&slowest=20").await.text, r#"{"transfers":[]}"#);
+    assert_eq!(rig.get("/v1/handles?dp_rank=8").await.text, r#"{"handles":[]}"#);
+}
+
+#[tokio::test]
+async fn the_build_says_which_nixl_it_runs_on() {
+    let rig = Rig::decode().await;
+    let version = rig.get("/version").await.text;
+    assert_eq!(version, r#"{"version":"1.2.3","git_sha":"abc","nixl":{"path":"nixl.so","version":"1.5.1"}}"#);
+}
+
+#[tokio::test]
+async fn a_request_id_comes_back_or_is_made() {
+    let rig = Rig::decode().await;
+    let named = Request::get("/nowhere").header("x-request-id", "r-7").body(Body::empty()).unwrap();
+    assert_eq!(rig.call(named).await.headers["x-request-id"], "r-7");
+    assert_eq!(rig.get("/livez").await.headers["x-request-id"].len(), 36);
+}
+
+#[tokio::test]
+async fn metrics_have_small_labels_and_add_up() {
+    let rig = Rig::decode().await;
+    let answer = rig.get("/metrics").await;
+    assert!(answer.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let page = answer.text;
+    for line in [
+        "build_info{version=\"1.2.3\",git_sha=\"abc\",nixl_version=\"1.5.1\"} 1",
+        "kv_transfer_bytes_total 0",
+        "kv_transfer_ended_total{outcome=\"landed\"} 0",
+        "kv_transfer_ended_total{outcome=\"lease_expired\"} 0",
+        "kv_transfer_duration_seconds_count{stage=\"wire\"} 0",
+        "kv_transfer_duration_seconds_bucket{le=\"+Inf\",stage=\"collect\"} 0",
+        "kv_transfer_in_flight{dp_rank=\"8\"} 0",
+        "kv_quarantine_bytes{dp_rank=\"9\"} 0",
+        "kv_late_collect_total 0",
+        "kv_wrong_rank_collect_total 0",
+    ] {
+        assert!(page.lines().any(|have| have == line), "{line} is not in\n{page}");
+    }
+    assert!(page.ends_with("# EOF\n"));
+    let states = page.lines().filter(|line| line.starts_with("kv_rank_state{dp_rank=\"8\"")).collect::<Vec<_>>();
+    assert_eq!(states.len(), 5);
+    assert_eq!(states.iter().filter(|line| line.ends_with(" 1")).count(), 1, "{states:?}");
+}
