@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use nixl::{AgentName, Fabric};
+use nixl::{Agent, AgentConfig, AgentName, Fabric};
 
 /// Makes agents. Called on a blocking thread: loading plug-ins takes its time.
 pub trait Fabrics: Debug + Send + Sync + 'static {
@@ -29,4 +29,35 @@ pub struct FabricsError {
     /// Why.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Agents of the real library, each with a thread of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct NixlFabrics {
+    api: &'static nixl_sys::Api,
+}
+
+impl NixlFabrics {
+    /// Agents of this library.
+    pub fn new(api: &'static nixl_sys::Api) -> Self {
+        Self { api }
+    }
+
+    fn start(&self, config: AgentConfig) -> Result<Arc<dyn Fabric>, FabricsError> {
+        let name = config.name.clone();
+        match Agent::start(self.api, config) {
+            Ok(agent) => Ok(agent),
+            Err(source) => Err(FabricsError { name, source: Box::new(source) }),
+        }
+    }
+}
+
+impl Fabrics for NixlFabrics {
+    fn pull(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
+        self.start(AgentConfig::pull(name))
+    }
+
+    fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
+        self.start(AgentConfig::serve(name))
+    }
 }

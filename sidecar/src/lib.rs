@@ -25,3 +25,4 @@ pub mod model;
 pub mod pod;
 pub mod problem;
 pub mod receipt_log;
+pub mod run;

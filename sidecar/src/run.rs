@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::config::{Args, ConfigError, Settings};
+use crate::engine_http::TcpEngine;
 use crate::fabrics::NixlFabrics;
 use crate::faults;
 use crate::http::{Api, serve};
@@ -111,7 +112,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), RunError> {
     info!(path = %origin.path.display(), version = origin.version, "NIXL loaded");
     let build =
         Build { nixl_path: origin.path.display().to_string(), nixl_version: origin.version.clone(), ..this_build() };
-    let parts = Parts { fabrics: Arc::new(NixlFabrics::new(nixl)), side_channel: Arc::new(Zmq::new()), receipts };
+    let parts = Parts {
+        fabrics: Arc::new(NixlFabrics::new(nixl)),
+        engine: Arc::new(TcpEngine::new(settings.pod.engine.clone())),
+        side_channel: Arc::new(Zmq::new()),
+        receipts,
+    };
     run_parts(settings, listener, parts, build, Budgets::default(), stop).await.map(drop)
 }
 

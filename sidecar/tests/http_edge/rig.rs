@@ -12,6 +12,7 @@ use nixl::{AgentName, Fabric};
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess};
 use sidecar::auth::Token;
+use sidecar::engine_http::TcpEngine;
 use sidecar::fabrics::{Fabrics, FabricsError};
 use sidecar::http::{Api, api};
 use sidecar::lifecycle::Lifecycle;
@@ -20,6 +21,9 @@ use sidecar::model::{Faults, Landed, NoReceiptSink, PodConfig, Receipt, Role, St
 use sidecar::pod::{Parts, Pod};
 use tower::ServiceExt;
 use vllm_wire::params::KvTransferParams;
+
+/// Port 1 is nobody's.
+const NOBODY: &str = "http://127.0.0.1:1";
 
 #[derive(Debug)]
 struct Loopback(Arc<LoopbackNet>);
@@ -38,6 +42,7 @@ impl Fabrics for Loopback {
 pub(crate) fn parts() -> Parts {
     Parts {
         fabrics: Arc::new(Loopback(Arc::new(LoopbackNet::new()))),
+        engine: Arc::new(TcpEngine::new(NOBODY.parse().unwrap())),
         side_channel: Arc::new(InProcess::new()),
         receipts: Arc::new(NoReceiptSink),
     }
@@ -47,7 +52,7 @@ pub(crate) fn parts() -> Parts {
 pub(crate) fn config(role: Role, dp_size: u16, offset: u16) -> PodConfig {
     PodConfig {
         role,
-        engine: "http://127.0.0.1:1".parse().unwrap(),
+        engine: NOBODY.parse().unwrap(),
         engine_side_channel: Endpoint::new("127.0.0.1", 1),
         side_channel_listen: Endpoint::new("127.0.0.1", 0),
         advertise_host: "127.0.0.1".to_owned(),
