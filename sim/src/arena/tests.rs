@@ -1,0 +1,99 @@
+//! Tests of the arena: contents, and how fast they are made and digested.
+
+use std::time::Duration;
+
+use nixl::AgentName;
+use nixl::loopback::LoopbackNet;
+
+use super::*;
+use crate::kv_bytes::block_keys;
+
+async fn arena(geometry: Geometry) -> Arena {
+    let net = LoopbackNet::new();
+    let mut shards = Vec::new();
+    for shard in 0..geometry.tensor_parallel {
+        let fabric: Arc<dyn Fabric> = net.agent(AgentName::new(format!("shard-{shard}")).unwrap());
+        let region = fabric.register(Arena::memory(&geometry).unwrap()).await.unwrap();
+        shards.push(Shard { fabric, region });
+    }
+    Arena::new(geometry, shards)
+}
+
+fn small(tensor_parallel: u16) -> Geometry {
+    let geometry = Geometry {
+        layers: 2,
+        kv_heads: 2,
+        head_size: 4,
+        dtype_bytes: 2,
+        block_tokens: 4,
+        num_blocks: 8,
+        tensor_parallel,
+    };
+    geometry.checked().unwrap()
+}
+
+fn pages(tokens: &[u32], blocks: &[u32]) -> Vec<Page> {
+    let keys = block_keys(1, tokens, 4);
+    let place = |((position, key), block): ((u32, BlockKey), &u32)| Page { block: BlockId(*block), position, key };
+    (0..).zip(keys).zip(blocks).map(place).collect()
+}
+
+#[tokio::test]
+async fn the_digest_is_the_same_wherever_the_blocks_lie_and_another_when_a_byte_differs() {
+    let arena = arena(small(2)).await;
+    let here = pages(&[1, 2, 3, 4, 5], &[1, 2]);
+    let there = pages(&[1, 2, 3, 4, 5], &[7, 4]);
+    arena.fill(&here).unwrap();
+    arena.fill(&there).unwrap();
+    let digest = arena.digest(&here).unwrap();
+    assert_eq!(arena.digest(&there).unwrap(), digest);
+    assert_eq!(digest.foreign_bytes, 0);
+
+    let last_page = arena.geometry().offset(1, BlockId(2)) + arena.geometry().page_bytes() - 1;
+    arena.shards()[1].region.write_at(last_page, &[0]).unwrap();
+    assert_ne!(arena.digest(&here).unwrap().value, digest.value, "the last byte of the last shard counts");
+
+    arena.overwrite(&[BlockId(4)], 0).unwrap();
+    let zeroed = arena.digest(&there).unwrap();
+    assert_ne!(zeroed.value, digest.value);
+    assert_eq!(zeroed.foreign_bytes, 4 * arena.geometry().page_bytes(), "2 layers in 2 shards");
+}
+
+#[tokio::test]
+async fn a_block_outside_the_arena_is_an_error() {
+    let arena = arena(small(1)).await;
+    assert!(arena.fill(&pages(&[1], &[8 + 8])).is_err());
+}
+
+#[tokio::test]
+async fn kv_is_made_and_digested_at_gigabytes_per_second() {
+    let geometry = Geometry {
+        layers: 32,
+        kv_heads: 8,
+        head_size: 128,
+        dtype_bytes: 2,
+        block_tokens: 16,
+        num_blocks: 65,
+        tensor_parallel: 1,
+    };
+    let arena = arena(geometry).await;
+    let keys = block_keys(1, &vec![3; 64 * 16], 16);
+    let pages: Vec<Page> =
+        (0..).zip(keys).map(|(position, key)| Page { block: BlockId(position + 1), position, key }).collect();
+    arena.fill(&pages).unwrap();
+    let bytes = geometry.token_bytes() * 64 * 16;
+    let best =
+        |work: &dyn Fn()| (0..5).map(|_| timed(work)).min().unwrap_or_default().max(Duration::from_nanos(1)).as_nanos();
+    let fill = u128::from(bytes) / best(&|| arena.fill(&pages).unwrap());
+    let digest = u128::from(bytes) / best(&|| assert_eq!(arena.digest(&pages).unwrap().foreign_bytes, 0));
+    println!("fill {fill} GB/s, digest {digest} GB/s (whole numbers, rounded down)");
+    // The floor is loose: the machine that runs the tests also runs other builds.
+    assert!(fill >= 1 && digest >= 1, "fill {fill} GB/s, digest {digest} GB/s");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn timed(work: &dyn Fn()) -> Duration {
+    let start = std::time::Instant::now();
+    work();
+    start.elapsed()
+}
