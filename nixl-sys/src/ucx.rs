@@ -39,6 +39,8 @@ pub struct Ucx {
     functions: UcxFunctions,
     path: PathBuf,
     release: (u32, u32, u32),
+    /// Keeps the functions where they are; last, so that it goes last.
+    _library: Library,
 }
 
 /// Why UCX cannot be asked.
@@ -112,10 +114,8 @@ impl Ucx {
         // SAFETY: NOLOAD opens what is there already, so no constructor runs.
         let opened = unsafe { Library::open(Some(&path), RTLD_NOW | libc::RTLD_NOLOAD) };
         let library = opened.map_err(|source| UcxError::Open { path: path.clone(), source })?;
-        // Never closed: the functions must stay where they are.
-        let library: &'static Library = Box::leak(Box::new(library));
-        // SAFETY: the header declares what these names are in every UCX since 1.10, and the library is never closed.
-        let functions = unsafe { UcxFunctions::resolve(|symbol| find(library, symbol)) };
+        // SAFETY: the header declares what these names are in every UCX since 1.10, and the answer keeps the library.
+        let functions = unsafe { UcxFunctions::resolve(|symbol| find(&library, symbol)) };
         let functions = functions.map_err(|missing| UcxError::MissingSymbol {
             path: path.clone(),
             symbol: missing.first().copied().unwrap_or_default(),
@@ -127,7 +127,7 @@ impl Ucx {
             return Err(UcxError::TooOld { major, minor });
         }
         let path = file_of(functions.ucp_get_version as *const c_void).unwrap_or(path);
-        Ok(Self { functions, path, release: (major, minor, patch) })
+        Ok(Self { functions, path, release: (major, minor, patch), _library: library })
     }
 
     /// The libucp in use.
@@ -207,7 +207,7 @@ fn file_of(address: *const c_void) -> Option<PathBuf> {
     if found == 0 || info.dli_fname.is_null() {
         return None;
     }
-    // SAFETY: the loader keeps the name as long as the library, which is never closed.
+    // SAFETY: the loader keeps the name as long as the library, which the caller holds.
     let name = unsafe { text_of(info.dli_fname) };
     PathBuf::from(name).canonicalize().ok()
 }

@@ -144,5 +144,10 @@ fn entry(signature: &syn::Signature, prefix: &str) -> Result<String, Box<dyn Err
 /// Tokens as people write them.
 fn compact(tokens: &impl ToTokens) -> String {
     let spaced = tokens.to_token_stream().to_string();
-    spaced.replace(" :: ", "::").replace(":: ", "::").replace("* ", "*").replace("const::", "const ::").replace("mut::", "mut ::")
+    spaced
+        .replace(" :: ", "::")
+        .replace(":: ", "::")
+        .replace("* ", "*")
+        .replace("const::", "const ::")
+        .replace("mut::", "mut ::")
 }
