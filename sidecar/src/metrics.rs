@@ -205,3 +205,49 @@ impl EncodeMetric for Shown<'_> {
         MetricType::Histogram
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Code, Ended, Stages};
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    struct Counted(Counters);
+
+    impl Collector for Counted {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+            ended(&mut encoder, &self.0)?;
+            stages(&mut encoder, &self.0)
+        }
+    }
+
+    #[test]
+    fn times_land_in_cumulative_buckets_and_ends_in_their_outcome() {
+        let counters = Counters::default();
+        for (ms, times) in [(3, 2), (60_000, 1)] {
+            let wire = Some(Duration::from_millis(ms));
+            (0..times).for_each(|_| counters.stages.observe_landed(&Stages { wire, ..Stages::default() }));
+        }
+        counters.count_end(Ended::Landed);
+        counters.count_end(Ended::Failed(Code::LeaseExpired));
+        counters.count_end(Ended::Failed(Code::LeaseExpired));
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Counted(counters)));
+        let mut page = String::new();
+        text::encode(&mut page, &registry).unwrap();
+        for line in [
+            "kv_transfer_duration_seconds_bucket{le=\"0.0025\",stage=\"wire\"} 0",
+            "kv_transfer_duration_seconds_bucket{le=\"0.005\",stage=\"wire\"} 2",
+            "kv_transfer_duration_seconds_bucket{le=\"30.0\",stage=\"wire\"} 2",
+            "kv_transfer_duration_seconds_bucket{le=\"+Inf\",stage=\"wire\"} 3",
+            "kv_transfer_duration_seconds_count{stage=\"wire\"} 3",
+            "kv_transfer_duration_seconds_sum{stage=\"wire\"} 60.006",
+            "kv_transfer_duration_seconds_count{stage=\"queued\"} 0",
+            "kv_transfer_ended_total{outcome=\"landed\"} 1",
+            "kv_transfer_ended_total{outcome=\"lease_expired\"} 2",
+        ] {
+            assert!(page.lines().any(|have| have == line), "{line} is not in\n{page}");
+        }
+    }
+}

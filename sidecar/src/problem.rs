@@ -3,7 +3,6 @@
 //! The codes of design.md §6 come from [`Code`]; the few that only HTTP itself can produce are made here.
 
 use std::error::Error;
-use std::fmt::Write as _;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -173,8 +172,8 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     while let Some(error) = cause {
         let words = error.to_string();
         if !text.contains(&words) {
-            // Writing to a String cannot fail.
-            let _: std::fmt::Result = write!(text, ": {words}");
+            text.push_str(": ");
+            text.push_str(&words);
         }
         cause = error.source();
     }

@@ -178,3 +178,6 @@ pub(super) fn whole_ms(time: Duration) -> u64 {
 fn whole_us(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

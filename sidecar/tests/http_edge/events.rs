@@ -41,7 +41,8 @@ impl Events {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.buffer.split_once("\n\n") {
-                let event = parse(block);
+                // A block without data is a comment that keeps the connection alive.
+                let event = block.contains("data:").then(|| parse(block));
                 self.buffer = rest.to_owned();
                 if event.is_some() {
                     return event;
@@ -54,20 +55,16 @@ impl Events {
     }
 }
 
-/// `None` for a comment.
-fn parse(block: &str) -> Option<Event> {
+fn parse(block: &str) -> Event {
     let field = |name: &str| {
-        block
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim_start))
-            .map(str::to_owned)
+        let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in {block}")).trim_start().to_owned()
     };
-    let data = field("data")?;
-    Some(Event {
-        name: field("event").unwrap(),
-        id: field("id").unwrap().parse().unwrap(),
-        data: serde_json::from_str(&data).unwrap(),
-    })
+    Event {
+        name: field("event"),
+        id: field("id").parse().unwrap(),
+        data: serde_json::from_str(&field("data")).unwrap(),
+    }
 }
 
 #[tokio::test]
