@@ -207,8 +207,8 @@ vllm:num_requests_running{engine="4"}
     proptest! {
         #[test]
         fn any_text_is_read_without_a_panic(text in "[a-z:{}=\", \\\\0-9é\n]{0,120}") {
-            let _: Metrics = parse(&text);
-            let _: Metrics = parse(&format!("vllm:num_requests_running{text}"));
+            drop(parse(&text));
+            drop(parse(&format!("vllm:num_requests_running{text}")));
         }
     }
 }

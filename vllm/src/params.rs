@@ -23,6 +23,10 @@ const TOKEN_IDS: &str = "prompt_token_ids";
 /// Checked parameters of one prefill, as a decode engine understands them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KvTransferParams {
+    /// The receiver of this object shall read the blocks: true after a prefill.
+    pub do_remote_prefill: bool,
+    /// The receiver of this object shall keep its blocks for a reader: false after a prefill.
+    pub do_remote_decode: bool,
     /// The prefill's blocks, in prompt order, the partial last one included.
     pub remote_block_ids: GroupedBlocks,
     /// Who holds them.
@@ -72,9 +76,12 @@ pub enum ParamsError {
     TooManyFields(usize),
 }
 
-/// A prefill whose engine is set up in a way that kvgate does not support.
+/// Parameters that are well-formed and still lead to no transfer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedParams {
+    /// Not parameters for a decode engine.
+    #[error("kv_transfer_params asks for no read (do_remote_prefill must be true, do_remote_decode false)")]
+    Direction,
     /// Pipeline or context parallelism.
     #[error("the prefill engine has {field} {size}; kvgate supports 1")]
     Parallel {
@@ -88,21 +95,20 @@ pub enum UnsupportedParams {
     Mode(String),
 }
 
-const BOOL_TRUE: &str = "true";
-const BOOL_FALSE: &str = "false";
 const SIZE: &str = "an integer from 1 to 65535";
 
 impl KvTransferParams {
-    /// Checks the object that a prefill returned (`do_remote_prefill` true, `do_remote_decode` false).
+    /// Checks the types and ranges of an object that a prefill returned. Whether it is one for a decode engine, of an engine
+    /// that kvgate supports, is [`Self::check_supported`]'s question.
     ///
     /// # Errors
     /// [`ParamsError`] for the first field that is wrong.
     pub fn parse(json: &Value) -> Result<Self, ParamsError> {
         let object = json.as_object().ok_or(ParamsError::NotAnObject)?;
         let known = Known(object);
-        known.flag("do_remote_prefill", true, BOOL_TRUE)?;
-        known.flag("do_remote_decode", false, BOOL_FALSE)?;
         let params = Self {
+            do_remote_prefill: known.flag("do_remote_prefill")?,
+            do_remote_decode: known.flag("do_remote_decode")?,
             remote_block_ids: known.blocks("remote_block_ids")?,
             remote_engine_id: EngineId::new(known.text(
                 "remote_engine_id",
@@ -135,8 +141,8 @@ impl KvTransferParams {
         let blocks = groups.map(|group| Value::from_iter(group.ids().iter().map(|id| id.0))).collect();
         let mode = self.transfer_mode.as_ref().map(|mode| ("transfer_mode", mode.as_str().into()));
         let known = [
-            ("do_remote_prefill", true.into()),
-            ("do_remote_decode", false.into()),
+            ("do_remote_prefill", self.do_remote_prefill.into()),
+            ("do_remote_decode", self.do_remote_decode.into()),
             ("remote_block_ids", Value::Array(blocks)),
             ("remote_engine_id", self.remote_engine_id.as_str().into()),
             ("remote_request_id", self.remote_request_id.as_str().into()),
@@ -151,11 +157,14 @@ impl KvTransferParams {
         Value::Object(known.chain(self.extra.iter().map(owned)).collect())
     }
 
-    /// Whether kvgate can move blocks of such an engine.
+    /// Whether this asks for a read of blocks that kvgate can move.
     ///
     /// # Errors
     /// [`UnsupportedParams`] in words for an operator.
     pub fn check_supported(&self) -> Result<(), UnsupportedParams> {
+        if !self.do_remote_prefill || self.do_remote_decode {
+            return Err(UnsupportedParams::Direction);
+        }
         for (field, size) in [("dcp_size", self.dcp_size), ("pp_size", self.pp_size)] {
             if size != 1 {
                 return Err(UnsupportedParams::Parallel { field, size });
@@ -207,9 +216,8 @@ impl<'a> Known<'a> {
         self.0.get(field).filter(|value| !value.is_null()).ok_or(ParamsError::Missing(field))
     }
 
-    fn flag(&self, field: &'static str, wanted: bool, expected: &'static str) -> Result<(), ParamsError> {
-        let found = self.find(field)?.as_bool();
-        if found == Some(wanted) { Ok(()) } else { Err(ParamsError::Field { field, expected }) }
+    fn flag(&self, field: &'static str) -> Result<bool, ParamsError> {
+        self.find(field)?.as_bool().ok_or(ParamsError::Field { field, expected: "true or false" })
     }
 
     fn text(

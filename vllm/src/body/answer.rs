@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::BodyError;
 use super::scan::{Scanned, scan};
 use crate::openai::{EngineError, engine_error};
-use crate::params::{KvTransferParams, ParamsError};
+use crate::params::{KvTransferParams, ParamsError, UnsupportedParams};
 
 /// What a prefill said.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,9 @@ pub enum AnswerError {
     /// `kv_transfer_params` cannot be trusted.
     #[error("the prefill engine's kv_transfer_params is wrong")]
     Params(#[from] ParamsError),
+    /// `kv_transfer_params` is well-formed, but for nothing that kvgate can move.
+    #[error("the prefill engine's blocks cannot be moved")]
+    Unsupported(#[from] UnsupportedParams),
 }
 
 #[derive(Deserialize)]
@@ -62,8 +65,10 @@ pub fn prefill_answer(body: &[u8]) -> Result<PrefillAnswer, AnswerError> {
     }
     let params = scanned.get("kv_transfer_params").ok_or(AnswerError::NoParams)?;
     let raw_params = serde_json::from_str(params).map_err(AnswerError::ParamsNotReadable)?;
+    let params = KvTransferParams::parse(&raw_params)?;
+    params.check_supported()?;
     Ok(PrefillAnswer {
-        params: KvTransferParams::parse(&raw_params)?,
+        params,
         raw_params,
         prompt_token_ids: token_ids(&scanned),
         prompt_tokens: tolerant::<Usage>(&scanned, "usage").map(|usage| usage.prompt_tokens),
