@@ -2,7 +2,7 @@
 //!
 //! Durations and instants are tokio's clock; ranks are global unless a name says `local`.
 
-mod counters;
+pub(crate) mod counters;
 mod errors;
 
 use std::fmt::Debug;
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use vllm_wire::params::KvTransferParams;
 
 pub use counters::{Counters, DurationHistogram, Ended, StageHistograms};
+pub use kv::readiness::RankState;
+
 pub use errors::{Code, HandleError, HandshakeRefusal, ParamsProblem, Retry, StartError, TransferError};
 
 /// What the pod's engines do for a request.
@@ -310,34 +312,6 @@ pub struct TransferFilter {
     pub dp_rank: Option<DpRank>,
     /// The slowest so many instead of the newest first.
     pub slowest: Option<usize>,
-}
-
-/// Whether a rank can take work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RankState {
-    /// Nothing heard yet.
-    Unknown,
-    /// The engine answers; its metadata or our session is being made.
-    Handshaking,
-    /// Takes transfers.
-    Ready,
-    /// Known, but the engine does not answer just now.
-    Degraded,
-    /// The engine has been away for long, or was replaced.
-    Gone,
-}
-
-impl RankState {
-    /// The word of the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Handshaking => "handshaking",
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-            Self::Gone => "gone",
-        }
-    }
 }
 
 /// What the engine says of its own load.

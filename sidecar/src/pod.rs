@@ -3,18 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv::ids::{DpRank, EngineRequestId, TransferId};
-use side_channel::SideChannel;
-use tokio::sync::watch;
+use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
+use kv::shards::MAX_SHARDS;
+use side_channel::{Endpoint, Server, SideChannel};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
 use crate::model::{
-    Counters, HandleError, HandleSnapshot, Landed, PodConfig, RankSnapshot, ReceiptSink, ReportHandle, ShutDown,
-    StartError, StartTransfer, TransferError, TransferFilter, TransferSnapshot,
+    Counters, EngineLoad, HandleError, HandleSnapshot, Landed, PodConfig, RankSnapshot, ReceiptSink, ReportHandle,
+    Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError, TransferFilter,
+    TransferSnapshot,
 };
+use crate::rank::board::AttemptKey;
+use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
+use crate::session::{Builder, Directory};
+use crate::virtual_engine::Desk;
+use crate::watcher::{EngineView, watch_engine};
 
 /// What a pod is given to work with.
 #[derive(Clone, Debug)]
@@ -32,30 +39,103 @@ pub struct Parts {
 /// The ranks of one pod. Clones are handles to the same pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    ranks: watch::Receiver<Arc<Vec<RankSnapshot>>>,
-    counters: Arc<Counters>,
+    inner: Arc<Inner>,
 }
+
+#[derive(Debug)]
+struct Inner {
+    shared: Shared,
+    ranks: Vec<RankHandle>,
+    view: watch::Receiver<Arc<Vec<RankSnapshot>>>,
+    /// The virtual engines' listeners; dropped with the pod.
+    servers: Vec<Server>,
+}
+
+#[derive(Debug)]
+struct RankHandle {
+    commands: mpsc::Sender<Command>,
+    ended: watch::Receiver<Option<ShutDown>>,
+}
+
+/// An agent's thread that has been in one call for so long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 impl Pod {
     /// Binds the virtual engines' side channels (decode role) and starts one task per rank on `tasks`.
     ///
     /// # Errors
     /// [`StartError`] for a configuration that cannot work or a port that is taken. A missing engine is no error: its ranks are not ready.
-    #[expect(clippy::unused_async, reason = "binds ports")]
     pub async fn start(
         config: PodConfig,
         parts: Parts,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        drop((config, parts, tasks, stop));
-        let (_, ranks) = watch::channel(Arc::new(Vec::new()));
-        Ok(Self { ranks, counters: Arc::default() })
+        check(&config)?;
+        let config = Arc::new(config);
+        let (view_sender, engine_view) = watch::channel(EngineView::default());
+        let locals = || (0..config.dp_size).map(LocalRank);
+        let unknown = locals().map(|local| unknown_rank(&config, local)).collect();
+        let (ranks, view) = watch::channel(Arc::new(unknown));
+        let shared = Shared {
+            config: Arc::clone(&config),
+            side_channel: Arc::clone(&parts.side_channel),
+            receipts: Arc::clone(&parts.receipts),
+            tasks: tasks.clone(),
+            gate: CancellationToken::new(),
+            stop: stop.child_token(),
+            board: Arc::default(),
+            handles: Arc::default(),
+            agents: Arc::default(),
+            ranks: Arc::new(ranks),
+            counters: Arc::default(),
+        };
+        let directory = Arc::new(Directory::default());
+        let (mut handles, mut servers, mut owns) = (Vec::new(), Vec::new(), Vec::new());
+        for local_rank in locals() {
+            let dp_rank = local_rank.global(config.rank_offset);
+            let desk = match config.role {
+                Role::Prefill => None,
+                Role::Decode => {
+                    let desk = Arc::new(Desk::new());
+                    let server = listen(&config, local_rank, &*parts.side_channel, Arc::clone(&desk)).await?;
+                    let endpoint = Endpoint::new(config.advertise_host.clone(), server.local_endpoint().port);
+                    servers.push(server);
+                    Some((endpoint, desk))
+                }
+            };
+            let port = config.engine_side_channel.port.saturating_add(dp_rank.0);
+            owns.push(Own {
+                dp_rank,
+                local_rank,
+                engine_endpoint: config.engine_side_channel.with_port(port),
+                desk,
+                builder: Builder {
+                    fabrics: Arc::clone(&parts.fabrics),
+                    directory: Arc::clone(&directory),
+                    rank: dp_rank,
+                    staging_bytes: config.staging_bytes,
+                },
+            });
+        }
+        // Nothing runs before everything is bound: a pod that cannot start leaves nothing behind.
+        for own in owns {
+            let (commands, receiver) = mpsc::channel(COMMANDS);
+            let (ended_sender, ended) = watch::channel(None);
+            let rank = Rank::run(shared.clone(), own, receiver, engine_view.clone());
+            tasks.spawn(async move {
+                let how = rank.await;
+                ended_sender.send_replace(Some(how));
+            });
+            handles.push(RankHandle { commands, ended });
+        }
+        tasks.spawn(watch_engine(Arc::clone(&parts.engine), view_sender, shared.stop.clone()));
+        Ok(Self { inner: Arc::new(Inner { shared, ranks: handles, view, servers }) })
     }
 
     /// The ports on which the virtual engines listen, by local rank; empty in the prefill role.
     pub fn side_channel_ports(&self) -> Vec<u16> {
-        Vec::new()
+        self.inner.servers.iter().map(|server| server.local_endpoint().port).collect()
     }
 
     /// Pulls one prefill's KV into staging and returns when it has landed.
@@ -66,80 +146,136 @@ impl Pod {
     /// # Cancel safety
     /// Dropping the future cancels the transfer (memory that hardware may write stays pinned).
     pub async fn transfer(&self, start: StartTransfer) -> Result<Landed, TransferError> {
-        self.begin(start).await.and(Err(TransferError::ShuttingDown))
+        let (waiter, landed) = oneshot::channel();
+        let (commands, transfer, _begun) = self.enlist(start, Some(waiter))?;
+        let guard = Abandon { commands, transfer: Some(transfer), tasks: self.inner.shared.tasks.clone() };
+        let outcome = landed.await.unwrap_or(Err(TransferError::ShuttingDown));
+        guard.disarm();
+        outcome
     }
 
     /// Starts a transfer without waiting for its end; the same attempt key gives the same transfer.
     ///
     /// # Errors
     /// [`TransferError`] for what can be refused at once.
-    #[expect(clippy::unused_async, reason = "asks the rank's task")]
     pub async fn begin(&self, start: StartTransfer) -> Result<TransferId, TransferError> {
-        drop(start);
-        Err(TransferError::ShuttingDown)
+        let (_, _, begun) = self.enlist(start, None)?;
+        begun.await.unwrap_or(Err(TransferError::ShuttingDown))
+    }
+
+    fn enlist(&self, start: StartTransfer, waiter: Option<Waiter>) -> Result<Enlisted, TransferError> {
+        if self.inner.shared.gate.is_cancelled() {
+            return Err(TransferError::ShuttingDown);
+        }
+        let rank = self.rank(start.dp_rank)?;
+        let dp_rank = start.dp_rank;
+        let key = AttemptKey {
+            dp_rank,
+            engine: start.params.remote_engine_id.clone(),
+            request: start.params.remote_request_id.clone(),
+        };
+        let attempt = start.attempt.clone();
+        let (begun, answer) = oneshot::channel();
+        let fresh = TransferId::new(format!("{dp_rank}-{}", uuid::Uuid::new_v4().simple()));
+        let send = |transfer: &TransferId| {
+            let transfer = transfer.clone();
+            let command = Command::Start { transfer, start: Box::new(start), begun, waiter };
+            rank.commands.try_send(command).map_err(|error| refused(&error, dp_rank))
+        };
+        match self.inner.shared.board.enlist(&attempt, key, fresh, send) {
+            None => Err(TransferError::AttemptConflict { attempt }),
+            Some(Err(error)) => Err(error),
+            Some(Ok(transfer)) => Ok((rank.commands.clone(), transfer, answer)),
+        }
     }
 
     /// A transfer as it stands; `None` when it is unknown or forgotten.
     pub fn get(&self, transfer: &TransferId) -> Option<TransferSnapshot> {
-        drop(transfer.clone());
-        None
+        Some(self.inner.shared.board.follow(transfer)?.borrow().snapshot.clone())
     }
 
     /// The receipt and rewritten parameters of a landed transfer.
     pub fn landed(&self, transfer: &TransferId) -> Option<Landed> {
-        drop(transfer.clone());
-        None
+        let shown = self.inner.shared.board.follow(transfer)?.borrow().clone();
+        shown.landed.as_deref().cloned()
     }
 
     /// Waits until the transfer is settled (landed, done or failed) or the time is over; returns it as it then stands.
-    #[expect(clippy::unused_async, reason = "waits")]
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
     pub async fn wait(&self, transfer: &TransferId, at_most: Duration) -> Option<TransferSnapshot> {
-        drop((transfer.clone(), at_most));
-        None
+        let mut shown = self.inner.shared.board.follow(transfer)?;
+        let settled = shown.wait_for(|shown| shown.snapshot.state.is_settled());
+        // Out of time or forgotten meanwhile: what was seen last is the answer.
+        let seen = match tokio::time::timeout(at_most, settled).await {
+            Ok(Ok(seen)) => Some(seen.snapshot.clone()),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        Some(seen.unwrap_or_else(|| shown.borrow().snapshot.clone()))
     }
 
     /// Recent transfers, the newest first.
     pub fn list(&self, filter: TransferFilter) -> Vec<TransferSnapshot> {
-        let _: TransferFilter = filter;
-        Vec::new()
+        self.inner.shared.board.list(filter)
     }
 
     /// Renews the claim on a landed transfer; returns how long it now holds.
     ///
     /// # Errors
     /// `not_found`, or `cancelled` when it is not landed.
-    #[expect(clippy::unused_async, reason = "asks the rank's task")]
     pub async fn claim(&self, transfer: &TransferId) -> Result<Duration, TransferError> {
-        Err(TransferError::NotFound(transfer.clone()))
+        let (reply, answer) = oneshot::channel();
+        self.send_for(transfer, Command::Claim(transfer.clone(), reply)).await?;
+        answer.await.unwrap_or(Err(TransferError::ShuttingDown))
     }
 
     /// Cancels a running transfer, or says that the decode leg of a landed one has ended. Idempotent.
     ///
     /// # Errors
     /// `not_found`.
-    #[expect(clippy::unused_async, reason = "asks the rank's task")]
     pub async fn finish(&self, transfer: &TransferId) -> Result<TransferSnapshot, TransferError> {
-        Err(TransferError::NotFound(transfer.clone()))
+        let (reply, answer) = oneshot::channel();
+        self.send_for(transfer, Command::Finish(transfer.clone(), reply)).await?;
+        answer.await.unwrap_or(Err(TransferError::ShuttingDown))
+    }
+
+    /// Sends a command to the rank that a transfer's id names.
+    async fn send_for(&self, transfer: &TransferId, command: Command) -> Result<(), TransferError> {
+        let not_found = || TransferError::NotFound(transfer.clone());
+        let rank = transfer.as_str().split_once('-').and_then(|(rank, _)| rank.parse().ok()).map(DpRank);
+        let rank = rank.and_then(|rank| self.rank(rank).ok()).ok_or_else(not_found)?;
+        rank.commands.send(command).await.map_err(|_ended| TransferError::ShuttingDown)
+    }
+
+    fn rank(&self, rank: DpRank) -> Result<&RankHandle, TransferError> {
+        let config = &self.inner.shared.config;
+        let owned = config.rank_offset..config.rank_offset.saturating_add(config.dp_size);
+        let local = rank.local(config.rank_offset, config.dp_size);
+        let handle = local.and_then(|local| self.inner.ranks.get(usize::from(local.0)));
+        handle.ok_or(TransferError::RankUnknown { rank, owned })
     }
 
     /// All ranks, in order of their numbers; a new value at every change.
     pub fn ranks(&self) -> watch::Receiver<Arc<Vec<RankSnapshot>>> {
-        self.ranks.clone()
+        self.inner.view.clone()
     }
 
     /// Handles alive or recently ended.
     pub fn handles(&self) -> Vec<HandleSnapshot> {
-        Vec::new()
+        self.inner.shared.handles.lock().values().flatten().cloned().collect()
     }
 
     /// Takes note of a finished prefill (prefill role). Idempotent.
     ///
     /// # Errors
     /// [`HandleError`] for a foreign rank, a wrong engine, or the decode role.
-    #[expect(clippy::unused_async, reason = "asks the rank's task")]
     pub async fn report_handle(&self, report: ReportHandle) -> Result<HandleSnapshot, HandleError> {
-        drop(report);
-        Err(HandleError::Refused(TransferError::ShuttingDown))
+        let rank = self.rank(report.dp_rank)?;
+        let (reply, answer) = oneshot::channel();
+        let sent = rank.commands.send(Command::Report(Box::new(report), reply)).await;
+        sent.map_err(|_ended| TransferError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(TransferError::ShuttingDown.into()))
     }
 
     /// Tells the engine that nobody will read a prefill's blocks (prefill role). Idempotent: an unknown request is told too, as the
@@ -147,28 +283,161 @@ impl Pod {
     ///
     /// # Errors
     /// [`HandleError`] for a foreign rank, a rank that is not ready, or the decode role.
-    #[expect(clippy::unused_async, reason = "asks the rank's task")]
     pub async fn release_handle(&self, rank: DpRank, request: &EngineRequestId) -> Result<(), HandleError> {
-        Err(HandleError::NotFound { rank, request: request.clone() })
+        let rank = self.rank(rank)?;
+        let (reply, answer) = oneshot::channel();
+        let sent = rank.commands.send(Command::Release(request.clone(), reply)).await;
+        sent.map_err(|_ended| TransferError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(TransferError::ShuttingDown.into()))
     }
 
     /// Takes no new work from now on.
-    pub fn drain(&self) {}
+    pub fn drain(&self) {
+        self.inner.shared.gate.cancel();
+    }
 
     /// Drains, waits for work to end until `deadline` has passed, cuts off the rest, closes the agents.
-    #[expect(clippy::unused_async, reason = "waits")]
+    ///
+    /// # Cancel safety
+    /// Not safe: dropped before its end, the ranks may go on, drained.
     pub async fn shut_down(&self, deadline: Duration) -> ShutDown {
-        let _: Duration = deadline;
-        ShutDown::Drained
+        self.drain();
+        let mut ranks = self.inner.view.clone();
+        let idle = |ranks: &Arc<Vec<RankSnapshot>>| {
+            ranks.iter().all(|rank| {
+                rank.draining && rank.in_flight == 0 && (rank.handles == 0 || rank.virtual_engine_id.is_none())
+            })
+        };
+        // Whether that worked is seen by each rank itself when it ends.
+        if tokio::time::timeout(deadline, ranks.wait_for(idle)).await.is_err() {
+            tracing::warn!(?deadline, "work had not ended in time and is cut off");
+        }
+        self.inner.shared.stop.cancel();
+        let mut worst = ShutDown::Drained;
+        for rank in &self.inner.ranks {
+            let mut ended = rank.ended.clone();
+            let how = ended.wait_for(Option::is_some).await.ok().and_then(|how| *how).unwrap_or(ShutDown::Stuck);
+            worst = match (worst, how) {
+                (ShutDown::Stuck, _) | (_, ShutDown::Stuck) => ShutDown::Stuck,
+                (ShutDown::Stopped, _) | (_, ShutDown::Stopped) => ShutDown::Stopped,
+                (ShutDown::Drained, ShutDown::Drained) => ShutDown::Drained,
+            };
+        }
+        worst
     }
 
     /// Whether all agent threads live and get round.
     pub fn alive(&self) -> bool {
-        true
+        self.inner.shared.agents.lock().values().flatten().all(|agent| {
+            let stats = agent.stats();
+            stats.alive && stats.lap.is_none_or(|lap| lap < STUCK_AFTER)
+        })
     }
 
     /// Totals since start.
     pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+        Arc::clone(&self.inner.shared.counters)
+    }
+}
+
+type Enlisted = (mpsc::Sender<Command>, TransferId, oneshot::Receiver<Result<TransferId, TransferError>>);
+
+/// Says that one who waited has gone, unless disarmed.
+#[derive(Debug)]
+struct Abandon {
+    commands: mpsc::Sender<Command>,
+    transfer: Option<TransferId>,
+    tasks: TaskTracker,
+}
+
+impl Abandon {
+    fn disarm(mut self) {
+        self.transfer = None;
+    }
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        let Some(transfer) = self.transfer.take() else { return };
+        let commands = self.commands.clone();
+        // A full queue must not swallow it; without a runtime everything ends anyway.
+        if let Err(mpsc::error::TrySendError::Full(command)) = commands.try_send(Command::Abandoned(transfer))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            self.tasks.spawn_on(
+                async move {
+                    if commands.send(command).await.is_err() {
+                        tracing::trace!("the rank's task has ended");
+                    }
+                },
+                &runtime,
+            );
+        }
+    }
+}
+
+fn refused(error: &mpsc::error::TrySendError<Command>, rank: DpRank) -> TransferError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => TransferError::Busy { rank },
+        mpsc::error::TrySendError::Closed(_) => TransferError::ShuttingDown,
+    }
+}
+
+fn check(config: &PodConfig) -> Result<(), StartError> {
+    match config.staging {
+        StagingKind::Dram => {}
+        StagingKind::Pinned => return Err(StartError::Staging("pinned")),
+        StagingKind::Vram => return Err(StartError::Staging("vram")),
+    }
+    if config.dp_size == 0 || config.tp_size == 0 {
+        return Err(StartError::Config("--data-parallel-size and --tensor-parallel-size must be at least 1"));
+    }
+    if config.tp_size > MAX_SHARDS {
+        return Err(StartError::Config("--tensor-parallel-size is larger than 64"));
+    }
+    let Some(last_rank) = config.rank_offset.checked_add(config.dp_size - 1) else {
+        return Err(StartError::Config("--rank-offset plus --data-parallel-size is larger than 65535"));
+    };
+    if config.engine_side_channel.port.checked_add(last_rank).is_none() {
+        return Err(StartError::Config("--engine-side-channel: the last rank's port would be above 65535"));
+    }
+    let listen = config.side_channel_listen.port;
+    if config.role == Role::Decode && listen != 0 && listen.checked_add(config.dp_size - 1).is_none() {
+        return Err(StartError::Config("--side-channel-listen: the last rank's port would be above 65535"));
+    }
+    Ok(())
+}
+
+async fn listen(
+    config: &PodConfig,
+    local: LocalRank,
+    side_channel: &dyn SideChannel,
+    desk: Arc<Desk>,
+) -> Result<Server, StartError> {
+    let base = &config.side_channel_listen;
+    let endpoint = if base.port == 0 { base.clone() } else { base.with_port(base.port.saturating_add(local.0)) };
+    let rank = local.global(config.rank_offset);
+    let listening = side_channel.serve(&endpoint, desk).await;
+    listening.map_err(|source| StartError::Listen { endpoint, rank, source })
+}
+
+fn unknown_rank(config: &PodConfig, local_rank: LocalRank) -> RankSnapshot {
+    let (state, reasons) = kv::readiness::Facts::default().assess();
+    RankSnapshot {
+        dp_rank: local_rank.global(config.rank_offset),
+        local_rank,
+        state,
+        reasons,
+        engine_id: None,
+        engine_version: None,
+        virtual_engine_id: None,
+        side_channel: None,
+        layout: None,
+        tp_size: config.tp_size,
+        load: EngineLoad::default(),
+        staging: StagingFigures::default(),
+        in_flight: 0,
+        handles: 0,
+        draining: false,
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TransferId};
 use kv::layout::LayoutMismatch;
-use nixl::fabric::FabricError;
+use nixl::FabricError;
 use side_channel::{AskError, Endpoint, ServeError};
-use vllm_wire::handshake::HandshakeError;
+use vllm_wire::handshake::{HandshakeError, UnsupportedLayout};
 
 /// What a caller may do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,9 +153,6 @@ pub enum ParamsProblem {
     /// The pod has the other role.
     #[error("this pod's role is prefill: it pulls nothing")]
     WrongRole,
-    /// They do not ask for a pull.
-    #[error("do_remote_prefill is not true, or do_remote_decode is")]
-    NotForDecode,
     /// Another transfer mode.
     #[error("transfer_mode is {0:?}, only \"pull\" works")]
     TransferMode(String),
@@ -183,9 +180,6 @@ pub enum ParamsProblem {
         /// As D's layout says.
         needed: usize,
     },
-    /// No token.
-    #[error("remote_num_tokens is 0")]
-    NoTokens,
     /// A list that does not cover exactly the prompt.
     #[error("block group {group} lists {listed} blocks, {tokens} tokens need {needed}")]
     BlockCount {
@@ -237,6 +231,14 @@ pub enum HandshakeRefusal {
         shard: u16,
         /// What differs.
         mismatch: LayoutMismatch,
+    },
+    /// A cache of a kind that we cannot copy.
+    #[error("TP shard {shard}: {unsupported}")]
+    Unsupported {
+        /// TP shard.
+        shard: u16,
+        /// What it has.
+        unsupported: UnsupportedLayout,
     },
     /// A reply that cannot be used.
     #[error("TP shard {shard} answered something that cannot be used")]

@@ -1,0 +1,109 @@
+//! What everyone may read of the pod's transfers, and which attempt stands for which. Only the ranks' tasks write transfers here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::model::{Landed, TransferFilter, TransferSnapshot};
+
+/// One transfer to be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    /// As it stands.
+    pub snapshot: TransferSnapshot,
+    /// Its receipt, from the moment it was given.
+    pub landed: Option<Arc<Landed>>,
+}
+
+/// What an attempt's key stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AttemptKey {
+    /// The decode rank.
+    pub dp_rank: DpRank,
+    /// P's engine.
+    pub engine: EngineId,
+    /// P's request.
+    pub request: EngineRequestId,
+}
+
+/// The board.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    shown: Mutex<BTreeMap<TransferId, watch::Receiver<Arc<Shown>>>>,
+    attempts: Mutex<BTreeMap<AttemptId, (AttemptKey, TransferId)>>,
+}
+
+impl Board {
+    /// Takes an attempt's key for `fresh`, or finds what it stands for; then, before anyone else can ask, hands the transfer to `send`.
+    /// When that fails for a key just taken, the key is free again. `None`: the key stands for something else.
+    pub(crate) fn enlist<E>(
+        &self,
+        attempt: &AttemptId,
+        key: AttemptKey,
+        fresh: TransferId,
+        send: impl FnOnce(&TransferId) -> Result<(), E>,
+    ) -> Option<Result<TransferId, E>> {
+        let mut attempts = self.attempts.lock();
+        let (known, transfer) = match attempts.get(attempt) {
+            Some((taken, _)) if *taken != key => return None,
+            Some((_, transfer)) => (true, transfer.clone()),
+            None => {
+                attempts.insert(attempt.clone(), (key, fresh.clone()));
+                (false, fresh)
+            }
+        };
+        let sent = send(&transfer);
+        if sent.is_err() && !known {
+            attempts.remove(attempt);
+        }
+        Some(sent.map(|()| transfer))
+    }
+
+    /// Frees an attempt's key, if it stands for this transfer.
+    pub(crate) fn free_attempt(&self, attempt: &AttemptId, transfer: &TransferId) {
+        let mut attempts = self.attempts.lock();
+        if attempts.get(attempt).is_some_and(|(_, taken)| taken == transfer) {
+            attempts.remove(attempt);
+        }
+    }
+
+    /// Shows a new transfer.
+    pub(crate) fn show(&self, shown: Shown) -> watch::Sender<Arc<Shown>> {
+        let transfer = shown.snapshot.transfer.clone();
+        let (sender, receiver) = watch::channel(Arc::new(shown));
+        self.shown.lock().insert(transfer, receiver);
+        sender
+    }
+
+    /// Forgets a transfer.
+    pub(crate) fn forget(&self, transfer: &TransferId) {
+        self.shown.lock().remove(transfer);
+    }
+
+    /// Follows a transfer.
+    pub(crate) fn follow(&self, transfer: &TransferId) -> Option<watch::Receiver<Arc<Shown>>> {
+        self.shown.lock().get(transfer).cloned()
+    }
+
+    /// Those that pass the filter: the slowest or the newest first.
+    pub(crate) fn list(&self, filter: TransferFilter) -> Vec<TransferSnapshot> {
+        let receivers: Vec<_> = self.shown.lock().values().cloned().collect();
+        let snapshots = receivers.iter().map(|receiver| receiver.borrow().snapshot.clone());
+        let wanted = |snapshot: &TransferSnapshot| {
+            filter.state.is_none_or(|state| snapshot.state == state)
+                && filter.dp_rank.is_none_or(|rank| snapshot.dp_rank == rank)
+        };
+        let mut snapshots: Vec<_> = snapshots.filter(wanted).collect();
+        match filter.slowest {
+            Some(count) => {
+                snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.total()));
+                snapshots.truncate(count);
+            }
+            None => snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.started)),
+        }
+        snapshots
+    }
+}

@@ -1,0 +1,316 @@
+//! Doing what a transfer's machine asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv::collect;
+use kv::copy::SlotAssignment;
+use kv::ids::{EngineRequestId, TpRank, TransferId};
+use kv::slots::SlotSet;
+use kv::transfer::{Effect as F, Event as E, Failure, State};
+use tokio::time::Instant;
+use vllm_wire::notif;
+
+use super::jobs::{self, Event, ReadShard};
+use super::records::Outcome;
+use super::stage::{LandedSlots, Recycling};
+use super::{Rank, Wake, answer};
+use crate::model::counters::add;
+use crate::model::{Ended, Landed, Receipt, Stages};
+
+impl Rank {
+    /// Does one thing; what follows from it at once comes back as events.
+    pub(super) fn perform(&mut self, transfer: &TransferId, effect: F) -> Vec<E> {
+        match effect {
+            F::WithdrawAsk => {
+                if let Some(stage) = &mut self.stage {
+                    stage.slots.withdraw(transfer);
+                }
+            }
+            F::ConnectPeer => return self.connected(transfer),
+            F::PostReads => self.post_reads(transfer),
+            F::Verify => return self.verify(transfer),
+            F::Publish => self.publish(transfer),
+            F::HandOver => self.hand_over(transfer),
+            F::TellProducer => self.tell_producer(transfer),
+            F::ReleaseSlots => {
+                if let Some(slots) = self.take_slots(transfer) {
+                    self.release(slots);
+                }
+            }
+            F::QuarantineSlots => self.quarantine(transfer),
+        }
+        Vec::new()
+    }
+
+    /// The slots are there: which block goes where is settled now.
+    pub(super) fn granted(&mut self, transfer: &TransferId, slots: SlotSet) {
+        let Some(stage) = &mut self.stage else { return };
+        let Some(active) = stage.active.get_mut(transfer) else {
+            stage.slots.release(slots);
+            return;
+        };
+        let now = Instant::now();
+        active.marks.granted = Some(now);
+        active.assignment = SlotAssignment::new(&active.params.remote_block_ids, &slots).ok().map(Arc::new);
+        active.slots = Some(slots);
+        let queued = now.duration_since(active.marks.started);
+        self.records.change(transfer, |shown| shown.stages.queued = Some(queued));
+        self.drive(transfer, E::StagingGranted);
+    }
+
+    /// Serves who waits for slots, in order.
+    pub(super) fn grant_waiting(&mut self) {
+        let mut changed = false;
+        while let Some((transfer, slots)) = self.stage.as_mut().and_then(|stage| stage.slots.grant_next()) {
+            changed = true;
+            self.granted(&transfer, slots);
+        }
+        if changed {
+            self.wake_for_queue();
+        }
+    }
+
+    /// Refuses who has waited too long.
+    pub(super) fn expire_queue(&mut self, now: Instant) {
+        while let Some(transfer) = self.stage.as_mut().and_then(|stage| stage.slots.expire_next(now.into_std())) {
+            self.drive(&transfer, E::StagingRefused(Failure::StagingFull));
+        }
+        self.wake_for_queue();
+    }
+
+    pub(super) fn wake_for_queue(&mut self) {
+        let next = self.stage.as_ref().and_then(|stage| stage.slots.next_expiry());
+        self.timers.set(&Wake::Queue, next.map(Instant::from_std));
+    }
+
+    /// The handshake was begun with the transfer; if it has ended, reading can begin.
+    fn connected(&self, transfer: &TransferId) -> Vec<E> {
+        let Some(stage) = &self.stage else { return Vec::new() };
+        let known = stage.active.get(transfer).is_some_and(|active| active.peer.is_some());
+        if known && stage.recycling == Recycling::No { vec![E::PeerReady] } else { Vec::new() }
+    }
+
+    fn post_reads(&mut self, transfer: &TransferId) {
+        let Some(stage) = &self.stage else { return };
+        let Some(active) = stage.active.get(transfer) else { return };
+        let (Some(peer), Some(slots)) = (&active.peer, &active.assignment) else { return };
+        for (shard, ours) in (0..).map(TpRank).zip(&stage.session.shards) {
+            let read = ReadShard {
+                transfer: transfer.clone(),
+                shard,
+                peer: Arc::clone(peer),
+                puller: ours.pull.clone(),
+                arena: ours.arena.clone(),
+                blocks: active.params.remote_block_ids.clone(),
+                slots: Arc::clone(slots),
+                hold: self.shared.config.faults.hold_pull,
+                gave_up: active.gave_up.clone(),
+                events: self.events.clone(),
+            };
+            self.shared.tasks.spawn(read.run());
+        }
+        let bytes = stage.bytes_of(&active.params.remote_block_ids);
+        let handshake = active.marks.granted.map(|granted| granted.elapsed());
+        self.records.change(transfer, |shown| {
+            shown.bytes = bytes;
+            shown.stages.handshake = handshake;
+        });
+    }
+
+    /// Puts the receipt together and on record; it is given when that is done.
+    fn verify(&mut self, transfer: &TransferId) -> Vec<E> {
+        let Some(landed) = self.receipt(transfer) else { return vec![E::Cancel(Failure::Cancelled)] };
+        let landed = Arc::new(landed);
+        let Some(stage) = &mut self.stage else { return Vec::new() };
+        let arenas = stage.arenas();
+        let Some(active) = stage.active.get_mut(transfer) else { return Vec::new() };
+        active.landed = Some(Arc::clone(&landed));
+        let slots = active.assignment.clone().filter(|_| self.shared.config.faults.corrupt_staging);
+        let corrupt = slots.map(|slots| (arenas, slots));
+        let job = jobs::verify(landed, Arc::clone(&self.shared.receipts), corrupt, self.events.clone());
+        self.shared.tasks.spawn(job);
+        Vec::new()
+    }
+
+    fn receipt(&self, transfer: &TransferId) -> Option<Landed> {
+        let stage = self.stage.as_ref()?;
+        let active = stage.active.get(transfer)?;
+        let shown = self.records.get(transfer)?;
+        let State::Verifying { bytes } = active.state else { return None };
+        let (endpoint, _) = self.own.desk.as_ref()?;
+        let now = Instant::now();
+        let request = EngineRequestId::new(format!("kvgate-{}", uuid::Uuid::new_v4().simple()));
+        let virtual_engine = &stage.session.virtual_engine;
+        let params =
+            virtual_engine.params_for_decode(&active.params, endpoint, active.assignment.as_ref()?, &request).ok()?;
+        let lease_left = active.lease_over.saturating_duration_since(now);
+        let verify = active.marks.arrived.map_or(Duration::ZERO, |arrived| now.duration_since(arrived));
+        let stages = Stages { wire: Some(active.marks.wire), verify: Some(verify), ..shown.stages };
+        let receipt = Receipt {
+            dp_rank: self.own.dp_rank,
+            engine_id: stage.session.identity.engine.clone(),
+            virtual_engine_id: virtual_engine.id.clone(),
+            source_engine_id: active.params.remote_engine_id.clone(),
+            request_id: request,
+            blocks: active.blocks,
+            bytes,
+            stages,
+            source_lease_left: lease_left,
+            collect_by: self.collect_terms().claim,
+        };
+        Some(Landed { transfer: transfer.clone(), attempt: shown.attempt.clone(), receipt, params })
+    }
+
+    /// Answers everyone who waits.
+    fn publish(&mut self, transfer: &TransferId) {
+        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        let waiters = std::mem::take(&mut active.waiters);
+        active.gave_up.cancel();
+        let landed = active.landed.clone();
+        let failure = match &active.state {
+            State::Failed(why) | State::Quiescing { why, .. } => Some(*why),
+            State::Queued(_)
+            | State::AwaitingPeer(_)
+            | State::InFlight { .. }
+            | State::Verifying { .. }
+            | State::Landed { .. }
+            | State::Done { .. } => None,
+        };
+        let outcome: Outcome = match (failure, landed) {
+            (None, Some(landed)) => Ok(landed),
+            (why, _) => Err(self.error_of(transfer, why.unwrap_or(Failure::Cancelled))),
+        };
+        match &outcome {
+            Ok(landed) => {
+                let receipt = &landed.receipt;
+                self.shared.counters.count_end(Ended::Landed);
+                add(&self.shared.counters.bytes_landed, receipt.bytes);
+                self.shared.counters.stages.observe_landed(&receipt.stages);
+                tracing::debug!(
+                    transfer_id = %transfer,
+                    dp_rank = %self.own.dp_rank,
+                    blocks = receipt.blocks,
+                    bytes = receipt.bytes,
+                    wire_us = receipt.stages.wire.map(|wire| wire.as_micros()),
+                    "transfer landed"
+                );
+                let (stages, bytes, request) = (receipt.stages, receipt.bytes, receipt.request_id.clone());
+                self.records.decide(transfer, outcome.clone());
+                self.records.change(transfer, |shown| {
+                    shown.stages = stages;
+                    shown.bytes = bytes;
+                    shown.virtual_request = Some(request);
+                });
+            }
+            Err(error) => {
+                self.shared.counters.count_end(Ended::Failed(error.code()));
+                self.records.decide(transfer, outcome.clone());
+                self.show_failure(transfer, error);
+            }
+        }
+        for waiter in waiters {
+            answer(waiter, outcome.clone().map(|landed| (*landed).clone()));
+        }
+    }
+
+    /// The slots now belong to collection.
+    fn hand_over(&mut self, transfer: &TransferId) {
+        let terms = self.collect_terms();
+        let tp_size = self.shared.config.tp_size;
+        let Some(stage) = &mut self.stage else { return };
+        let Some(active) = stage.active.get_mut(transfer) else { return };
+        let (Some(slots), Some(landed)) = (active.slots.take(), active.landed.as_ref()) else { return };
+        let now = Instant::now();
+        let request = landed.receipt.request_id.clone();
+        let state = collect::State::landed(&terms, tp_size, now.into_std());
+        let due = state.next_tick(&terms).map(Instant::from_std);
+        let entry = LandedSlots { state, transfer: transfer.clone(), slots, landed_at: now, first_sign: None };
+        stage.landed.insert(request.clone(), entry);
+        self.timers.set(&Wake::Landed(request), due);
+        self.set_attention();
+    }
+
+    fn tell_producer(&mut self, transfer: &TransferId) {
+        let Some(stage) = &self.stage else { return };
+        let Some(active) = stage.active.get(transfer) else { return };
+        let Some(peer) = &active.peer else { return };
+        let lines = stage.lines_to(peer);
+        let message = notif::done(&active.params.remote_request_id, 1);
+        let (transfer, events) = (transfer.clone(), self.events.clone());
+        self.shared.tasks.spawn(async move {
+            let failed = jobs::notify_all(&lines, &message).await;
+            jobs::report(&events, Event::Told { transfer, failed }).await;
+        });
+    }
+
+    pub(super) fn on_told(&mut self, transfer: &TransferId, failed: u64) {
+        let shards = u64::from(self.shared.config.tp_size);
+        add(&self.shared.counters.told, shards.saturating_sub(failed));
+        add(&self.shared.counters.tells_failed, failed);
+        self.drive(transfer, E::Told { sent: failed == 0 });
+    }
+
+    /// Sends one heartbeat to P's shards if it is still wanted, and plans the next.
+    pub(super) fn beat(&mut self, transfer: &TransferId) {
+        if self.shared.config.faults.no_heartbeat {
+            return;
+        }
+        let Some(stage) = &self.stage else { return };
+        let Some(active) = stage.active.get(transfer) else { return };
+        let (Some(peer), Some(lease)) = (&active.peer, active.state.wants_beats()) else { return };
+        let now = Instant::now();
+        let next = now + lease.beat_every();
+        let lines = stage.lines_to(peer);
+        let message = notif::heartbeat([&active.params.remote_request_id]);
+        let (id, events) = (transfer.clone(), self.events.clone());
+        self.shared.tasks.spawn(async move {
+            let sent = jobs::notify_all(&lines, &message).await == 0;
+            jobs::report(&events, Event::Beaten { transfer: id, sent_at: now, sent }).await;
+        });
+        self.timers.set(&Wake::Beat(transfer.clone()), Some(next));
+    }
+
+    pub(super) fn on_beaten(&mut self, transfer: &TransferId, sent_at: Instant, sent: bool) {
+        if sent {
+            add(&self.shared.counters.heartbeats, u64::from(self.shared.config.tp_size));
+            self.drive(transfer, E::BeatSent(sent_at.into_std()));
+            let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+            if let Some(lease) = active.state.wants_beats() {
+                active.lease_over = Instant::from_std(lease.over_at());
+            }
+        } else {
+            add(&self.shared.counters.tells_failed, 1);
+        }
+    }
+
+    fn take_slots(&mut self, transfer: &TransferId) -> Option<SlotSet> {
+        self.stage.as_mut()?.active.get_mut(transfer)?.slots.take()
+    }
+
+    /// Gives slots back, zeroed first if that is configured.
+    pub(super) fn release(&mut self, slots: SlotSet) {
+        let Some(stage) = &mut self.stage else { return };
+        if self.shared.config.zero_on_release {
+            let job = jobs::zero(stage.id().clone(), stage.arenas(), slots, self.events.clone());
+            self.shared.tasks.spawn(job);
+        } else {
+            stage.slots.release(slots);
+        }
+    }
+
+    pub(super) fn on_zeroed(&mut self, session: &kv::ids::EngineId, slots: SlotSet) {
+        if let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) {
+            stage.slots.release(slots);
+        }
+    }
+
+    fn quarantine(&mut self, transfer: &TransferId) {
+        let Some(slots) = self.take_slots(transfer) else { return };
+        let Some(stage) = &mut self.stage else { return };
+        let bytes = stage.slot_bytes().saturating_mul(u64::from(slots.count()));
+        add(&self.shared.counters.quarantined_bytes, bytes);
+        tracing::warn!(dp_rank = %self.own.dp_rank, transfer_id = %transfer, bytes, "staging in quarantine after a failed read");
+        stage.slots.quarantine(slots);
+    }
+}

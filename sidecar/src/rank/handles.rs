@@ -1,0 +1,217 @@
+//! The prefill role: which finished prefills are pinned in the engine, as far as the router has said, and letting go of abandoned ones.
+//!
+//! The engine is told "done" at most once per request from here (invariant N): D's sidecar tells it after a good transfer, this one only
+//! when the router gives a prefill up.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use kv::ids::{EngineId, EngineRequestId};
+use kv::lease::Lease;
+use kv::readiness::RankState;
+use nixl::{AgentName, Fabric};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use vllm_wire::notif;
+
+use super::jobs::{self, Event};
+use super::{Rank, Wake, answer};
+use crate::model::counters::add;
+use crate::model::{HandleError, HandleSnapshot, HandleState, ParamsProblem, ReportHandle, Role, TransferError};
+use crate::session::Teller;
+
+/// Handles that are kept per rank; beyond that the oldest is forgotten (its lease frees it in the engine all the same).
+const KEEP: usize = 8192;
+
+#[derive(Debug)]
+struct Handle {
+    engine: EngineId,
+    blocks: u32,
+    bytes: u64,
+    lease: Lease,
+    state: HandleState,
+}
+
+/// The handles of one rank.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    teller: Option<Teller>,
+    handles: BTreeMap<EngineRequestId, Handle>,
+    order: VecDeque<EngineRequestId>,
+}
+
+impl Handles {
+    /// A new engine: the old one's handles went with it.
+    pub(super) fn adopt(&mut self, teller: Teller) {
+        self.handles.clear();
+        self.order.clear();
+        self.teller = Some(teller);
+    }
+
+    /// The agents, to be closed.
+    pub(super) fn take_agents(&mut self) -> Vec<Arc<dyn Fabric>> {
+        self.teller.take().map(|teller| teller.fabric).into_iter().collect()
+    }
+
+    /// Handles that are pinned.
+    pub(super) fn pinned(&self) -> usize {
+        self.handles.values().filter(|handle| handle.state == HandleState::Pinned).count()
+    }
+
+    fn insert(&mut self, request: EngineRequestId, handle: Handle) -> Option<EngineRequestId> {
+        if self.handles.insert(request.clone(), handle).is_none() {
+            self.order.push_back(request);
+        }
+        if self.order.len() <= KEEP {
+            return None;
+        }
+        let oldest = self.order.pop_front()?;
+        self.handles.remove(&oldest);
+        Some(oldest)
+    }
+
+    fn lines(&self) -> Vec<(Arc<dyn Fabric>, AgentName)> {
+        let Some(teller) = &self.teller else { return Vec::new() };
+        teller.workers.iter().map(|worker| (Arc::clone(&teller.fabric), worker.clone())).collect()
+    }
+}
+
+impl Rank {
+    /// The engine of this rank, when handles can be kept for it.
+    fn handles_engine(&self) -> Result<EngineId, HandleError> {
+        if self.shared.config.role != Role::Prefill {
+            return Err(HandleError::WrongRole);
+        }
+        match (&self.engine.identity, &self.handles.teller) {
+            (Some(identity), Some(_)) => Ok(identity.engine.clone()),
+            (Some(_) | None, Some(_) | None) => {
+                let (state, reasons) = self.readiness();
+                Err(TransferError::RankNotReady { rank: self.own.dp_rank, state, reasons }.into())
+            }
+        }
+    }
+
+    /// Takes note of a finished prefill.
+    pub(super) fn report_handle(&mut self, report: ReportHandle) -> Result<HandleSnapshot, HandleError> {
+        let ours = self.handles_engine()?;
+        let theirs = report.params.remote_engine_id.clone();
+        if ours != theirs {
+            let problem = ParamsProblem::ForeignEngine { theirs, ours };
+            return Err(TransferError::ParamsInvalid(problem).into());
+        }
+        let request = report.params.remote_request_id;
+        if !self.handles.handles.contains_key(&request) {
+            let now = Instant::now();
+            let length = report.lease.unwrap_or(self.shared.config.kv_lease);
+            let lease = Lease::begun(length, report.age, now.into_std());
+            let blocks = u32::try_from(report.params.remote_block_ids.total()).unwrap_or(u32::MAX);
+            let slot_bytes: u64 = match &self.engine.identity {
+                Some(identity) => identity.shards.iter().map(|shard| shard.layout.slot_bytes()).sum(),
+                None => 0,
+            };
+            let bytes = slot_bytes.saturating_mul(u64::from(blocks));
+            let handle = Handle { engine: ours, blocks, bytes, lease, state: HandleState::Pinned };
+            if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
+                self.timers.set(&Wake::Handle(forgotten), None);
+            }
+            self.timers.set(&Wake::Handle(request.clone()), Some(Instant::from_std(lease.over_at())));
+        }
+        let rank = self.own.dp_rank;
+        let handle = self.handles.handles.get(&request);
+        handle.map(|handle| self.show_handle(&request, handle)).ok_or(HandleError::NotFound { rank, request })
+    }
+
+    /// Tells every shard of the engine that nobody will read a prefill's blocks.
+    pub(super) fn release_handle(&mut self, request: EngineRequestId, reply: oneshot::Sender<Result<(), HandleError>>) {
+        let engine = match self.handles_engine() {
+            Ok(engine) => engine,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let known = self.handles.handles.get_mut(&request);
+        if known.as_ref().is_some_and(|handle| handle.state == HandleState::Released) {
+            return answer(reply, Ok(()));
+        }
+        let now = Instant::now();
+        match known {
+            Some(handle) => handle.state = HandleState::Released,
+            // Remembered all the same, so that it is told once only.
+            None => {
+                let lease = Lease::begun(self.shared.config.kv_lease, std::time::Duration::ZERO, now.into_std());
+                let handle = Handle { engine, blocks: 0, bytes: 0, lease, state: HandleState::Released };
+                if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
+                    self.timers.set(&Wake::Handle(forgotten), None);
+                }
+            }
+        }
+        self.timers.set(&Wake::Handle(request.clone()), Some(now + self.shared.config.kv_lease));
+        let (lines, message, events) = (self.handles.lines(), notif::done(&request, 1), self.events.clone());
+        self.shared.tasks.spawn(async move {
+            let failed = jobs::notify_all(&lines, &message).await;
+            answer(reply, Ok(()));
+            jobs::report(&events, Event::HandleReleased { request, failed }).await;
+        });
+    }
+
+    pub(super) fn on_handle_released(&mut self, request: &EngineRequestId, failed: u64) {
+        let shards = u64::from(self.shared.config.tp_size);
+        add(&self.shared.counters.told, shards.saturating_sub(failed));
+        add(&self.shared.counters.tells_failed, failed);
+        tracing::debug!(dp_rank = %self.own.dp_rank, %request, failed, "abandoned prefill released");
+    }
+
+    /// A handle's lease is over, or it has been shown for long enough after its end.
+    pub(super) fn handle_due(&mut self, request: &EngineRequestId) {
+        let Some(handle) = self.handles.handles.get_mut(request) else { return };
+        match handle.state {
+            HandleState::Pinned => {
+                handle.state = HandleState::Expired;
+                add(&self.shared.counters.leaked_handles, 1);
+                let forget = Instant::now() + handle.lease.length();
+                self.timers.set(&Wake::Handle(request.clone()), Some(forget));
+            }
+            HandleState::Expired | HandleState::Released | HandleState::Landed => {
+                self.handles.handles.remove(request);
+                self.handles.order.retain(|kept| kept != request);
+            }
+        }
+    }
+
+    /// Handles as they are shown: P's pinned ones, or D's landed ones.
+    pub(super) fn handle_snapshots(&self) -> Vec<HandleSnapshot> {
+        let mut shown: Vec<_> =
+            self.handles.handles.iter().map(|(request, handle)| self.show_handle(request, handle)).collect();
+        let Some(stage) = &self.stage else { return shown };
+        let terms = self.collect_terms();
+        let now = Instant::now();
+        for (request, landed) in &stage.landed {
+            let due = landed.state.next_tick(&terms).map(Instant::from_std);
+            shown.push(HandleSnapshot {
+                dp_rank: self.own.dp_rank,
+                engine_id: stage.id().clone(),
+                request_id: request.clone(),
+                blocks: landed.slots.count(),
+                bytes: stage.slot_bytes().saturating_mul(u64::from(landed.slots.count())),
+                lease_left: due.map(|due| due.saturating_duration_since(now)).unwrap_or_default(),
+                state: HandleState::Landed,
+            });
+        }
+        shown
+    }
+
+    fn show_handle(&self, request: &EngineRequestId, handle: &Handle) -> HandleSnapshot {
+        HandleSnapshot {
+            dp_rank: self.own.dp_rank,
+            engine_id: handle.engine.clone(),
+            request_id: request.clone(),
+            blocks: handle.blocks,
+            bytes: handle.bytes,
+            lease_left: handle.lease.left(Instant::now().into_std()),
+            state: handle.state,
+        }
+    }
+
+    /// The rank's state and why.
+    pub(super) fn readiness(&self) -> (RankState, Vec<String>) {
+        self.engine.facts(self.shared.gate.is_cancelled()).assess()
+    }
+}

@@ -1,0 +1,232 @@
+//! The work that runs beside a rank's task; each job ends in one [`Event`] to it (a read in two).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv::blocks::GroupedBlocks;
+use kv::copy::{CopyPlan, PlanError, SlotAssignment};
+use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
+use kv::slots::SlotSet;
+use nixl::{AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, RemoteDescs};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Landed, ReceiptSink, TransferError};
+use crate::peers::{Handshake, Peer};
+use crate::session::{Identity, IdentityError, Puller, Session, SessionError, Teller};
+use crate::staging::Arena;
+
+/// How long handing over one notification may take.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a job has to say.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The engine's side channel was asked.
+    Identity { incarnation: u64, answer: Result<Identity, IdentityError> },
+    /// A staging session was built.
+    Session { identity: Arc<Identity>, answer: Result<Box<Session>, SessionError> },
+    /// The prefill role's agent was made.
+    Teller { identity: Arc<Identity>, answer: Result<Teller, SessionError> },
+    /// A peer was asked.
+    Peer { epoch: u64, engine: EngineId, answer: Result<Arc<Peer>, TransferError> },
+    /// NIXL has accepted one shard's read.
+    Posted { transfer: TransferId, shard: TpRank, took: Duration },
+    /// One shard's read has ended.
+    ReadEnded { transfer: TransferId, shard: TpRank, answer: Result<ReadDone, ReadError> },
+    /// What landed was checked and put on record.
+    Verified { transfer: TransferId },
+    /// A heartbeat went out to all of P's shards, or did not.
+    Beaten { transfer: TransferId, sent_at: Instant, sent: bool },
+    /// P's shards were told, or not.
+    Told { transfer: TransferId, failed: u64 },
+    /// D said something.
+    Notified { session: EngineId, shard: TpRank, notification: Notification },
+    /// Slots were zeroed.
+    Zeroed { session: EngineId, slots: SlotSet },
+    /// The pull agents were made anew.
+    Recycled { session: EngineId, answer: Result<Recycled, SessionError> },
+    /// The engine was told that nobody reads a handle.
+    HandleReleased { request: EngineRequestId, failed: u64 },
+}
+
+/// Why a read did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// Given up before it was posted.
+    #[error("the read was given up before it was posted")]
+    GivenUp,
+    /// No plan.
+    #[error("plan the copy")]
+    Plan(#[source] PlanError),
+    /// No descriptors.
+    #[error("describe the copy")]
+    Descs(#[source] DescError),
+    /// NIXL's error.
+    #[error("read")]
+    Fabric(#[source] FabricError),
+}
+
+/// New pull agents, and what became of the old ones.
+#[derive(Debug)]
+pub(crate) struct Recycled {
+    /// One per shard.
+    pub pullers: Vec<Puller>,
+    /// Whether every old agent is gone.
+    pub quiet: bool,
+}
+
+/// One shard's read.
+#[derive(Debug)]
+pub(crate) struct ReadShard {
+    pub transfer: TransferId,
+    pub shard: TpRank,
+    pub peer: Arc<Peer>,
+    pub puller: Puller,
+    pub arena: Arena,
+    pub blocks: GroupedBlocks,
+    pub slots: Arc<SlotAssignment>,
+    /// Fault injection: wait first.
+    pub hold: Option<Duration>,
+    /// The transfer is not wanted any more: do not post.
+    pub gave_up: CancellationToken,
+    pub events: mpsc::Sender<Event>,
+}
+
+impl ReadShard {
+    /// Posts the read and reports how it goes. The memory is pinned by the agent, not by this future.
+    pub(crate) async fn run(self) {
+        let answer = self.read().await;
+        let (transfer, shard) = (self.transfer, self.shard);
+        report(&self.events, Event::ReadEnded { transfer, shard, answer }).await;
+    }
+
+    async fn read(&self) -> Result<ReadDone, ReadError> {
+        let due = Instant::now();
+        if let Some(hold) = self.hold {
+            tokio::select! {
+                () = tokio::time::sleep(hold) => {}
+                () = self.gave_up.cancelled() => {}
+            }
+        }
+        let read = self.descriptors()?;
+        if self.gave_up.is_cancelled() {
+            return Err(ReadError::GivenUp);
+        }
+        let reading = self.puller.fabric.read(read);
+        if reading.posted.await.is_ok() {
+            let (transfer, shard, took) = (self.transfer.clone(), self.shard, due.elapsed());
+            report(&self.events, Event::Posted { transfer, shard, took }).await;
+        }
+        reading.done.await.map_err(ReadError::Fabric)
+    }
+
+    fn descriptors(&self) -> Result<Read, ReadError> {
+        let peer = self.peer.shards.get(usize::from(self.shard.0)).ok_or(ReadError::Plan(PlanError::Regions))?;
+        let plan = CopyPlan::new(&peer.layout, &self.blocks, &self.arena.layout, &self.slots);
+        let plan = plan.map_err(ReadError::Plan)?;
+        let base = self.puller.region.base();
+        let local = plan.runs.iter().map(|run| (run.destination.saturating_sub(base), run.len));
+        let local = LocalDescs::new(&self.puller.region, local).map_err(ReadError::Descs)?;
+        let remote = plan.runs.iter().map(|run| (run.source, run.len));
+        let remote = RemoteDescs::new(&peer.memory, remote).map_err(ReadError::Descs)?;
+        Ok(Read { peer: peer.agent.clone(), local, remote, notify: None })
+    }
+}
+
+/// Asks a peer.
+pub(crate) async fn shake_hands(handshake: Handshake, epoch: u64, events: mpsc::Sender<Event>) {
+    let engine = handshake.engine.clone();
+    let answer = handshake.run().await.map(Arc::new);
+    report(&events, Event::Peer { epoch, engine, answer }).await;
+}
+
+/// Puts a receipt on record (and, as an injected fault, spoils what landed before that).
+pub(crate) async fn verify(
+    landed: Arc<Landed>,
+    receipts: Arc<dyn ReceiptSink>,
+    corrupt: Option<(Vec<Arena>, Arc<SlotAssignment>)>,
+    events: mpsc::Sender<Event>,
+) {
+    let transfer = landed.transfer.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        if let Some((arenas, slots)) = corrupt {
+            for (arena, slots) in arenas.iter().flat_map(|arena| slots.groups().iter().map(move |slots| (arena, slots)))
+            {
+                if let Err(error) = arena.corrupt(slots) {
+                    tracing::error!(%error, "fault injection failed");
+                }
+            }
+        }
+        receipts.record(&landed)
+    });
+    match work.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
+        Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
+    }
+    report(&events, Event::Verified { transfer }).await;
+}
+
+/// Zeroes slots before they are free.
+pub(crate) async fn zero(session: EngineId, arenas: Vec<Arena>, slots: SlotSet, events: mpsc::Sender<Event>) {
+    let work = tokio::task::spawn_blocking(move || {
+        for arena in &arenas {
+            if let Err(error) = arena.zero(slots.ids()) {
+                tracing::error!(%error, "staging not zeroed");
+            }
+        }
+        slots
+    });
+    if let Ok(slots) = work.await {
+        report(&events, Event::Zeroed { session, slots }).await;
+    }
+}
+
+/// Sends one message to agents; returns how many could not be told.
+pub(crate) async fn notify_all(to: &[(Arc<dyn Fabric>, AgentName)], message: &Bytes) -> u64 {
+    let sending: Vec<_> = to.iter().map(|(fabric, agent)| fabric.notify(agent.clone(), message.clone())).collect();
+    let until = Instant::now() + TELL_WITHIN;
+    let mut failed: u64 = 0;
+    for (sending, (_, agent)) in sending.into_iter().zip(to) {
+        let sent = tokio::time::timeout_at(until, sending).await.unwrap_or(Err(FabricError::Lost));
+        if let Err(error) = sent {
+            failed = failed.saturating_add(1);
+            tracing::warn!(%error, %agent, "notification not sent");
+        }
+    }
+    failed
+}
+
+/// Closes agents one after another, each within `within`; the worst end of all.
+pub(crate) async fn close_all(agents: Vec<Arc<dyn Fabric>>, within: Duration) -> Closed {
+    // Once the agent itself has used up its time, it is given a little more to say so.
+    let patience = within.saturating_add(Duration::from_secs(2));
+    let closing: Vec<_> = agents.iter().map(|agent| agent.close(within)).collect();
+    let mut worst = Closed::Quiet;
+    for (closing, agent) in closing.into_iter().zip(&agents) {
+        let closed = match tokio::time::timeout(patience, closing).await {
+            Ok(Ok(closed)) => closed,
+            Ok(Err(FabricError::Closed)) => Closed::Quiet,
+            Ok(Err(_)) | Err(_) => Closed::Stuck,
+        };
+        if closed == Closed::Stuck {
+            tracing::error!(agent = %agent.name(), "NIXL agent could not be destroyed, its memory stays pinned");
+        }
+        worst = match (worst, closed) {
+            (Closed::Stuck, _) | (_, Closed::Stuck) => Closed::Stuck,
+            (Closed::Destroyed, _) | (_, Closed::Destroyed) => Closed::Destroyed,
+            (Closed::Quiet, Closed::Quiet) => Closed::Quiet,
+        };
+    }
+    worst
+}
+
+/// Sends an event to the rank's task; it is gone only when the process ends.
+pub(crate) async fn report(events: &mpsc::Sender<Event>, event: Event) {
+    if events.send(event).await.is_err() {
+        tracing::debug!("the rank's task has ended");
+    }
+}

@@ -1,0 +1,191 @@
+//! The decode role's state: one session of the engine, and everything that lives and ends with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv::blocks::GroupedBlocks;
+use kv::collect;
+use kv::copy::SlotAssignment;
+use kv::ids::{EngineId, EngineRequestId, TransferId};
+use kv::slots::{SlotSet, Slots};
+use kv::transfer;
+use nixl::{AgentName, Fabric};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vllm_wire::params::KvTransferParams;
+
+use super::Waiter;
+use crate::model::{Landed, StagingFigures, TransferError};
+use crate::peers::{Peer, Peers};
+use crate::session::Session;
+use crate::staging::Arena;
+
+/// A transfer whose machine has not come to its end.
+#[derive(Debug)]
+pub(super) struct Active {
+    /// The machine.
+    pub state: transfer::State,
+    /// P's parameters.
+    pub params: KvTransferParams,
+    /// Blocks needed.
+    pub blocks: u32,
+    /// The slots, from grant to hand-over.
+    pub slots: Option<SlotSet>,
+    /// Which slot holds which block.
+    pub assignment: Option<Arc<SlotAssignment>>,
+    /// P's engine, once it is known.
+    pub peer: Option<Arc<Peer>>,
+    /// What went wrong, where the machine only knows that something did.
+    pub error: Option<TransferError>,
+    /// Cancelled: reads not posted yet shall not be.
+    pub gave_up: CancellationToken,
+    /// Who waits for the end.
+    pub waiters: Vec<Waiter>,
+    /// It goes on without anybody waiting.
+    pub detached: bool,
+    /// What will be published when it has landed.
+    pub landed: Option<Arc<Landed>>,
+    /// How long P's lease was said to be, and how old it was at the start.
+    pub lease: (Duration, Duration),
+    /// When it is over, heartbeats counted in.
+    pub lease_over: Instant,
+    /// Marks on its way.
+    pub marks: Marks,
+}
+
+/// When things happened; `stages_us` is made of these.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    /// Asked for.
+    pub started: Instant,
+    /// Has slots.
+    pub granted: Option<Instant>,
+    /// All bytes here.
+    pub arrived: Option<Instant>,
+    /// The slowest post so far.
+    pub post: Duration,
+    /// The slowest read so far.
+    pub wire: Duration,
+}
+
+/// Slots that D may read at any moment.
+#[derive(Debug)]
+pub(super) struct LandedSlots {
+    /// The machine.
+    pub state: collect::State,
+    /// Which transfer they came by.
+    pub transfer: TransferId,
+    /// The slots.
+    pub slots: SlotSet,
+    /// When.
+    pub landed_at: Instant,
+    /// D's first heartbeat or notification.
+    pub first_sign: Option<Instant>,
+}
+
+/// Whether new pull agents are being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recycling {
+    /// No need.
+    No,
+    /// No read is posted any more, so that the agents fall quiet.
+    Wanted,
+    /// Under way.
+    Running,
+}
+
+/// One session's state.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// The session.
+    pub session: Session,
+    /// The arena's slots (the same in all shards).
+    pub slots: Slots<TransferId>,
+    /// Remote engines.
+    pub peers: Peers,
+    /// Grows when all peers are forgotten.
+    pub epoch: u64,
+    /// Transfers under way.
+    pub active: BTreeMap<TransferId, Active>,
+    /// Landed slots by the virtual engine's request id.
+    pub landed: BTreeMap<EngineRequestId, LandedSlots>,
+    /// See [`Recycling`].
+    pub recycling: Recycling,
+    /// Slots in quarantine for good: their agent could not be destroyed.
+    pub lost: u32,
+}
+
+impl Stage {
+    /// A fresh stage.
+    pub(super) fn new(session: Session) -> Self {
+        let slots = Slots::new(session.slots);
+        Self {
+            session,
+            slots,
+            peers: Peers::default(),
+            epoch: 0,
+            active: BTreeMap::new(),
+            landed: BTreeMap::new(),
+            recycling: Recycling::No,
+            lost: 0,
+        }
+    }
+
+    /// The virtual engine's id: which session this is.
+    pub(super) fn id(&self) -> &EngineId {
+        &self.session.virtual_engine.id
+    }
+
+    /// All agents.
+    pub(super) fn agents(&self) -> Vec<Arc<dyn Fabric>> {
+        let of = |shard: &crate::session::Shard| [Arc::clone(&shard.pull.fabric), Arc::clone(&shard.serve)];
+        self.session.shards.iter().flat_map(of).collect()
+    }
+
+    /// All arenas, by TP rank.
+    pub(super) fn arenas(&self) -> Vec<Arena> {
+        self.session.shards.iter().map(|shard| shard.arena.clone()).collect()
+    }
+
+    /// P's shards, each with the agent that talks to it.
+    pub(super) fn lines_to(&self, peer: &Peer) -> Vec<(Arc<dyn Fabric>, AgentName)> {
+        let shards = self.session.shards.iter().zip(&peer.shards);
+        shards.map(|(ours, theirs)| (Arc::clone(&ours.pull.fabric), theirs.agent.clone())).collect()
+    }
+
+    /// Bytes that a request's blocks have, over all shards: the regions of each group times its blocks.
+    pub(super) fn bytes_of(&self, blocks: &GroupedBlocks) -> u64 {
+        use kv::layout::RegionGroup;
+        let mut bytes: u64 = 0;
+        for shard in &self.session.shards {
+            let per_logical = u64::from(shard.engine.kernel_per_logical);
+            for region in &shard.engine.regions {
+                for (group, list) in (0_u16..).zip(blocks.groups()) {
+                    if region.group == RegionGroup::One(group) || region.group == RegionGroup::Shared {
+                        let blocks = u64::try_from(list.len()).unwrap_or(u64::MAX);
+                        bytes =
+                            bytes.saturating_add(region.block_len.saturating_mul(per_logical).saturating_mul(blocks));
+                    }
+                }
+            }
+        }
+        bytes
+    }
+
+    /// The figures to show.
+    pub(super) fn figures(&self) -> StagingFigures {
+        let usage = self.slots.usage();
+        StagingFigures {
+            capacity_blocks: usage.capacity,
+            used_blocks: usage.held,
+            quarantined_blocks: usage.quarantined,
+            block_bytes: self.slot_bytes(),
+        }
+    }
+
+    /// Bytes of one slot over all shards.
+    pub(super) fn slot_bytes(&self) -> u64 {
+        self.session.shards.iter().map(|shard| shard.engine.slot_bytes()).sum()
+    }
+}
