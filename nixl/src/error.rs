@@ -1,16 +1,8 @@
 //! What can go wrong on a fabric, and whether memory is quiet after it.
 
-use crate::{memory::MemoryError, name::AgentName, region::OutOfRange};
+pub use nixl_sys::{NixlError, StatusKind};
 
-/// A call that NIXL answered with an error status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("NIXL answered {code} to {call}")]
-pub struct NixlError {
-    /// The C function.
-    pub call: &'static str,
-    /// Its status, unchanged.
-    pub code: i32,
-}
+use crate::{memory::MemoryError, name::AgentName, region::OutOfRange};
 
 /// Why a descriptor list, or a pair of them, is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -121,6 +121,8 @@ pub struct FabricStats {
     pub buried: u64,
     /// Their bytes.
     pub buried_bytes: u64,
+    /// Things that NIXL refused to take back (requests, registrations, lists); they stay until the agent is destroyed.
+    pub failed_cleanups: u64,
     /// Notifications received that wait because their stream is full.
     pub notifications_waiting: usize,
     /// How long the agent's thread has been in its current lap; none while it waits. Seconds mean that it is stuck in a call.

@@ -11,6 +11,7 @@
 //! | [`region`] | memory registered with one agent |
 //! | [`descs`] | range-checked descriptor lists of both sides |
 //! | [`error`] | what can go wrong, and whether memory is quiet after it |
+//! | [`agent`] | the real fabric: a NIXL agent on its own thread |
 //! | [`loopback`] | a fabric inside one process, by `memcpy` |
 //!
 //! # What the crate promises
@@ -19,6 +20,7 @@
 //! * Memory of a transfer is let go only after a *successful* terminal status was seen, or after its agent is destroyed.
 //! * Nobody gets a reference into registered memory, only copies in and out.
 
+pub mod agent;
 pub mod descs;
 pub mod error;
 pub mod fabric;
@@ -28,6 +30,7 @@ pub mod name;
 pub mod pending;
 pub mod region;
 
+pub use agent::{Agent, AgentConfig, AgentError, Progress, ProgressInterval};
 pub use descs::{LocalDescs, MemKind, PeerMemory, RemoteDescs};
 pub use error::{DescError, FabricError, NixlError};
 pub use fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading};

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     descs::check_pair,
-    error::{FabricError, NixlError},
+    error::{FabricError, NixlError, StatusKind},
     fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading},
     memory::Memory,
     name::AgentName,
@@ -28,10 +28,12 @@ use crate::{
 /// Notifications that an agent holds for its reader.
 const NOTIFICATIONS: usize = 4096;
 
-/// What NIXL answers when a peer's memory or the peer itself is gone.
-const BACKEND: i32 = -2;
 /// What NIXL answers when an address is not in the loaded metadata.
-const NOT_FOUND: i32 = -6;
+const UNKNOWN_ADDRESS: NixlError =
+    NixlError { call: "nixl_capi_create_xfer_req", code: -6, kind: StatusKind::NotFound };
+/// What NIXL answers when a peer's memory or the peer itself is gone.
+const GONE: FabricError =
+    FabricError::Transfer(NixlError { call: "nixl_capi_get_xfer_status", code: -2, kind: StatusKind::Backend });
 
 /// Agents that can reach one another. Cloning shares the net.
 #[derive(Clone, Default)]
@@ -116,21 +118,20 @@ impl LoopbackFabric {
             loaded.iter().any(|&(start, end)| start <= addr && addr.saturating_add(len) <= end)
         };
         if !read.remote.entries().iter().all(known) {
-            return Err(NixlError { call: "nixl_capi_create_xfer_req", code: NOT_FOUND }.into());
+            return Err(UNKNOWN_ADDRESS.into());
         }
-        let gone = || FabricError::Transfer(NixlError { call: "nixl_capi_get_xfer_status", code: BACKEND });
-        let peer = self.net.find(&read.peer).ok_or_else(gone)?;
+        let peer = self.net.find(&read.peer).ok_or(GONE)?;
         let memories: Vec<Memory> = peer.inner.lock().registered.values().cloned().collect();
         for (&(offset, len), &(addr, _)) in read.local.entries().iter().zip(read.remote.entries()) {
             let holds = |memory: &&Memory| {
                 memory.base() <= addr && addr.saturating_add(len) <= memory.base().saturating_add(memory.len())
             };
-            let source = memories.iter().find(holds).ok_or_else(gone)?;
+            let source = memories.iter().find(holds).ok_or(GONE)?;
             let target = read.local.region().memory();
-            target.copy_from(offset, source, addr - source.base(), len).map_err(|_| gone())?;
+            target.copy_from(offset, source, addr - source.base(), len).map_err(|_| GONE)?;
         }
         if let Some(message) = &read.notify {
-            self.deliver(&peer, message.clone()).map_err(|_| gone())?;
+            self.deliver(&peer, message.clone()).map_err(|_| GONE)?;
         }
         Ok(ReadDone {
             bytes: read.local.bytes(),

@@ -24,12 +24,19 @@ enum State<T> {
 }
 
 /// The end that answers. Dropping it unused answers [`FabricError::Lost`].
-pub(crate) struct Answer<T>(oneshot::Sender<Result<T, FabricError>>);
+pub(crate) struct Answer<T>(Option<oneshot::Sender<Result<T, FabricError>>>);
 
 impl<T> Answer<T> {
     /// Answers; a receiver that has gone is fine, nobody wants to know.
     pub(crate) fn send(self, answer: Result<T, FabricError>) {
-        drop(self.0.send(answer));
+        if let Some(sender) = self.0 {
+            drop(sender.send(answer));
+        }
+    }
+
+    /// Answers [`FabricError::Lost`].
+    pub(crate) fn lose(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -42,7 +49,7 @@ impl<T> fmt::Debug for Answer<T> {
 impl<T> Pending<T> {
     pub(crate) fn pair() -> (Answer<T>, Self) {
         let (sender, receiver) = oneshot::channel();
-        (Answer(sender), Self(State::Waiting(receiver)))
+        (Answer(Some(sender)), Self(State::Waiting(receiver)))
     }
 
     /// An answer that is there already: for implementations of [`crate::Fabric`] outside this crate too.

@@ -1,0 +1,356 @@
+//! The agent's thread: the only one that calls into NIXL.
+
+mod lists;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ffi::CString,
+    mem::ManuallyDrop,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    clock,
+    inbox::{Command, Inbox, ReadAnswers, Retired, Taken},
+    pace::{self, Pace},
+    raw::{Prepared, RawAgent},
+    shared::Shared,
+    transfers::{Pins, Start, Transfers},
+};
+use crate::{
+    descs::check_pair,
+    error::FabricError,
+    fabric::{Attention, Closed, FabricStats, Notification, Read},
+    memory::Memory,
+    name::AgentName,
+    pending::Answer,
+    region::{Owner, Region, Registration},
+};
+
+/// Commands carried out in one lap, so that a flood of them does not keep transfers from being polled.
+const PER_LAP: usize = 64;
+
+/// How long an agent that ends pushes its last notification out.
+const PUSH_OUT: Duration = Duration::from_millis(200);
+/// The longest wait of an agent that ends: its deadline runs.
+const CLOSING_LAP: Duration = Duration::from_millis(1);
+
+pub(super) struct Driver {
+    pub(super) raw: RawAgent,
+    pub(super) shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    owner: Owner,
+    next_key: u64,
+    /// Memory that NIXL knows. Kept here too, so that it outlives its registration whoever drops what.
+    registered: BTreeMap<u64, Memory>,
+    prepared: BTreeMap<u64, (Prepared, Option<AgentName>)>,
+    peers: BTreeSet<AgentName>,
+    /// Peers to forget once nothing uses them.
+    forgetting: Vec<(AgentName, Answer<()>)>,
+    pub(super) transfers: Transfers,
+    max_in_flight: usize,
+    stream: mpsc::Sender<Notification>,
+    backlog: VecDeque<Notification>,
+    pace: Pace,
+    /// When the last notification was handed over that may still be inside NIXL.
+    sent: Option<Instant>,
+    /// When notifications were last asked for.
+    asked: Option<Instant>,
+}
+
+/// Hands a dropped region to the agent's thread.
+struct Registered {
+    inbox: Arc<Inbox>,
+    key: u64,
+}
+
+impl Registration for Registered {}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.inbox.retire(Retired::Registration(self.key));
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        raw: RawAgent,
+        shared: &Arc<Shared>,
+        max_in_flight: usize,
+        stream: mpsc::Sender<Notification>,
+    ) -> Self {
+        Self {
+            raw,
+            shared: Arc::clone(shared),
+            inbox: Arc::clone(&shared.inbox),
+            owner: shared.owner,
+            next_key: 0,
+            registered: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            forgetting: Vec::new(),
+            transfers: Transfers::default(),
+            max_in_flight,
+            stream,
+            backlog: VecDeque::new(),
+            pace: Pace::default(),
+            sent: None,
+            asked: None,
+        }
+    }
+
+    /// Laps until the agent shall end and nothing is in flight, or the deadline for that is over.
+    pub(super) fn run(&mut self) {
+        let mut closing: Option<Instant> = None;
+        loop {
+            self.shared.lap_begins();
+            let taken = self.inbox.take(PER_LAP);
+            let (attention, close) = (taken.attention, taken.close);
+            self.lap(taken);
+            let now = clock::now();
+            let mut limit = self.next_wait(attention, now);
+            if let Some(deadline) = close {
+                let since = *closing.get_or_insert(now);
+                let over = now.saturating_duration_since(since) >= deadline;
+                let out = self.sent.is_none_or(|sent| now.saturating_duration_since(sent) >= PUSH_OUT);
+                if over || (out && self.transfers.in_flight() == 0 && self.inbox.queued() == 0) {
+                    return;
+                }
+                limit = Some(limit.unwrap_or(CLOSING_LAP).min(CLOSING_LAP));
+            }
+            self.shared.lap_ends(&self.transfers, self.backlog.len());
+            if limit != Some(Duration::ZERO) {
+                self.inbox.wait(limit);
+            }
+        }
+    }
+
+    /// Gives everything back that NIXL takes. Answers whether all reads had ended well.
+    pub(super) fn let_everything_go(&mut self) -> bool {
+        let quiet = self.transfers.give_up(&self.raw);
+        for (list, _peer) in std::mem::take(&mut self.prepared).into_values() {
+            if self.raw.release_prepared(list).is_err() {
+                self.transfers.cleanup_failed();
+            }
+        }
+        quiet
+    }
+
+    /// Destroys the agent. When that fails, everything is leaked with the memory that it may write.
+    pub(super) fn destroy(self, quiet: bool) -> (Closed, FabricStats) {
+        let Self { raw, transfers, registered, .. } = self;
+        let mut last = FabricStats::default();
+        transfers.count(&mut last);
+        let pinned = ManuallyDrop::new((transfers, registered));
+        let how = match raw.destroy() {
+            Ok(()) => {
+                drop(ManuallyDrop::into_inner(pinned));
+                if quiet { Closed::Quiet } else { Closed::Destroyed }
+            }
+            Err(_) => Closed::Stuck,
+        };
+        (how, last)
+    }
+
+    fn lap(&mut self, taken: Taken) {
+        for command in taken.commands {
+            self.carry_out(command);
+        }
+        for retired in taken.retired {
+            self.let_go(retired);
+        }
+        if self.transfers.poll(&self.raw) > 0 {
+            self.pace.reset();
+            // Its notification leaves with the poll that saw the end, or soon after.
+            self.sent = Some(clock::now());
+        }
+        self.ask_for_notifications(taken.attention);
+        self.forget_idle_peers();
+    }
+
+    /// None: until somebody leaves something.
+    fn next_wait(&mut self, attention: Option<Attention>, now: Instant) -> Option<Duration> {
+        let in_flight = (self.transfers.in_flight() > 0).then(|| self.pace.next());
+        let lingering = self.sent.and_then(|sent| pace::linger(now.saturating_duration_since(sent)));
+        if lingering.is_none() {
+            self.sent = None;
+        }
+        let duty = attention.map(|attention| {
+            let since = self.asked.map_or(Duration::MAX, |asked| now.saturating_duration_since(asked));
+            interval(attention).saturating_sub(since).max(Duration::from_micros(50))
+        });
+        let more = (self.inbox.queued() > 0).then_some(Duration::ZERO);
+        let backlog = (!self.backlog.is_empty()).then_some(Duration::from_millis(5));
+        [in_flight, lingering, duty, more, backlog].into_iter().flatten().min()
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Register(memory, answer) => answer.send(self.register(memory)),
+            Command::LocalMetadata(answer) => answer.send(self.raw.local_metadata().map_err(FabricError::Nixl)),
+            Command::LoadPeer(blob, answer) => answer.send(self.load_peer(&blob)),
+            Command::ForgetPeer(peer, answer) => self.forget_peer(peer, answer),
+            Command::Read(read, answers) => self.read(read, answers),
+            Command::PrepareLocal(descs, answer) => answer.send(self.prepare_local(descs)),
+            Command::PrepareRemote(peer, descs, answer) => answer.send(self.prepare_remote(peer, descs)),
+            Command::ReadPrepared(read, answers) => self.read_prepared(read, answers),
+            Command::Notify(peer, message, answer) => answer.send(self.notify(&peer, &message)),
+            Command::Plugins(answer) => answer.send(self.raw.plugins().map_err(FabricError::Nixl)),
+            Command::PluginInfo(plugin, answer) => {
+                // The C API takes no NUL: such a plugin is as unknown as any other wrong name.
+                let plugin = CString::new(plugin).unwrap_or_default();
+                answer.send(self.raw.plugin_info(&plugin).map_err(FabricError::Nixl));
+            }
+        }
+    }
+
+    fn register(&mut self, memory: Memory) -> Result<Region, FabricError> {
+        let key = self.key();
+        self.raw.register(&memory)?;
+        self.registered.insert(key, memory.clone());
+        Ok(Region::new(self.owner, memory, Registered { inbox: Arc::clone(&self.inbox), key }))
+    }
+
+    fn load_peer(&mut self, blob: &[u8]) -> Result<AgentName, FabricError> {
+        let name = self.raw.load_peer(blob)?;
+        let name = name.to_str().ok().and_then(|name| AgentName::new(name).ok()).ok_or(FabricError::Metadata)?;
+        self.peers.insert(name.clone());
+        Ok(name)
+    }
+
+    fn forget_peer(&mut self, peer: AgentName, answer: Answer<()>) {
+        if self.peers.remove(&peer) {
+            self.forgetting.push((peer, answer));
+        } else {
+            answer.send(Err(FabricError::UnknownPeer(peer)));
+        }
+    }
+
+    /// A peer's metadata may only go when nothing that was made from it is left.
+    fn forget_idle_peers(&mut self) {
+        for (peer, answer) in std::mem::take(&mut self.forgetting) {
+            if self.transfers.use_peer(&peer) {
+                self.forgetting.push((peer, answer));
+                continue;
+            }
+            self.drop_prepared_of(&peer);
+            let forgotten = if self.peers.contains(&peer) {
+                // Loaded anew in the meantime: the new metadata has taken the old one's place.
+                Ok(())
+            } else {
+                self.raw.forget_peer(&c_name(&peer)).map_err(FabricError::Nixl)
+            };
+            answer.send(forgotten);
+        }
+    }
+
+    fn known(&self, peer: &AgentName) -> Result<CString, FabricError> {
+        if self.peers.contains(peer) { Ok(c_name(peer)) } else { Err(FabricError::UnknownPeer(peer.clone())) }
+    }
+
+    fn read(&mut self, read: Read, answers: ReadAnswers) {
+        let made = self.room().and_then(|()| {
+            check_pair(self.owner, &read.local, &read.remote)?;
+            let peer = self.known(&read.peer)?;
+            Ok(self.raw.create_read(&read.local, &read.remote, &peer, read.notify.as_deref())?)
+        });
+        match made {
+            Ok(request) => {
+                let (bytes, descs) = (read.local.bytes(), read.local.entries().len());
+                let pins = Pins::Listed { _local: read.local };
+                self.start(Start { request, pins, peer: read.peer, bytes, descs, answers });
+            }
+            Err(error) => refuse(answers, error),
+        }
+    }
+
+    fn start(&mut self, start: Start) {
+        self.transfers.post(&self.raw, start);
+        self.pace.reset();
+        self.sent = Some(clock::now());
+    }
+
+    fn room(&self) -> Result<(), FabricError> {
+        if self.transfers.in_flight() < self.max_in_flight { Ok(()) } else { Err(FabricError::Busy) }
+    }
+
+    fn notify(&mut self, peer: &AgentName, message: &[u8]) -> Result<(), FabricError> {
+        self.raw.notify(&self.known(peer)?, message)?;
+        self.sent = Some(clock::now());
+        Ok(())
+    }
+
+    /// Asks when it is time to, or when a notification of ours may still have to be pushed out.
+    fn ask_for_notifications(&mut self, attention: Option<Attention>) {
+        while let Some(next) = self.backlog.pop_front() {
+            match self.stream.try_send(next) {
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(mpsc::error::TrySendError::Full(next)) => {
+                    self.backlog.push_front(next);
+                    break;
+                }
+            }
+        }
+        let now = clock::now();
+        let due = attention.is_some_and(|attention| {
+            self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= interval(attention))
+        });
+        // While the stream is full, what comes in waits inside NIXL; with nothing to push out there is no need to call it.
+        if self.sent.is_none() && (!due || !self.backlog.is_empty()) {
+            return;
+        }
+        self.asked = Some(now);
+        // An error here is one of the next call too, and concerns no command: the peer's lease or deadline decides.
+        for (from, message) in self.raw.notifications().unwrap_or_default() {
+            if let Some(from) = from.to_str().ok().and_then(|from| AgentName::new(from).ok()) {
+                self.backlog.push_back(Notification { from, message });
+            }
+        }
+        while let Some(next) = self.backlog.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(next)) = self.stream.try_send(next) {
+                self.backlog.push_front(next);
+                break;
+            }
+        }
+    }
+
+    fn let_go(&mut self, retired: Retired) {
+        match retired {
+            Retired::Registration(key) => {
+                let Some(memory) = self.registered.get(&key) else { return };
+                if self.raw.deregister(memory).is_ok() {
+                    let memory = self.registered.remove(&key);
+                    drop(memory);
+                } else {
+                    self.transfers.cleanup_failed();
+                }
+            }
+            Retired::Prepared(key) => self.drop_prepared(key),
+        }
+    }
+
+    fn key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+}
+
+fn interval(attention: Attention) -> Duration {
+    match attention {
+        Attention::Idle => Duration::from_millis(20),
+        Attention::Eager => Duration::from_millis(1),
+    }
+}
+
+fn c_name(name: &AgentName) -> CString {
+    // A name has no NUL, so the default is never taken.
+    CString::new(name.as_str()).unwrap_or_default()
+}
+
+fn refuse(answers: ReadAnswers, error: FabricError) {
+    answers.posted.send(Err(error.clone()));
+    answers.done.send(Err(error));
+}

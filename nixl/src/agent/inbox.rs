@@ -1,0 +1,152 @@
+//! What others leave for the agent's thread: commands (bounded), what may be let go, and the wish to end.
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    prepared::{PreparedLocal, PreparedRead, PreparedRemote},
+    raw::PluginInfo,
+};
+use crate::{
+    descs::{LocalDescs, RemoteDescs},
+    error::FabricError,
+    fabric::{Attention, Read, ReadDone},
+    memory::Memory,
+    name::AgentName,
+    pending::Answer,
+    region::Region,
+};
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Register(Memory, Answer<Region>),
+    LocalMetadata(Answer<Bytes>),
+    LoadPeer(Bytes, Answer<AgentName>),
+    ForgetPeer(AgentName, Answer<()>),
+    Read(Read, ReadAnswers),
+    PrepareLocal(LocalDescs, Answer<PreparedLocal>),
+    PrepareRemote(AgentName, RemoteDescs, Answer<PreparedRemote>),
+    ReadPrepared(PreparedRead, ReadAnswers),
+    Notify(AgentName, Bytes, Answer<()>),
+    Plugins(Answer<Vec<String>>),
+    PluginInfo(String, Answer<PluginInfo>),
+}
+
+#[derive(Debug)]
+pub(super) struct ReadAnswers {
+    pub(super) posted: Answer<()>,
+    pub(super) done: Answer<ReadDone>,
+}
+
+/// Something whose last handle is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retired {
+    Registration(u64),
+    Prepared(u64),
+}
+
+/// Shared by the handles and the thread.
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    changed: Condvar,
+    capacity: usize,
+}
+
+struct State {
+    commands: VecDeque<Command>,
+    /// Bounded by what has been registered and prepared, and must never be refused: a lost entry is memory lost.
+    retired: Vec<Retired>,
+    attention: Option<Attention>,
+    /// How long transfers in flight may take to end, once somebody wants the agent to end.
+    close: Option<Duration>,
+    woken: bool,
+}
+
+/// What the thread takes out in one lap.
+pub(super) struct Taken {
+    pub(super) commands: Vec<Command>,
+    pub(super) retired: Vec<Retired>,
+    pub(super) attention: Option<Attention>,
+    pub(super) close: Option<Duration>,
+}
+
+impl Inbox {
+    pub(super) fn new(capacity: usize, attention: Option<Attention>) -> Arc<Self> {
+        let state = State { commands: VecDeque::new(), retired: Vec::new(), attention, close: None, woken: false };
+        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), capacity })
+    }
+
+    /// Leaves a command. A refused one is dropped, which answers nobody: the caller does.
+    pub(super) fn push(&self, command: Command) -> Result<(), FabricError> {
+        let mut state = self.state.lock();
+        if state.close.is_some() {
+            return Err(FabricError::Closed);
+        }
+        if state.commands.len() >= self.capacity {
+            return Err(FabricError::Busy);
+        }
+        state.commands.push_back(command);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn retire(&self, retired: Retired) {
+        self.change(|state| state.retired.push(retired));
+    }
+
+    pub(super) fn attend(&self, attention: Attention) {
+        self.change(|state| state.attention = Some(attention));
+    }
+
+    /// Ends the agent. The shortest deadline wins.
+    pub(super) fn close(&self, deadline: Duration) {
+        self.change(|state| state.close = Some(state.close.map_or(deadline, |other| other.min(deadline))));
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.state.lock().commands.len()
+    }
+
+    /// Takes up to `most` commands and everything else.
+    pub(super) fn take(&self, most: usize) -> Taken {
+        let mut state = self.state.lock();
+        state.woken = false;
+        let count = state.commands.len().min(most);
+        Taken {
+            commands: state.commands.drain(..count).collect(),
+            retired: std::mem::take(&mut state.retired),
+            attention: state.attention,
+            close: state.close,
+        }
+    }
+
+    /// Waits until something is there, at most `limit`.
+    pub(super) fn wait(&self, limit: Option<Duration>) {
+        let mut state = self.state.lock();
+        if state.woken || !state.commands.is_empty() {
+            return;
+        }
+        // A wait that ends early only makes one lap more.
+        match limit {
+            Some(limit) => drop(self.changed.wait_for(&mut state, limit)),
+            None => self.changed.wait(&mut state),
+        }
+    }
+
+    fn change(&self, act: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        act(&mut state);
+        state.woken = true;
+        drop(state);
+        self.changed.notify_one();
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("queued", &self.queued()).finish_non_exhaustive()
+    }
+}
