@@ -35,3 +35,5 @@ mod session;
 mod staging;
 mod virtual_engine;
 mod watcher;
+
+pub use run::{RunError, run};

@@ -3,6 +3,8 @@
 
 #[path = "http_edge/events.rs"]
 mod events;
+#[path = "http_edge/landing.rs"]
+mod landing;
 #[path = "http_edge/process.rs"]
 mod process;
 #[path = "http_edge/refusals.rs"]

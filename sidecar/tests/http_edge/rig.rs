@@ -6,13 +6,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
+use futures_util::future::BoxFuture;
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric};
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess};
 use sidecar::auth::Token;
-use sidecar::engine_http::TcpEngine;
+use sidecar::engine_http::{EngineHttp, GetError, Page, TcpEngine};
 use sidecar::fabrics::{Fabrics, FabricsError};
 use sidecar::http::{Api, api};
 use sidecar::lifecycle::Lifecycle;
@@ -26,7 +27,7 @@ use vllm_wire::params::KvTransferParams;
 const NOBODY: &str = "http://127.0.0.1:1";
 
 #[derive(Debug)]
-struct Loopback(Arc<LoopbackNet>);
+pub(crate) struct Loopback(pub(crate) LoopbackNet);
 
 impl Fabrics for Loopback {
     fn pull(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
@@ -38,10 +39,26 @@ impl Fabrics for Loopback {
     }
 }
 
+/// An engine's pages without a socket.
+#[derive(Debug)]
+pub(crate) struct RouterEngine(pub(crate) Router);
+
+impl EngineHttp for RouterEngine {
+    fn get<'a>(&'a self, path: &'static str, deadline: Duration) -> BoxFuture<'a, Result<Page, GetError>> {
+        Box::pin(async move {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let answer = tokio::time::timeout(deadline, self.0.clone().oneshot(request)).await.unwrap().unwrap();
+            let status = answer.status();
+            let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            Ok(Page { status, body })
+        })
+    }
+}
+
 /// What a pod is made of when nothing of it is real.
 pub(crate) fn parts() -> Parts {
     Parts {
-        fabrics: Arc::new(Loopback(Arc::new(LoopbackNet::new()))),
+        fabrics: Arc::new(Loopback(LoopbackNet::new())),
         engine: Arc::new(TcpEngine::new(NOBODY.parse().unwrap())),
         side_channel: Arc::new(InProcess::new()),
         receipts: Arc::new(NoReceiptSink),
@@ -126,6 +143,19 @@ impl Rig {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// Asks again until the answer is as wished.
+    pub(crate) async fn until(&self, path: &str, wished: impl Fn(&Answer) -> bool) -> Answer {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = self.get(path).await;
+            if wished(&answer) {
+                return answer;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{path} still answers {}", answer.text);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
