@@ -7,7 +7,7 @@
 //! | [`in_process`] | the same without sockets, for tests and simulations |
 //!
 //! ZMTP is spoken by this crate itself (`zmtp.rs`). The `zeromq` crate 0.7.0 reserves memory for whatever frame length a
-//! peer announces, so nine bytes from anybody end the process; it serves here as the foreign peer of the tests.
+//! peer announces, so one frame header from anybody ends the process; it serves here as the foreign peer of the tests.
 #![forbid(unsafe_code)]
 
 pub mod channel;

@@ -30,6 +30,8 @@ const NOT_FOR_PREFILL: [&str; 10] = [
 /// What happens to one named member.
 enum Edit<'a> {
     Remove,
+    /// Removes every member whose key starts with the name.
+    RemovePrefixed,
     /// Replaces the value of the first copy and removes the others.
     Replace(&'a str),
     /// The same, and adds the member when there is none.
@@ -58,9 +60,7 @@ pub fn for_prefill(endpoint: Endpoint, body: &[u8]) -> Result<Vec<u8>, BodyError
         edits.retain(|(key, _)| *key != "return_token_ids");
         edits.push(("return_token_ids", Edit::Set("true")));
     }
-    let guided =
-        scanned.members.iter().filter_map(|member| member.key.as_deref()).filter(|key| key.starts_with(GUIDED));
-    edits.extend(guided.map(|key| (key, Edit::Remove)));
+    edits.push((GUIDED, Edit::RemovePrefixed));
     Ok(apply(&scanned, &edits))
 }
 
@@ -85,6 +85,13 @@ pub fn for_client(answer: &[u8]) -> Result<Vec<u8>, BodyError> {
     Ok(apply(&scan(answer)?, &[(PARAMS, Edit::Remove)]))
 }
 
+fn edit_is_for((name, edit): &(&str, Edit<'_>), key: &str) -> bool {
+    match edit {
+        Edit::RemovePrefixed => key.starts_with(name),
+        Edit::Remove | Edit::Replace(_) | Edit::Set(_) => *name == key,
+    }
+}
+
 /// The bytes between two members belong to the later one, so that removing a member removes one comma.
 fn apply(scanned: &Scanned<'_>, edits: &[(&str, Edit<'_>)]) -> Vec<u8> {
     let text = scanned.text;
@@ -98,10 +105,10 @@ fn apply(scanned: &Scanned<'_>, edits: &[(&str, Edit<'_>)]) -> Vec<u8> {
     for member in &scanned.members {
         let gap = slice(before, member.span.start);
         before = member.span.end;
-        let edit = member.key.as_deref().and_then(|key| edits.iter().position(|(name, _)| *name == key));
+        let edit = member.key.as_deref().and_then(|key| edits.iter().position(|edit| edit_is_for(edit, key)));
         let replacement = match edit.and_then(|index| edits.get(index).zip(done.get_mut(index))) {
             None => None,
-            Some(((_, Edit::Remove), _)) => continue,
+            Some(((_, Edit::Remove | Edit::RemovePrefixed), _)) => continue,
             Some(((_, Edit::Replace(value) | Edit::Set(value)), done)) => {
                 if std::mem::replace(done, true) {
                     continue;
