@@ -13,6 +13,7 @@
 //! | [`error`] | what can go wrong, and whether memory is quiet after it |
 //! | [`agent`] | the real fabric: a NIXL agent on its own thread |
 //! | [`loopback`] | a fabric inside one process, by `memcpy` |
+//! | [`faulty`] | a fabric around another one that goes wrong on purpose |
 //!
 //! # What the crate promises
 //!
@@ -24,6 +25,7 @@ pub mod agent;
 pub mod descs;
 pub mod error;
 pub mod fabric;
+pub mod faulty;
 pub mod loopback;
 pub mod memory;
 pub mod name;

@@ -130,7 +130,11 @@ impl Peer {
     }
 
     pub(crate) fn memory(&self) -> PeerMemory {
-        PeerMemory { kind: MemKind::Dram, device: 0, ranges: vec![self.base..self.base + self.len] }
+        PeerMemory {
+            kind: MemKind::Dram,
+            device: 0,
+            ranges: std::iter::once(self.base..self.base + self.len).collect(),
+        }
     }
 
     /// A read of `(offset at the peer, offset here, length)`.
