@@ -1,1 +1,50 @@
-//! The OpenAI-compatible prefill/decode router that waits for receipts
+//! The OpenAI-compatible prefill/decode router that waits for receipts.
+//!
+//! ```text
+//! request ─► admission ─► choice of ranks ─► prefill ─► transfer ─► receipt ─► ticket ─► decode ─► relay ─► client
+//!                              ▲                └───── failure ladder ─────┘
+//!                         targets ◄─ watch (sidecars' events, or engines' health)
+//! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | [`config`] | the command line, checked |
+//! | [`run`](mod@run) | one process from start to end |
+//! | [`router`] | the router as a library: listener and upstream are given |
+//! | [`upstream`] | how engines and sidecars are reached |
+//! | [`faults`] | injected faults of controls and tests |
+//! | `http` | routes |
+//! | `request` | one client request: read, admitted, split or whole |
+//! | `admission` | how many at once |
+//! | `targets`, `watch` | pods, ranks, and what is known of them |
+//! | `choice`, `ladder` | which ranks; what after a failure |
+//! | `engine` | the legs to vLLM |
+//! | `sidecar`, `handoff` | the sidecars' API; what is owed to them |
+//! | `ticket` | invariant G: no decode without a receipt, as a type |
+//! | `relay`, `sse` | answers on their way to the client |
+//! | `headers`, `error`, `metrics` | what clients and operators are told |
+#![forbid(unsafe_code)]
+
+mod admission;
+mod choice;
+pub mod config;
+mod engine;
+mod error;
+pub mod faults;
+mod handoff;
+mod headers;
+mod http;
+mod ladder;
+mod metrics;
+mod relay;
+mod request;
+pub mod router;
+pub mod run;
+mod sidecar;
+mod sse;
+mod targets;
+mod ticket;
+pub mod upstream;
+mod watch;
+
+pub use run::{RunError, run};

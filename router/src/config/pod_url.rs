@@ -1,0 +1,87 @@
+//! `URL[,sidecar=URL]`: where a pod's engine and its sidecar answer.
+
+use std::str::FromStr;
+
+use http::Uri;
+use http::uri::Authority;
+
+/// The sidecar's default port.
+const SIDECAR_PORT: u16 = 7700;
+
+/// One pod as the command line names it; both addresses are scheme and authority only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUrl {
+    /// The engine's address.
+    pub engine: Uri,
+    /// Its sidecar's address.
+    pub sidecar: Uri,
+}
+
+/// Why a pod's URL cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PodUrlError {
+    /// Not a URL of a server.
+    #[error("{0:?} is not a URL like http://10.2.1.187:8000")]
+    NotAUrl(String),
+    /// Another scheme than http.
+    #[error("{0:?} is not http: engines and sidecars are reached over http within the cluster")]
+    Scheme(String),
+    /// A path or query that would be dropped silently.
+    #[error("{0:?} has a path or query: give scheme, host and port only")]
+    Path(String),
+    /// `URL@rank`.
+    #[error("{0:?} names a rank or a user: the URL stands for all ranks, see --intra-node-data-parallel-size")]
+    Rank(String),
+    /// Something after the comma that is not `sidecar=`.
+    #[error("{0:?} is not an option of a pod: the only one is sidecar=URL")]
+    Option(String),
+}
+
+impl FromStr for PodUrl {
+    type Err = PodUrlError;
+
+    fn from_str(text: &str) -> Result<Self, PodUrlError> {
+        let (engine, options) = text.split_once(',').unwrap_or((text, ""));
+        let engine = server(engine)?;
+        let mut sidecar = None;
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some(("sidecar", url)) => sidecar = Some(server(url)?),
+                Some(_) | None => return Err(PodUrlError::Option(option.to_owned())),
+            }
+        }
+        let sidecar = match sidecar {
+            Some(url) => url,
+            None => default_sidecar(&engine)?,
+        };
+        Ok(Self { engine, sidecar })
+    }
+}
+
+fn server(text: &str) -> Result<Uri, PodUrlError> {
+    let not_a_url = || PodUrlError::NotAUrl(text.to_owned());
+    let uri: Uri = text.trim().parse().map_err(|_| not_a_url())?;
+    let authority = uri.authority().ok_or_else(not_a_url)?;
+    if authority.as_str().contains('@') {
+        return Err(PodUrlError::Rank(text.to_owned()));
+    }
+    if authority.host().is_empty() {
+        return Err(not_a_url());
+    }
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some(_) => return Err(PodUrlError::Scheme(text.to_owned())),
+        None => return Err(not_a_url()),
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(PodUrlError::Path(text.to_owned()));
+    }
+    Uri::builder().scheme("http").authority(authority.clone()).path_and_query("/").build().map_err(|_| not_a_url())
+}
+
+fn default_sidecar(engine: &Uri) -> Result<Uri, PodUrlError> {
+    let not_a_url = || PodUrlError::NotAUrl(engine.to_string());
+    let host = engine.host().ok_or_else(not_a_url)?;
+    let authority: Authority = format!("{host}:{SIDECAR_PORT}").parse().map_err(|_| not_a_url())?;
+    Uri::builder().scheme("http").authority(authority).path_and_query("/").build().map_err(|_| not_a_url())
+}

@@ -1,0 +1,88 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn parse(line: &str) -> Result<Args, clap::Error> {
+    Line::try_parse_from(line.split_whitespace()).map(|line| line.args)
+}
+
+const SEED: &str = "router --pd-disaggregation --prefill http://10.2.1.187:8000 --decode http://10.2.1.133:8200 \
+                    --intra-node-data-parallel-size 8 --host 0.0.0.0 --port 10001";
+
+#[test]
+fn the_command_line_of_the_reference_deployment_is_understood() {
+    let config = parse(SEED).unwrap().check().unwrap();
+    assert_eq!(config.prefill[0].engine, "http://10.2.1.187:8000/");
+    assert_eq!(config.prefill[0].sidecar, "http://10.2.1.187:7700/");
+    assert_eq!(config.decode[0].sidecar, "http://10.2.1.133:7700/");
+    assert_eq!(config.ranks_per_pod, 8);
+    assert!(matches!(config.gate, Gate::Stage));
+    assert_eq!(config.pairing, Pairing::Same);
+    assert_eq!(config.kv_lease, Duration::from_secs(30));
+}
+
+#[test]
+fn several_pods_with_their_sidecars() {
+    let line = "router --prefill http://a:1,sidecar=http://b:2 --prefill http://[::1]:3 --decode http://d:4 \
+                --fault delay-decode=250 --fault skip-gate --kv-lease 500ms";
+    let config = parse(line).unwrap().check().unwrap();
+    assert_eq!(config.prefill[0].sidecar, "http://b:2/");
+    assert_eq!(config.prefill[1].sidecar, "http://[::1]:7700/");
+    assert_eq!(config.faults.delay_decode(), Some(Duration::from_millis(250)));
+    assert!(config.faults.skip_gate().is_some());
+    assert_eq!(config.kv_lease, Duration::from_millis(500));
+}
+
+#[test]
+fn a_pod_url_that_would_be_misread_is_refused_in_words() {
+    for (text, word) in [
+        ("10.0.0.1:8000", "URL like"),
+        ("https://a:1", "not http"),
+        ("http://a:1/v1", "path"),
+        ("http://a:1@3", "rank"),
+        ("http://a:1,peer=http://b:2", "sidecar=URL"),
+        ("", "URL like"),
+    ] {
+        let error = text.parse::<PodUrl>().unwrap_err().to_string();
+        assert!(error.contains(word), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn what_clap_cannot_see_is_refused_by_check() {
+    for (extra, flag) in [
+        ("--intra-node-data-parallel-size 0", "--intra-node-data-parallel-size"),
+        ("--max-in-flight 0", "--max-in-flight"),
+        ("--max-attempts 0", "--max-attempts"),
+        ("--transfer-deadline-ms 0", "--transfer-deadline-ms"),
+        ("--decode http://d:4", "named twice"),
+        ("--token-file /nonexistent/token", "/nonexistent/token"),
+    ] {
+        let line = format!("router --prefill http://a:1 --decode http://d:4 {extra}");
+        let error = parse(&line).unwrap().check().unwrap_err().to_string();
+        assert!(error.contains(flag), "{extra}: {error}");
+    }
+}
+
+#[test]
+fn a_token_file_becomes_a_bearer_header_and_an_empty_one_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let line = format!("router --prefill http://a:1 --decode http://d:4 --token-file {}", file.path().display());
+    assert!(matches!(parse(&line).unwrap().check().unwrap_err(), ConfigError::Token { .. }));
+    std::fs::write(file.path(), "s3cret\n").unwrap();
+    let header = parse(&line).unwrap().check().unwrap().sidecar_authorization.unwrap();
+    assert_eq!(header.to_str().unwrap(), "Bearer s3cret");
+}
+
+#[test]
+fn an_unknown_fault_or_gate_is_a_usage_error() {
+    for extra in ["--fault burn", "--fault delay-decode", "--gate none", "--kv-lease soon"] {
+        assert!(parse(&format!("router --prefill http://a:1 --decode http://d:4 {extra}")).is_err(), "{extra}");
+    }
+}

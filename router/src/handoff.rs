@@ -1,0 +1,229 @@
+//! What the router owes to sidecars: a prefill's pinned blocks, a transfer under way, a landed transfer.
+//!
+//! Each is held by a value; whoever drops it, for whatever reason (a client that left included), has the debt paid by a task:
+//! a landed transfer is finished, a transfer under way is cancelled, pinned blocks are released – these only once it is
+//! certain that no transfer for them can still be running (invariant N).
+
+use std::time::Duration;
+
+use http::Uri;
+use kv::ids::{DpRank, EngineRequestId, TransferId};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::sidecar::{HandleReport, LandedAnswer, SidecarError, Sidecars, TransferAsk};
+use crate::ticket::Receipt;
+
+/// Tries of each notice to a sidecar; between them [`PAUSE`].
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(200);
+/// Claims are never renewed more often.
+const MIN_CLAIM_EVERY: Duration = Duration::from_millis(20);
+
+/// Makes the values of this module.
+#[derive(Clone, Debug)]
+pub(crate) struct Handoffs {
+    sidecars: Sidecars,
+    tasks: TaskTracker,
+}
+
+/// A prefill's blocks, pinned in P's engine. Dropped: P's sidecar is asked to release them.
+#[derive(Debug)]
+pub(crate) struct PinnedBlocks {
+    settle: Option<oneshot::Sender<bool>>,
+}
+
+impl PinnedBlocks {
+    /// The blocks are not ours to release: P has been told by the transfer, or will be, or its lease has to end them.
+    pub(crate) fn forget(mut self) {
+        self.settle(false);
+    }
+
+    fn settle(&mut self, release: bool) {
+        if let Some(settle) = self.settle.take()
+            && settle.send(release).is_err()
+        {
+            debug!("pinned blocks outlive the task that settles them");
+        }
+    }
+}
+
+impl Drop for PinnedBlocks {
+    fn drop(&mut self) {
+        self.settle(true);
+    }
+}
+
+/// A landed transfer whose claim is being renewed. Dropped: the sidecar is told that its decode leg has ended.
+#[derive(Debug)]
+pub(crate) struct Claimed(#[expect(dead_code, reason = "ends the keeper when dropped")] DropGuard);
+
+/// A landed transfer with its receipt.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    pub(crate) receipt: Receipt,
+    pub(crate) claimed: Claimed,
+}
+
+/// A transfer that ended without a receipt.
+#[derive(Debug)]
+pub(crate) struct PullFailed {
+    pub(crate) error: SidecarError,
+    /// The prefill's blocks, when no transfer for them can be running any more.
+    pub(crate) blocks: Option<PinnedBlocks>,
+}
+
+impl Handoffs {
+    pub(crate) fn new(sidecars: Sidecars, tasks: TaskTracker) -> Self {
+        Self { sidecars, tasks }
+    }
+
+    /// Takes charge of a prefill's blocks and reports them to P's sidecar, in the background and at best effort.
+    pub(crate) fn pinned(&self, sidecar: &Uri, report: HandleReport) -> PinnedBlocks {
+        let (tx, rx) = oneshot::channel();
+        let (sidecars, sidecar) = (self.sidecars.clone(), sidecar.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = sidecars.report_handle(&sidecar, &report).await {
+                debug!(error = &error as &dyn std::error::Error, "prefill's blocks are not reported");
+            }
+            // The sender settles before it is gone; without a word the blocks are left to P's lease.
+            if rx.await.unwrap_or(false) {
+                release(&sidecars, &sidecar, report.rank, &report.request).await;
+            }
+        });
+        PinnedBlocks { settle: Some(tx) }
+    }
+
+    /// Asks D's sidecar for a transfer and waits for its receipt.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the transfer; the blocks are released when the sidecar has confirmed that.
+    pub(crate) async fn pull(&self, ask: TransferAsk, blocks: PinnedBlocks) -> Result<Landed, PullFailed> {
+        let given_up = CancellationToken::new();
+        let guard = given_up.clone().drop_guard();
+        let (tx, rx) = oneshot::channel();
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let result = this.pull_to_the_end(ask, blocks, given_up).await;
+            // Without a receiver the result is dropped here, and pays its debts as it goes.
+            drop(tx.send(result));
+        });
+        let result = rx.await;
+        drop(guard.disarm());
+        result.unwrap_or_else(|_| Err(PullFailed { error: SidecarError::Abandoned, blocks: None }))
+    }
+
+    async fn pull_to_the_end(
+        &self,
+        ask: TransferAsk,
+        blocks: PinnedBlocks,
+        given_up: CancellationToken,
+    ) -> Result<Landed, PullFailed> {
+        let answered = {
+            let mut answer = Box::pin(self.sidecars.transfer(&ask));
+            tokio::select! {
+                answered = &mut answer => answered,
+                () = given_up.cancelled() => {
+                    // The answer to the first question says how it ended; until then the blocks may be being read.
+                    self.cancel(&ask).await;
+                    answer.await
+                }
+            }
+        };
+        match answered {
+            Ok(LandedAnswer { receipt, collect_by }) => {
+                blocks.forget();
+                let claimed = self.claimed(ask.sidecar, receipt.transfer.clone(), collect_by);
+                Ok(Landed { receipt, claimed })
+            }
+            Err(error) if error.may_be_running() => {
+                self.settle_unclear(ask, blocks);
+                Err(PullFailed { error, blocks: None })
+            }
+            Err(error) => Err(PullFailed { error, blocks: Some(blocks) }),
+        }
+    }
+
+    /// Ends a transfer whose name is not known yet.
+    async fn cancel(&self, ask: &TransferAsk) -> Option<bool> {
+        let named = self.sidecars.name_of(ask).await;
+        let ended = match &named {
+            Ok(transfer) => self.sidecars.finish(&ask.sidecar, transfer).await,
+            // The attempt has ended already, and that is the answer to it.
+            Err(SidecarError::Problem { .. }) => Ok(false),
+            Err(_) => return None,
+        };
+        match ended {
+            Ok(landed) => Some(landed),
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "transfer is not cancelled; its sidecar will give it up"
+                );
+                None
+            }
+        }
+    }
+
+    /// After an answer that was lost: ends the transfer if there is one, then knows what becomes of the blocks.
+    fn settle_unclear(&self, ask: TransferAsk, blocks: PinnedBlocks) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            match this.cancel(&ask).await {
+                Some(false) => drop(blocks),
+                Some(true) | None => blocks.forget(),
+            }
+        });
+    }
+
+    /// Renews the claim on a landed transfer until the guard is dropped, then ends it.
+    fn claimed(&self, sidecar: Uri, transfer: TransferId, collect_by: Duration) -> Claimed {
+        let released = CancellationToken::new();
+        let guard = released.clone().drop_guard();
+        let sidecars = self.sidecars.clone();
+        let every = (collect_by / 3).max(MIN_CLAIM_EVERY);
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! { () = released.cancelled() => break, () = sleep(every) => {} }
+                let renewed = tokio::select! {
+                    () = released.cancelled() => break,
+                    renewed = sidecars.claim(&sidecar, &transfer) => renewed,
+                };
+                if let Err(error) = renewed {
+                    debug!(%transfer, error = &error as &dyn std::error::Error, "claim is not renewed");
+                }
+            }
+            finish(&sidecars, &sidecar, &transfer).await;
+        });
+        Claimed(guard)
+    }
+}
+
+async fn finish(sidecars: &Sidecars, sidecar: &Uri, transfer: &TransferId) {
+    for tries_left in (0..TRIES).rev() {
+        match sidecars.finish(sidecar, transfer).await {
+            Ok(_) => return,
+            Err(error) if tries_left == 0 => {
+                warn!(%transfer, error = &error as &dyn std::error::Error, "transfer is not finished; its claim will lapse");
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn release(sidecars: &Sidecars, sidecar: &Uri, rank: DpRank, request: &EngineRequestId) {
+    for tries_left in (0..TRIES).rev() {
+        match sidecars.release_handle(sidecar, rank, request).await {
+            Ok(()) => return,
+            // The sidecar knows better: unknown, or told already.
+            Err(SidecarError::Problem { .. }) => return,
+            Err(error) if tries_left == 0 => {
+                warn!(%request, error = &error as &dyn std::error::Error, "abandoned prefill is not released; its lease will end");
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}

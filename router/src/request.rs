@@ -1,0 +1,217 @@
+//! One client request from its first byte to the response: limits, inspection, admission, the path it takes, its end.
+
+mod split;
+mod whole;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use kv::ids::DpRank;
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, debug, info_span};
+use vllm_wire::body::{Endpoint, Inspected, inspect};
+use vllm_wire::headers::{DP_RANK, REQUEST_ID};
+
+use crate::choice::{Avoid, Terms, Wish};
+use crate::engine::{Call, Decoding};
+use crate::error::ApiError;
+use crate::handoff::Claimed;
+use crate::headers::{PREFILL_RANK, Path, Trail, toward_client};
+use crate::metrics::{Ended, Outcome};
+use crate::relay::{Holdings, Relay};
+use crate::router::Shared;
+use crate::targets::{Board, Occupied, Side};
+
+/// A request that has been read and understood.
+struct Job<'a> {
+    shared: &'a Shared,
+    /// The router's id of the request; attempts add to it.
+    id: String,
+    /// The client's id, or ours: a label for sidecars' lists.
+    label: String,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    body: Bytes,
+    inspected: Inspected,
+    wish: Wish,
+    trail: &'a mut Trail,
+}
+
+/// How a request was answered by an engine.
+enum Done {
+    /// An answer has begun.
+    Begun { decoding: Decoding, seat: Occupied, claimed: Option<Claimed> },
+    /// The engine found fault with the request.
+    ClientError(Response<Bytes>),
+}
+
+/// Serves one request.
+///
+/// # Cancel safety
+/// The client's leaving drops the future or the response's body, and with it every leg; what is owed to sidecars is paid by tasks.
+pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
+    let arrived = Instant::now();
+    let id = shared.ids.next();
+    let client_id = request.headers().get(REQUEST_ID).cloned();
+    let span = info_span!("request", request_id = %id, path = endpoint.path());
+    let mut trail = Trail::new();
+    let mut ended = shared.metrics.begin();
+    let answered = answer(&shared, endpoint, request, &id, &mut trail, &mut ended).instrument(span.clone()).await;
+    let mut response = match answered {
+        Ok((Done::Begun { decoding, seat, claimed }, running)) => {
+            shared.metrics.first_byte(arrived.elapsed());
+            let holdings = Holdings { ended, running, decode_rank: seat, claimed };
+            let relay = Relay::new(decoding.held, shared.config.decode_deadline, shared.cut.clone(), holdings);
+            let mut response = Response::new(Body::new(relay));
+            *response.status_mut() = decoding.status;
+            *response.headers_mut() = decoding.headers;
+            response
+        }
+        Ok((Done::ClientError(answer), _running)) => {
+            ended.outcome(Outcome::ClientError);
+            let (head, body) = answer.into_parts();
+            let mut response = Response::new(Body::from(body));
+            *response.status_mut() = head.status;
+            *response.headers_mut() = toward_client(&head.headers);
+            response
+        }
+        Err(error) => {
+            let _in_request = span.enter();
+            debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
+            ended.outcome(error.outcome);
+            error.into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    trail.write(headers);
+    if let Some(id) = client_id.or_else(|| HeaderValue::from_str(&id).ok()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}
+
+async fn answer(
+    shared: &Shared,
+    endpoint: Endpoint,
+    request: Request<Body>,
+    id: &str,
+    trail: &mut Trail,
+    ended: &mut Ended,
+) -> Result<(Done, crate::admission::Running), ApiError> {
+    let place = shared.admission.enter()?;
+    let (head, body) = request.into_parts();
+    let wish = wish(shared, &head.headers)?;
+    let body = read_body(shared, body).await?;
+    let inspected = inspect(endpoint, &body).map_err(|error| bad_body(&error))?;
+    let running = tokio::select! {
+        running = shared.admission.start(place) => running?,
+        () = shared.cut.cancelled() => return Err(cut()),
+    };
+    let label = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_label(id)).unwrap_or(id);
+    let mut job = Job {
+        shared,
+        id: id.to_owned(),
+        label: label.to_owned(),
+        endpoint,
+        headers: head.headers,
+        body,
+        inspected,
+        wish,
+        trail,
+    };
+    let done = tokio::select! {
+        done = Box::pin(job.run()) => done,
+        () = shared.cut.cancelled() => Err(cut()),
+    };
+    ended.path(job.trail.path);
+    done.map(|done| (done, running))
+}
+
+impl Job<'_> {
+    async fn run(&mut self) -> Result<Done, ApiError> {
+        if let Some(reason) = self.inspected.plain_because {
+            self.trail.local_because = Some(reason.as_str());
+            return self.whole(Path::Local).await;
+        }
+        self.split().await
+    }
+
+    fn terms<'a>(&self, avoid: &'a Avoid) -> Terms<'a> {
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        Terms { pairing: self.shared.config.pairing, wish: self.wish, avoid, turn }
+    }
+
+    /// The next attempt's identity towards engines.
+    fn next_call(&mut self) -> Call {
+        self.trail.attempts += 1;
+        let id = format!("{}-{}", self.id, self.trail.attempts);
+        Call { endpoint: self.endpoint, headers: self.headers.clone(), id }
+    }
+}
+
+fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
+    if !shared.config.allow_rank_headers {
+        return Ok(Wish::default());
+    }
+    let rank = |name: &'static str| -> Result<Option<DpRank>, ApiError> {
+        let Some(value) = headers.get(name) else { return Ok(None) };
+        let rank = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(DpRank);
+        let rank = rank.ok_or_else(|| {
+            ApiError::client(StatusCode::BAD_REQUEST, "rank_header_invalid", format!("{name} is not a DP rank"))
+        })?;
+        let exists = |side| shared.board.ranks(side).iter().any(|candidate| candidate.target.rank == rank);
+        if exists(if name == PREFILL_RANK { Side::Prefill } else { Side::Decode }) {
+            return Ok(Some(rank));
+        }
+        Err(ApiError::client(StatusCode::BAD_REQUEST, "rank_unknown", format!("{name}: there is no DP rank {rank}")))
+    };
+    Ok(Wish { prefill: rank(PREFILL_RANK)?, decode: rank(DP_RANK)? })
+}
+
+async fn read_body(shared: &Shared, body: Body) -> Result<Bytes, ApiError> {
+    let limit = usize::try_from(shared.config.max_body_bytes).unwrap_or(usize::MAX);
+    match timeout(shared.config.queue_deadline, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::client(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is larger than {limit} bytes"),
+        )),
+        Ok(Err(_)) => {
+            Err(ApiError::client(StatusCode::BAD_REQUEST, "body_incomplete", "the body ends before it is complete"))
+        }
+        Err(_) => {
+            Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body does not arrive in time"))
+        }
+    }
+}
+
+fn bad_body(error: &vllm_wire::body::BodyError) -> ApiError {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    ApiError::client(StatusCode::BAD_REQUEST, "body_invalid", format!("{error}{cause}"))
+}
+
+fn cut() -> ApiError {
+    ApiError {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: "shutting_down".into(),
+        message: "the router is shutting down; retry elsewhere".to_owned(),
+        outcome: Outcome::Cut,
+    }
+}
+
+/// No pair or rank can be chosen: which are missing, in words without addresses.
+fn not_ready(board: &Board, sides: &[Side]) -> ApiError {
+    let why: Vec<String> = sides.iter().map(|side| board.why_not_ready(*side)).filter(|why| !why.is_empty()).collect();
+    let why = if why.is_empty() { "no ready ranks go together".to_owned() } else { why.join(", ") };
+    ApiError::not_ready(format!("no rank can take the request: {why}"))
+}
+
+/// What a sidecar takes as a label.
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}

@@ -1,0 +1,320 @@
+//! A request split into prefill, transfer and decode, with the failure ladder around it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use kv::ids::{AttemptId, LocalRank};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+use vllm_wire::body::{PrefillAnswer, for_prefill, merge_token_ids};
+
+use crate::choice::Avoid;
+use crate::config::{FallbackKind, Gate};
+use crate::engine::{Answer, Call, LegError};
+use crate::error::ApiError;
+use crate::handoff::{Claimed, Landed, PinnedBlocks};
+use crate::headers::{Path, Trail};
+use crate::ladder::{Ladder, Next, Retry};
+use crate::metrics::Outcome;
+use crate::request::whole::leg_failed;
+use crate::request::{Done, Job, bad_body, not_ready};
+use crate::sidecar::{HandleReport, SidecarError, TransferAsk};
+use crate::targets::{Occupied, Side, Target};
+use crate::ticket::{Asked, DecodeTicket, NotCovered, Ungated};
+
+/// A prefill that is done.
+struct Prefilled {
+    target: Target,
+    seat: Occupied,
+    sent_at: Instant,
+    answer: PrefillAnswer,
+    /// `None` with the direct gate, where D itself tells P.
+    blocks: Option<PinnedBlocks>,
+}
+
+/// Where an attempt begins; its decode rank is chosen in either case.
+enum Start {
+    Anew { prefill: Target, decode: Target },
+    With { prefilled: Box<Prefilled>, decode: Target },
+}
+
+/// A failed attempt.
+struct Failure {
+    error: AttemptError,
+    prefill: Target,
+    decode: Target,
+    /// A prefill that another transfer may still use.
+    prefilled: Option<Box<Prefilled>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("prefill")]
+    Prefill(#[source] LegError),
+    #[error("transfer")]
+    Transfer(#[source] SidecarError),
+    #[error("redeem the receipt")]
+    Receipt(#[source] NotCovered),
+    #[error("decode")]
+    Decode(#[source] LegError),
+}
+
+impl AttemptError {
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Prefill(error) | Self::Decode(error) => error.retry(),
+            Self::Transfer(error) => error.retry(),
+            Self::Receipt(_) => Retry::Never,
+        }
+    }
+
+    /// For the client: a stable code and words without addresses.
+    fn public(&self) -> ApiError {
+        let (status, code, message) = match self {
+            Self::Prefill(error) => return leg_failed("prefill", error),
+            Self::Decode(error) => return leg_failed("decode", error),
+            Self::Transfer(error) => {
+                (transfer_status(error), error.code().to_owned(), format!("the KV transfer failed: {}", error.code()))
+            }
+            Self::Receipt(error) => (StatusCode::BAD_GATEWAY, error.code().to_owned(), error.to_string()),
+        };
+        ApiError { status, code: code.into(), message, outcome: Outcome::Failed }
+    }
+}
+
+/// Statuses that tell the client something go through; the others are about parties that it does not know.
+fn transfer_status(error: &SidecarError) -> StatusCode {
+    match error {
+        SidecarError::Problem { status, .. } => match *status {
+            through @ (StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT) => through,
+            _ => StatusCode::BAD_GATEWAY,
+        },
+        SidecarError::Upstream(error) if error.is_late() => StatusCode::GATEWAY_TIMEOUT,
+        SidecarError::Upstream(_)
+        | SidecarError::Answer { .. }
+        | SidecarError::Request(_)
+        | SidecarError::Abandoned => StatusCode::BAD_GATEWAY,
+    }
+}
+
+impl Job<'_> {
+    /// Prefill here, decode there; down the ladder while it fails.
+    pub(super) async fn split(&mut self) -> Result<Done, ApiError> {
+        self.trail.path = match self.shared.config.gate {
+            Gate::Stage => Path::Pd,
+            Gate::Direct(_) => Path::Direct,
+        };
+        let prefill_body: Bytes = for_prefill(self.endpoint, &self.body).map_err(|error| bad_body(&error))?.into();
+        let mut ladder = Ladder::new(self.shared.config.max_attempts);
+        let mut avoid = Avoid::default();
+        let Some((prefill, decode)) = self.terms(&avoid).pair(&self.shared.board) else {
+            return Err(not_ready(&self.shared.board, &[Side::Prefill, Side::Decode]));
+        };
+        let mut start = Start::Anew { prefill, decode };
+        loop {
+            let failure = match Box::pin(self.attempt(start, &prefill_body)).await {
+                Ok(done) => return Ok(done),
+                Err(failure) => failure,
+            };
+            let next = ladder.after(failure.error.retry(), failure.prefilled.is_some());
+            let Failure { error, prefill, decode, prefilled } = *failure;
+            warn!(
+                prefill = %prefill.id(), decode = %decode.id(), next = next.as_str(),
+                error = &error as &dyn std::error::Error, "attempt failed"
+            );
+            self.shared.metrics.step(next);
+            blame(&mut avoid, &error, &prefill, &decode);
+            let again = match (next, prefilled) {
+                (Next::GiveUp, _) => None,
+                (Next::SameTransfer, Some(prefilled)) => Some(Start::With { prefilled, decode }),
+                (Next::OtherDecode, Some(prefilled)) => {
+                    let other = self.terms(&avoid).decode_for(&self.shared.board, &prefilled.target);
+                    match other {
+                        Some(decode) => Some(Start::With { prefilled, decode }),
+                        None => self.anew(&avoid),
+                    }
+                }
+                (Next::NewPrefill, _) | (Next::SameTransfer | Next::OtherDecode, None) => self.anew(&avoid),
+            };
+            start = match again {
+                Some(start) => start,
+                None => return self.fall_back(&error).await,
+            };
+        }
+    }
+
+    fn anew(&self, avoid: &Avoid) -> Option<Start> {
+        let (prefill, decode) = self.terms(avoid).pair(&self.shared.board)?;
+        Some(Start::Anew { prefill, decode })
+    }
+
+    async fn fall_back(&mut self, error: &AttemptError) -> Result<Done, ApiError> {
+        match self.shared.config.fallback {
+            FallbackKind::Off => Err(error.public()),
+            FallbackKind::LocalPrefill => {
+                (self.trail.prefill, self.trail.transfer) = (None, None);
+                self.whole(Path::Fallback).await
+            }
+        }
+    }
+
+    async fn attempt(&mut self, start: Start, prefill_body: &Bytes) -> Result<Done, Box<Failure>> {
+        let call = self.next_call();
+        let (prefilled, decode, seat) = match start {
+            Start::With { prefilled, decode } => {
+                let seat = decode.occupy();
+                (prefilled, decode, seat)
+            }
+            Start::Anew { prefill, decode } => {
+                let seat = decode.occupy();
+                self.trail.prefill = Trail::place(&prefill);
+                match self.prefill(&prefill, &call, prefill_body.clone()).await {
+                    Ok(Answer::Given(prefilled)) => (Box::new(prefilled), decode, seat),
+                    Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
+                    Err(error) => {
+                        let error = AttemptError::Prefill(error);
+                        return Err(Box::new(Failure { error, prefill, decode, prefilled: None }));
+                    }
+                }
+            }
+        };
+        self.trail.decode = Trail::place(&decode);
+        let prefill = prefilled.target.clone();
+        let (ticket, claimed) = match self.ticket(prefilled, &decode, &call).await {
+            Ok(admitted) => admitted,
+            Err((error, prefilled)) => return Err(Box::new(Failure { error, prefill, decode, prefilled })),
+        };
+        match self.shared.engines.decode(ticket, &call, &self.body).await {
+            Ok(Answer::Given(decoding)) => Ok(Done::Begun { decoding, seat, claimed }),
+            Ok(Answer::ClientError(answer)) => Ok(Done::ClientError(answer)),
+            Err(error) => {
+                let error = AttemptError::Decode(error);
+                Err(Box::new(Failure { error, prefill, decode, prefilled: None }))
+            }
+        }
+    }
+
+    async fn prefill(&mut self, target: &Target, call: &Call, body: Bytes) -> Result<Answer<Prefilled>, LegError> {
+        let seat = target.occupy();
+        let sent_at = Instant::now();
+        let answer = match self.shared.engines.prefill(target, call, body).await? {
+            Answer::Given(answer) => answer,
+            Answer::ClientError(answer) => return Ok(Answer::ClientError(answer)),
+        };
+        let age = sent_at.elapsed();
+        self.trail.prefill_ms = Some(ms(age));
+        let blocks = target.pod.sidecar.as_ref().map(|sidecar| {
+            let report = HandleReport {
+                rank: target.rank,
+                engine: answer.params.remote_engine_id.clone(),
+                request: answer.params.remote_request_id.clone(),
+                params: answer.raw_params.clone(),
+                lease: self.shared.config.kv_lease,
+                age,
+            };
+            self.shared.handoffs.pinned(sidecar, report)
+        });
+        Ok(Answer::Given(Prefilled { target: target.clone(), seat, sent_at, answer, blocks }))
+    }
+
+    /// Past the gate: with a receipt, or with the proof that none is wanted. An error brings the prefill back if it is still good.
+    async fn ticket(
+        &mut self,
+        prefilled: Box<Prefilled>,
+        decode: &Target,
+        call: &Call,
+    ) -> Result<(DecodeTicket, Option<Claimed>), (AttemptError, Option<Box<Prefilled>>)> {
+        let faults = &self.shared.config.faults;
+        if let Gate::Direct(proof) = self.shared.config.gate {
+            let params = self.with_tokens(prefilled.answer.raw_params.clone(), &prefilled.answer);
+            return Ok((DecodeTicket::without_receipt(Ungated::Direct(proof), decode.clone(), params), None));
+        }
+        let (Some(blocks), Some(sidecar)) = (prefilled.blocks, decode.pod.sidecar.clone()) else {
+            return Err((AttemptError::Transfer(SidecarError::Abandoned), None));
+        };
+        let Prefilled { target, seat, sent_at, answer, .. } = *prefilled;
+        let ask = TransferAsk {
+            sidecar,
+            asked: Asked {
+                attempt: AttemptId::new(call.id.as_str()),
+                pod: decode.pod.id,
+                rank: decode.rank,
+                source_engine: answer.params.remote_engine_id.clone(),
+            },
+            label: self.label.clone(),
+            params: answer.raw_params.clone(),
+            deadline: self.shared.config.transfer_deadline,
+            lease: self.shared.config.kv_lease,
+            prefill_done_age: sent_at.elapsed(),
+        };
+        if let Some(proof) = faults.skip_gate() {
+            let handoffs = self.shared.handoffs.clone();
+            self.shared.tasks.spawn(async move { drop(handoffs.pull(ask, blocks).await) });
+            let params = self.with_tokens(answer.raw_params.clone(), &answer);
+            return Ok((DecodeTicket::without_receipt(Ungated::Fault(proof), decode.clone(), params), None));
+        }
+        let asked_at = Instant::now();
+        let Landed { mut receipt, claimed } = match self.shared.handoffs.pull(ask, blocks).await {
+            Ok(landed) => landed,
+            Err(failed) => {
+                let blocks = failed.blocks;
+                let prefilled =
+                    blocks.map(|blocks| Box::new(Prefilled { target, seat, sent_at, answer, blocks: Some(blocks) }));
+                return Err((AttemptError::Transfer(failed.error), prefilled));
+            }
+        };
+        self.trail.transfer_ms = Some(ms(asked_at.elapsed()));
+        self.trail.transfer = Some(receipt.transfer.clone());
+        receipt.params = self.with_tokens(receipt.params, &answer);
+        let aim =
+            if faults.wrong_rank() { neighbour(decode, self.shared.config.ranks_per_pod) } else { decode.clone() };
+        let ticket = DecodeTicket::from_receipt(&receipt, aim).map_err(|error| (AttemptError::Receipt(error), None))?;
+        self.shared.metrics.receipt();
+        if let Some(wait) = faults.delay_decode() {
+            sleep(wait).await;
+        }
+        Ok((ticket, Some(claimed)))
+    }
+
+    /// A text chat decodes the very tokens that were prefilled.
+    fn with_tokens(&self, mut params: Value, answer: &PrefillAnswer) -> Value {
+        if self.inspected.text_only_chat
+            && let Some(ids) = &answer.prompt_token_ids
+        {
+            merge_token_ids(&mut params, ids);
+        }
+        params
+    }
+}
+
+/// Whom to leave out of the next choice.
+fn blame(avoid: &mut Avoid, error: &AttemptError, prefill: &Target, decode: &Target) {
+    match error {
+        AttemptError::Prefill(_) => avoid.unlucky(prefill),
+        AttemptError::Decode(_) | AttemptError::Receipt(_) => avoid.unlucky(decode),
+        AttemptError::Transfer(error) => match error.retry() {
+            Retry::OtherTarget => avoid.unfit(decode),
+            // The sidecar could not get the blocks from P, or its answer was lost.
+            Retry::NewPrefill if error.may_be_running() => avoid.unlucky(decode),
+            Retry::NewPrefill => avoid.unlucky(prefill),
+            Retry::SameTarget | Retry::Never => avoid.unlucky(decode),
+        },
+    }
+}
+
+/// The rank after a target's, for the wrong-rank control.
+fn neighbour(target: &Target, ranks: u16) -> Target {
+    let local = target.local.0.saturating_add(1).checked_rem(ranks).unwrap_or(0);
+    let first = target.rank.0.saturating_sub(target.local.0);
+    let local = LocalRank(local);
+    Target { pod: target.pod.clone(), local, rank: local.global(first) }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,60 @@
+//! A request that one decode engine serves by itself.
+
+use http::StatusCode;
+use tracing::warn;
+
+use crate::choice::Avoid;
+use crate::engine::{Answer, LegError};
+use crate::error::ApiError;
+use crate::headers::{Path, Trail};
+use crate::ladder::{Ladder, Next};
+use crate::metrics::Outcome;
+use crate::request::{Done, Job, not_ready};
+use crate::targets::Side;
+
+impl Job<'_> {
+    /// Sends the request whole to a decode engine, to another one while that fails.
+    pub(super) async fn whole(&mut self, path: Path) -> Result<Done, ApiError> {
+        self.trail.path = path;
+        let mut ladder = Ladder::new(self.shared.config.max_attempts);
+        let mut avoid = Avoid::default();
+        loop {
+            let Some(target) = self.terms(&avoid).alone(&self.shared.board) else {
+                return Err(not_ready(&self.shared.board, &[Side::Decode]));
+            };
+            self.trail.decode = Trail::place(&target);
+            let seat = target.occupy();
+            let call = self.next_call();
+            let error = match self.shared.engines.whole(&target, &call, &self.body).await {
+                Ok(Answer::Given(decoding)) => return Ok(Done::Begun { decoding, seat, claimed: None }),
+                Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
+                Err(error) => error,
+            };
+            let next = ladder.after(error.retry(), false);
+            warn!(decode = %target.id(), error = &error as &dyn std::error::Error, next = next.as_str(), "attempt failed");
+            self.shared.metrics.step(next);
+            if next == Next::GiveUp {
+                return Err(leg_failed("decode", &error));
+            }
+            avoid.unlucky(&target);
+        }
+    }
+}
+
+/// A failed leg for the client.
+pub(super) fn leg_failed(side: &'static str, error: &LegError) -> ApiError {
+    let what = error.what();
+    let (status, words) = match what {
+        "timeout" => (StatusCode::GATEWAY_TIMEOUT, "does not answer in time"),
+        "unreachable" => (StatusCode::BAD_GATEWAY, "cannot be reached"),
+        "no_kv" => (StatusCode::BAD_GATEWAY, "keeps no KV for a decode engine (is its NIXL connector on?)"),
+        "answer_invalid" => (StatusCode::BAD_GATEWAY, "answers something that cannot be used"),
+        _ => (StatusCode::BAD_GATEWAY, "fails"),
+    };
+    ApiError {
+        status,
+        code: format!("{side}_{what}").into(),
+        message: format!("the {side} engine {words}"),
+        outcome: Outcome::Failed,
+    }
+}

@@ -1,0 +1,179 @@
+//! The router as a library: given a listener and a way to reach upstreams, the very same router runs over real sockets, in
+//! tests and in simulation. Its clock is tokio's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::admission::Admission;
+use crate::config::{Gate, RouterConfig};
+use crate::engine::Engines;
+use crate::handoff::Handoffs;
+use crate::metrics::Metrics;
+use crate::sidecar::Sidecars;
+use crate::targets::{Board, PodId, Side, Watched};
+use crate::upstream::Upstream;
+use crate::watch::{follow_sidecar, poll_engine};
+
+/// After the drain, how long answers that were cut may take to end, and after them the notices to sidecars.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What a router is given besides its configuration.
+#[derive(Debug)]
+pub struct Parts {
+    /// How engines and sidecars are reached.
+    pub upstream: Arc<dyn Upstream>,
+    /// Begins every id that this router makes; must differ between routers and their restarts. `[A-Za-z0-9-]`, short.
+    pub id_prefix: String,
+}
+
+/// How a router ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request had its whole answer.
+    Drained,
+    /// The drain timeout cut some.
+    Cut,
+}
+
+/// The ids that the router makes.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub(crate) fn next(&self) -> String {
+        format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What every request shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: RouterConfig,
+    pub(crate) board: Board,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) metrics: Metrics,
+    pub(crate) engines: Engines,
+    pub(crate) handoffs: Handoffs,
+    pub(crate) ids: Ids,
+    pub(crate) turn: AtomicUsize,
+    pub(crate) tasks: TaskTracker,
+    /// Ends whatever is still under way after the drain.
+    pub(crate) cut: CancellationToken,
+}
+
+/// A router that watches its pods and can be served.
+#[derive(Debug)]
+pub struct Router {
+    shared: Arc<Shared>,
+    watchers: CancellationToken,
+}
+
+impl Router {
+    /// Starts watching the pods. Must be called within a tokio runtime.
+    pub fn start(config: RouterConfig, parts: Parts) -> Self {
+        let Parts { upstream, id_prefix } = parts;
+        let gated = matches!(config.gate, Gate::Stage);
+        let sides = [(Side::Prefill, &config.prefill), (Side::Decode, &config.decode)];
+        let pods = sides.into_iter().flat_map(|(side, urls)| {
+            urls.iter().enumerate().map(move |(index, url)| {
+                (PodId { side, index }, url.engine.clone(), gated.then(|| url.sidecar.clone()))
+            })
+        });
+        let (board, watched) = Board::new(pods.collect(), config.ranks_per_pod);
+        let admission = Arc::new(Admission::new(config.max_in_flight, config.max_queue, config.queue_deadline));
+        let sidecars = Sidecars::new(Arc::clone(&upstream), config.sidecar_authorization.clone());
+        let (tasks, watchers) = (TaskTracker::new(), CancellationToken::new());
+        for (pod, view) in watched {
+            watch(&tasks, &watchers, &upstream, &sidecars, (pod, view));
+        }
+        let shared = Shared {
+            board,
+            metrics: Metrics::new(Arc::clone(&admission)),
+            admission,
+            engines: Engines::new(upstream, config.prefill_deadline, config.decode_deadline),
+            handoffs: Handoffs::new(sidecars, tasks.clone()),
+            ids: Ids { prefix: id_prefix, next: AtomicU64::new(1) },
+            turn: AtomicUsize::new(0),
+            tasks,
+            cut: CancellationToken::new(),
+            config,
+        };
+        Self { shared: Arc::new(shared), watchers }
+    }
+
+    /// Serves until `stop`, then drains: no new requests, `/readyz` fails, requests in flight may end within the drain timeout.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve<L>(self, listener: L, stop: CancellationToken) -> std::io::Result<Ended>
+    where
+        L: axum::serve::Listener,
+        L::Addr: std::fmt::Debug,
+    {
+        let (shared, close) = (self.shared, CancellationToken::new());
+        let server = axum::serve(listener, crate::http::routes(Arc::clone(&shared)))
+            .with_graceful_shutdown(close.clone().cancelled_owned());
+        let mut server = std::pin::pin!(server.into_future());
+        let ended = {
+            let drained = drain(&shared, &stop);
+            tokio::select! {
+                served = &mut server => { served?; Ended::Drained }
+                ended = drained => ended,
+            }
+        };
+        close.cancel();
+        // A connection that does not close in time is left to the end of the process.
+        match timeout(LAST_WORDS, server).await {
+            Ok(served) => served?,
+            Err(_) => debug!("connections are left open"),
+        }
+        self.watchers.cancel();
+        shared.tasks.close();
+        if timeout(LAST_WORDS, shared.tasks.wait()).await.is_err() {
+            warn!(tasks = shared.tasks.len(), "notices to sidecars are given up; claims and leases will lapse");
+        }
+        Ok(ended)
+    }
+}
+
+async fn drain(shared: &Shared, stop: &CancellationToken) -> Ended {
+    stop.cancelled().await;
+    shared.admission.drain();
+    let inside = shared.admission.inside();
+    info!(inside, timeout_ms = millis(shared.config.drain_timeout), "draining");
+    if timeout(shared.config.drain_timeout, shared.admission.empty()).await.is_ok() {
+        return Ended::Drained;
+    }
+    warn!(inside = shared.admission.inside(), "drain timeout is over; answers under way are cut");
+    shared.cut.cancel();
+    if timeout(LAST_WORDS, shared.admission.empty()).await.is_err() {
+        debug!("clients are slow to take their ends");
+    }
+    Ended::Cut
+}
+
+fn watch(
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    upstream: &Arc<dyn Upstream>,
+    sidecars: &Sidecars,
+    (pod, view): Watched,
+) {
+    match pod.sidecar.clone() {
+        Some(sidecar) => tasks.spawn(follow_sidecar(sidecars.clone(), pod, sidecar, view, stop.clone())),
+        None => tasks.spawn(poll_engine(Arc::clone(upstream), pod, view, stop.clone())),
+    };
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

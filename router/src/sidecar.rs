@@ -1,0 +1,326 @@
+//! The router's client of the sidecars' HTTP API: only what it asks, in its own words; unknown fields are ignored.
+
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use kv::ids::{DpRank, EngineId, EngineRequestId, TransferId};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::ladder::Retry;
+use crate::ticket::{Asked, Receipt};
+use crate::upstream::{Upstream, UpstreamError, at, fetch, send_within};
+
+pub(crate) use wire::RankJson;
+use wire::{LandedJson, ProblemJson, TransferJson};
+
+/// Longest answer that is read.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// How much longer than the transfer's own deadline the router waits for the answer.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Longest wait for the answers that are given at once.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// Why a sidecar did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SidecarError {
+    /// It said no, in a problem document.
+    #[error("the sidecar refuses: {code} ({status}): {detail}")]
+    Problem { code: String, status: StatusCode, retry: Retry, detail: String },
+    /// It was not reached, or broke off.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// It answered something that is not its API.
+    #[error("understand the sidecar's answer with status {status}")]
+    Answer {
+        status: StatusCode,
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+    /// The router ended while the answer was being waited for.
+    #[error("wait for the sidecar's answer: the router ends")]
+    Abandoned,
+    /// The request could not be written down.
+    #[error("write a request to the sidecar")]
+    Request(#[from] http::Error),
+}
+
+impl SidecarError {
+    /// Whether a transfer that was asked for may be running all the same.
+    pub(crate) fn may_be_running(&self) -> bool {
+        match self {
+            Self::Problem { .. } | Self::Request(_) => false,
+            Self::Upstream(error) => !error.never_sent(),
+            Self::Answer { .. } | Self::Abandoned => true,
+        }
+    }
+
+    /// What may help.
+    pub(crate) fn retry(&self) -> Retry {
+        match self {
+            Self::Problem { retry, .. } => *retry,
+            Self::Upstream(error) if error.never_sent() => Retry::OtherTarget,
+            Self::Upstream(_) | Self::Answer { .. } => Retry::NewPrefill,
+            Self::Request(_) | Self::Abandoned => Retry::Never,
+        }
+    }
+
+    /// The stable code: the sidecar's own, or what happened on the way to it.
+    pub(crate) fn code(&self) -> &str {
+        match self {
+            Self::Problem { code, .. } => code,
+            Self::Upstream(error) if error.is_late() => "sidecar_timeout",
+            Self::Upstream(_) => "sidecar_unreachable",
+            Self::Answer { .. } | Self::Request(_) | Self::Abandoned => "sidecar_error",
+        }
+    }
+}
+
+/// One transfer to be asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct TransferAsk {
+    pub(crate) sidecar: Uri,
+    pub(crate) asked: Asked,
+    pub(crate) label: String,
+    pub(crate) params: Value,
+    pub(crate) deadline: Duration,
+    pub(crate) lease: Duration,
+    /// Time since the prefill request was sent: P cannot have finished earlier.
+    pub(crate) prefill_done_age: Duration,
+}
+
+/// The sidecar's yes.
+#[derive(Clone, Debug)]
+pub(crate) struct LandedAnswer {
+    pub(crate) receipt: Receipt,
+    /// The claim must be renewed within this time.
+    pub(crate) collect_by: Duration,
+}
+
+/// A prefill's blocks to be reported to P's sidecar.
+#[derive(Clone, Debug)]
+pub(crate) struct HandleReport {
+    pub(crate) rank: DpRank,
+    pub(crate) engine: EngineId,
+    pub(crate) request: EngineRequestId,
+    pub(crate) params: Value,
+    pub(crate) lease: Duration,
+    pub(crate) age: Duration,
+}
+
+/// Speaks to all sidecars.
+#[derive(Clone, Debug)]
+pub(crate) struct Sidecars {
+    upstream: Arc<dyn Upstream>,
+    authorization: Option<HeaderValue>,
+}
+
+#[derive(Serialize)]
+struct TransferBody<'a> {
+    attempt_id: &'a str,
+    request_id: &'a str,
+    dp_rank: u16,
+    kv_transfer_params: &'a Value,
+    deadline_ms: u64,
+    lease_ms: u64,
+    prefill_done_age_ms: u64,
+}
+
+#[derive(Serialize)]
+struct HandleBody<'a> {
+    dp_rank: u16,
+    remote_request_id: &'a str,
+    remote_engine_id: &'a str,
+    kv_transfer_params: &'a Value,
+    lease_ms: u64,
+    age_ms: u64,
+}
+
+impl Sidecars {
+    pub(crate) fn new(upstream: Arc<dyn Upstream>, authorization: Option<HeaderValue>) -> Self {
+        Self { upstream, authorization }
+    }
+
+    /// Asks for a transfer and waits until it has landed or failed.
+    pub(crate) async fn transfer(&self, ask: &TransferAsk) -> Result<LandedAnswer, SidecarError> {
+        let request = self.request(Method::POST, &ask.sidecar, "/v1/transfers", Some(&transfer_body(ask)), None)?;
+        let answer = fetch(&*self.upstream, request, ask.deadline.saturating_add(GRACE), MAX_ANSWER).await?;
+        let answer = read::<LandedJson>(&answer)?;
+        Ok(LandedAnswer {
+            collect_by: Duration::from_millis(answer.receipt.collect_by_ms),
+            receipt: Receipt {
+                asked: ask.asked.clone(),
+                transfer: TransferId::new(answer.transfer_id),
+                rank: DpRank(answer.receipt.dp_rank),
+                source_engine: EngineId::new(answer.receipt.source_engine_id),
+                virtual_engine: EngineId::new(answer.receipt.virtual_engine_id),
+                request: EngineRequestId::new(answer.receipt.request_id),
+                params: answer.kv_transfer_params,
+            },
+        })
+    }
+
+    /// Asks for the name of a transfer that is under way (the same attempt is the same transfer).
+    pub(crate) async fn name_of(&self, ask: &TransferAsk) -> Result<TransferId, SidecarError> {
+        let body = transfer_body(ask);
+        let request = self.request(Method::POST, &ask.sidecar, "/v1/transfers", Some(&body), Some("respond-async"))?;
+        let answer = fetch(&*self.upstream, request, SHORT, MAX_ANSWER).await?;
+        Ok(TransferId::new(read::<TransferJson>(&answer)?.transfer_id))
+    }
+
+    /// Renews the claim on a landed transfer.
+    pub(crate) async fn claim(&self, sidecar: &Uri, transfer: &TransferId) -> Result<(), SidecarError> {
+        let path = format!("/v1/transfers/{}/claim", segment(transfer.as_str()));
+        self.short::<Value>(Method::POST, sidecar, &path, Some(&Value::Object(serde_json::Map::new()))).await?;
+        Ok(())
+    }
+
+    /// Cancels or finishes a transfer. Says whether it had landed (P has been told, then); unknown means it never did.
+    pub(crate) async fn finish(&self, sidecar: &Uri, transfer: &TransferId) -> Result<bool, SidecarError> {
+        let path = format!("/v1/transfers/{}", segment(transfer.as_str()));
+        match self.short::<TransferJson>(Method::DELETE, sidecar, &path, None::<&()>).await {
+            Ok(Some(transfer)) => Ok(transfer.has_landed()),
+            Ok(None) => Ok(true),
+            Err(SidecarError::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells P's sidecar of blocks that a prefill has left pinned.
+    pub(crate) async fn report_handle(&self, sidecar: &Uri, report: &HandleReport) -> Result<(), SidecarError> {
+        let body = HandleBody {
+            dp_rank: report.rank.0,
+            remote_request_id: report.request.as_str(),
+            remote_engine_id: report.engine.as_str(),
+            kv_transfer_params: &report.params,
+            lease_ms: millis(report.lease),
+            age_ms: millis(report.age),
+        };
+        self.short::<Value>(Method::POST, sidecar, "/v1/handles", Some(&body)).await?;
+        Ok(())
+    }
+
+    /// Has P's sidecar tell its engine that nobody will read a prefill's blocks.
+    pub(crate) async fn release_handle(
+        &self,
+        sidecar: &Uri,
+        rank: DpRank,
+        request: &EngineRequestId,
+    ) -> Result<(), SidecarError> {
+        let path = format!("/v1/handles/{}?dp_rank={rank}", segment(request.as_str()));
+        self.short::<Value>(Method::DELETE, sidecar, &path, None::<&()>).await?;
+        Ok(())
+    }
+
+    /// Subscribes to the states of a pod's ranks.
+    pub(crate) async fn rank_events(&self, sidecar: &Uri) -> Result<Body, SidecarError> {
+        let request = self.request(Method::GET, sidecar, "/v1/ranks/events", None::<&()>, None)?;
+        let answer = send_within(&*self.upstream, request, SHORT).await?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        Err(SidecarError::Answer { status: answer.status(), source: None })
+    }
+
+    /// A request whose answer is given at once; `None` when the answer has no body.
+    async fn short<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        sidecar: &Uri,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Option<T>, SidecarError> {
+        let request = self.request(method, sidecar, path, body, None)?;
+        let answer = fetch(&*self.upstream, request, SHORT, MAX_ANSWER).await?;
+        if answer.status().is_success() && answer.body().is_empty() {
+            return Ok(None);
+        }
+        read(&answer).map(Some)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        sidecar: &Uri,
+        path: &str,
+        body: Option<&impl Serialize>,
+        prefer: Option<&str>,
+    ) -> Result<Request<Full<Bytes>>, SidecarError> {
+        let mut builder = Request::builder().method(method).uri(at(sidecar, path)?);
+        if let Some(authorization) = &self.authorization {
+            builder = builder.header(header::AUTHORIZATION, authorization);
+        }
+        if let Some(prefer) = prefer {
+            builder = builder.header("prefer", prefer);
+        }
+        let bytes = match body {
+            Some(body) => {
+                builder = builder.header(header::CONTENT_TYPE, "application/json");
+                let written = serde_json::to_vec(body);
+                Bytes::from(
+                    written.map_err(|source| SidecarError::Answer { status: StatusCode::OK, source: Some(source) })?,
+                )
+            }
+            None => Bytes::new(),
+        };
+        Ok(builder.body(Full::new(bytes))?)
+    }
+}
+
+fn transfer_body(ask: &TransferAsk) -> impl Serialize + '_ {
+    TransferBody {
+        attempt_id: ask.asked.attempt.as_str(),
+        request_id: &ask.label,
+        dp_rank: ask.asked.rank.0,
+        kv_transfer_params: &ask.params,
+        deadline_ms: millis(ask.deadline),
+        lease_ms: millis(ask.lease),
+        prefill_done_age_ms: millis(ask.prefill_done_age),
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(answer: &Response<Bytes>) -> Result<T, SidecarError> {
+    let status = answer.status();
+    if status.is_success() {
+        let read = serde_json::from_slice(answer.body());
+        return read.map_err(|source| SidecarError::Answer { status, source: Some(source) });
+    }
+    match serde_json::from_slice::<ProblemJson>(answer.body()) {
+        Ok(problem) => Err(problem.into_error(status)),
+        Err(source) => Err(SidecarError::Answer { status, source: Some(source) }),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A path segment: everything but unreserved characters percent-encoded.
+fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_cannot_leave_its_path_segment() {
+        assert_eq!(segment("cmpl-a/b?c#d%e-0"), "cmpl-a%2Fb%3Fc%23d%25e-0");
+    }
+}

@@ -1,0 +1,111 @@
+//! Invariant G as a type: a decode is dispatched with a [`DecodeTicket`] only, and a ticket is made from the receipt for
+//! exactly that rank and request, or from the proof that the operator has chosen to go without.
+
+use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
+use serde_json::Value;
+
+use crate::config::Direct;
+use crate::faults::SkippedGate;
+use crate::targets::{PodId, Target};
+
+/// What was asked of a sidecar: what its receipt must be for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) attempt: AttemptId,
+    pub(crate) pod: PodId,
+    pub(crate) rank: DpRank,
+    /// The engine that prefilled.
+    pub(crate) source_engine: EngineId,
+}
+
+/// A sidecar's receipt, together with the parameters it came with and the question that it answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Receipt {
+    pub(crate) asked: Asked,
+    pub(crate) transfer: TransferId,
+    pub(crate) rank: DpRank,
+    pub(crate) source_engine: EngineId,
+    pub(crate) virtual_engine: EngineId,
+    pub(crate) request: EngineRequestId,
+    pub(crate) params: Value,
+}
+
+/// Why a receipt does not cover a decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotCovered {
+    #[error("the receipt is for rank {receipt} of {pod}, the decode for {target}")]
+    Rank { receipt: DpRank, pod: PodId, target: String },
+    #[error("the receipt is for rank {receipt}, the sidecar was asked for rank {asked}")]
+    AnotherRank { receipt: DpRank, asked: DpRank },
+    #[error("the receipt is for KV of engine {receipt}, the prefill ran on {asked}")]
+    Source { receipt: EngineId, asked: EngineId },
+    #[error("the parameters beside the receipt do not name its virtual engine and request ({0})")]
+    Params(&'static str),
+}
+
+impl NotCovered {
+    /// The stable code.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Rank { .. } => "receipt_rank_mismatch",
+            Self::AnotherRank { .. } | Self::Source { .. } | Self::Params(_) => "receipt_invalid",
+        }
+    }
+}
+
+/// Why a decode may go without a receipt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ungated {
+    /// The operator chose `--gate direct`.
+    Direct(Direct),
+    /// A control shows what happens without the gate.
+    Fault(SkippedGate),
+}
+
+/// The right to send one decode to one rank.
+#[derive(Debug)]
+pub(crate) struct DecodeTicket {
+    target: Target,
+    params: Value,
+}
+
+impl DecodeTicket {
+    /// Redeems a receipt for a decode on `target`.
+    pub(crate) fn from_receipt(receipt: &Receipt, target: Target) -> Result<Self, NotCovered> {
+        let asked = &receipt.asked;
+        if receipt.rank != asked.rank {
+            return Err(NotCovered::AnotherRank { receipt: receipt.rank, asked: asked.rank });
+        }
+        if receipt.rank != target.rank || asked.pod != target.pod.id {
+            let target = target.id().to_string();
+            return Err(NotCovered::Rank { receipt: receipt.rank, pod: asked.pod, target });
+        }
+        if receipt.source_engine != asked.source_engine {
+            let asked = asked.source_engine.clone();
+            return Err(NotCovered::Source { receipt: receipt.source_engine.clone(), asked });
+        }
+        let names = |field: &str, value: &str| receipt.params.get(field).and_then(Value::as_str) == Some(value);
+        if !names("remote_engine_id", receipt.virtual_engine.as_str()) {
+            return Err(NotCovered::Params("remote_engine_id"));
+        }
+        if !names("remote_request_id", receipt.request.as_str()) {
+            return Err(NotCovered::Params("remote_request_id"));
+        }
+        Ok(Self { target, params: receipt.params.clone() })
+    }
+
+    /// A decode with P's own parameters, which no receipt covers.
+    pub(crate) fn without_receipt(_why: Ungated, target: Target, params: Value) -> Self {
+        Self { target, params }
+    }
+
+    /// Where it is valid.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Gives up the ticket for what the decode request carries.
+    pub(crate) fn into_params(self) -> Value {
+        self.params
+    }
+}
