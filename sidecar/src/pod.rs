@@ -7,6 +7,7 @@ use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
 use kv::shards::MAX_SHARDS;
 use side_channel::{Endpoint, Server, SideChannel};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -263,7 +264,13 @@ impl Pod {
 
     /// Handles alive or recently ended.
     pub fn handles(&self) -> Vec<HandleSnapshot> {
-        self.inner.shared.handles.lock().values().flatten().cloned().collect()
+        let now = Instant::now();
+        let left = |until: &Option<Instant>| until.map(|until| until.saturating_duration_since(now));
+        let handles = self.inner.shared.handles.lock();
+        let shown = handles.values().flatten();
+        shown
+            .map(|(shown, until)| HandleSnapshot { lease_left: left(until).unwrap_or_default(), ..shown.clone() })
+            .collect()
     }
 
     /// Takes note of a finished prefill (prefill role). Idempotent.

@@ -29,6 +29,7 @@ mod stage;
 mod timers;
 mod transfers;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,9 @@ pub(crate) enum Command {
     Release(EngineRequestId, oneshot::Sender<Result<(), HandleError>>),
 }
 
+/// Lists that the ranks write and everyone reads, by local rank.
+pub(crate) type PerRank<T> = Arc<Mutex<BTreeMap<LocalRank, Vec<T>>>>;
+
 /// What all ranks of a pod share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
@@ -107,10 +111,10 @@ pub(crate) struct Shared {
     pub stop: CancellationToken,
     /// Transfers to be read by everyone.
     pub board: Arc<Board>,
-    /// Handles to be read by everyone, by local rank.
-    pub handles: Arc<Mutex<std::collections::BTreeMap<LocalRank, Vec<HandleSnapshot>>>>,
+    /// Handles to be read by everyone, each with the end of its lease or claim.
+    pub handles: PerRank<(HandleSnapshot, Option<Instant>)>,
     /// The agents in use, by local rank.
-    pub agents: Arc<Mutex<std::collections::BTreeMap<LocalRank, Vec<Arc<dyn Fabric>>>>>,
+    pub agents: PerRank<Arc<dyn Fabric>>,
     /// All ranks, shown.
     pub ranks: Arc<watch::Sender<Arc<Vec<RankSnapshot>>>>,
     /// Totals.
@@ -166,6 +170,8 @@ pub(crate) struct Rank {
     handles: Handles,
     freed: Freed,
     shown: Option<RankSnapshot>,
+    /// Handles have changed since they were last shown.
+    handles_changed: bool,
 }
 
 impl Rank {
@@ -190,6 +196,7 @@ impl Rank {
             handles: Handles::default(),
             freed: Freed::default(),
             shown: None,
+            handles_changed: true,
         };
         let (mut batch_of_events, mut batch_of_commands) = (Vec::new(), Vec::new());
         let (mut gated, mut engine_watched) = (false, true);
@@ -244,7 +251,7 @@ impl Rank {
         match event {
             Event::Identity { incarnation, answer } => self.on_identity(incarnation, answer),
             Event::Session { identity, answer } => self.on_session(&identity, answer),
-            Event::Teller { identity, answer } => self.on_teller(identity, answer),
+            Event::Teller { identity, answer } => self.on_teller(&identity, answer),
             Event::Peer { epoch, engine, answer } => self.on_peer(epoch, &engine, answer),
             Event::Posted { transfer, shard, took } => self.on_posted(&transfer, shard, took),
             Event::ReadEnded { transfer, shard, answer } => self.on_read_ended(&transfer, shard, answer),

@@ -60,6 +60,8 @@ impl VirtualEngine {
     ) -> Result<KvTransferParams, GroupedBlocksError> {
         let as_blocks = |slots: &Vec<kv::ids::SlotId>| slots.iter().map(|slot| BlockId(slot.0)).collect();
         let mut params = source.clone();
+        params.do_remote_prefill = true;
+        params.do_remote_decode = false;
         params.remote_block_ids = GroupedBlocks::new(slots.groups().iter().map(as_blocks).collect())?;
         params.remote_engine_id = self.id.clone();
         params.remote_request_id = request.clone();

@@ -153,6 +153,9 @@ pub enum ParamsProblem {
     /// The pod has the other role.
     #[error("this pod's role is prefill: it pulls nothing")]
     WrongRole,
+    /// They do not ask for a pull.
+    #[error("do_remote_prefill is not true, or do_remote_decode is")]
+    NotForDecode,
     /// Another transfer mode.
     #[error("transfer_mode is {0:?}, only \"pull\" works")]
     TransferMode(String),

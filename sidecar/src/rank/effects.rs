@@ -228,6 +228,7 @@ impl Rank {
         let entry = LandedSlots { state, transfer: transfer.clone(), slots, landed_at: now, first_sign: None };
         stage.landed.insert(request.clone(), entry);
         self.timers.set(&Wake::Landed(request), due);
+        self.handles_changed = true;
         self.set_attention();
     }
 

@@ -172,8 +172,8 @@ impl Rank {
         self.stage = Some(stage);
     }
 
-    pub(super) fn on_teller(&mut self, identity: Arc<Identity>, answer: Result<Teller, SessionError>) {
-        let Some(teller) = self.built(&identity, answer) else { return };
+    pub(super) fn on_teller(&mut self, identity: &Arc<Identity>, answer: Result<Teller, SessionError>) {
+        let Some(teller) = self.built(identity, answer) else { return };
         let agents = vec![Arc::clone(&teller.fabric)];
         self.shared.agents.lock().insert(self.own.local_rank, agents);
         self.handles.adopt(teller);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kv::ids::{EngineId, EngineRequestId};
 use kv::lease::Lease;
@@ -93,6 +94,7 @@ impl Rank {
 
     /// Takes note of a finished prefill.
     pub(super) fn report_handle(&mut self, report: ReportHandle) -> Result<HandleSnapshot, HandleError> {
+        self.handles_changed = true;
         let ours = self.handles_engine()?;
         let theirs = report.params.remote_engine_id.clone();
         if ours != theirs {
@@ -123,6 +125,7 @@ impl Rank {
 
     /// Tells every shard of the engine that nobody will read a prefill's blocks.
     pub(super) fn release_handle(&mut self, request: EngineRequestId, reply: oneshot::Sender<Result<(), HandleError>>) {
+        self.handles_changed = true;
         let engine = match self.handles_engine() {
             Ok(engine) => engine,
             Err(error) => return answer(reply, Err(error)),
@@ -136,7 +139,7 @@ impl Rank {
             Some(handle) => handle.state = HandleState::Released,
             // Remembered all the same, so that it is told once only.
             None => {
-                let lease = Lease::begun(self.shared.config.kv_lease, std::time::Duration::ZERO, now.into_std());
+                let lease = Lease::begun(self.shared.config.kv_lease, Duration::ZERO, now.into_std());
                 let handle = Handle { engine, blocks: 0, bytes: 0, lease, state: HandleState::Released };
                 if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
                     self.timers.set(&Wake::Handle(forgotten), None);
@@ -161,6 +164,7 @@ impl Rank {
 
     /// A handle's lease is over, or it has been shown for long enough after its end.
     pub(super) fn handle_due(&mut self, request: &EngineRequestId) {
+        self.handles_changed = true;
         let Some(handle) = self.handles.handles.get_mut(request) else { return };
         match handle.state {
             HandleState::Pinned => {
@@ -176,24 +180,27 @@ impl Rank {
         }
     }
 
-    /// Handles as they are shown: P's pinned ones, or D's landed ones.
-    pub(super) fn handle_snapshots(&self) -> Vec<HandleSnapshot> {
-        let mut shown: Vec<_> =
-            self.handles.handles.iter().map(|(request, handle)| self.show_handle(request, handle)).collect();
+    /// Handles as they are shown: P's pinned ones, or D's landed ones. With each, the end of its lease or claim.
+    pub(super) fn handle_snapshots(&self) -> Vec<(HandleSnapshot, Option<Instant>)> {
+        let pinned = self.handles.handles.iter();
+        let mut shown: Vec<_> = pinned
+            .map(|(request, handle)| {
+                (self.show_handle(request, handle), Some(Instant::from_std(handle.lease.over_at())))
+            })
+            .collect();
         let Some(stage) = &self.stage else { return shown };
         let terms = self.collect_terms();
-        let now = Instant::now();
         for (request, landed) in &stage.landed {
-            let due = landed.state.next_tick(&terms).map(Instant::from_std);
-            shown.push(HandleSnapshot {
+            let snapshot = HandleSnapshot {
                 dp_rank: self.own.dp_rank,
                 engine_id: stage.id().clone(),
                 request_id: request.clone(),
                 blocks: landed.slots.count(),
                 bytes: stage.slot_bytes().saturating_mul(u64::from(landed.slots.count())),
-                lease_left: due.map(|due| due.saturating_duration_since(now)).unwrap_or_default(),
+                lease_left: Duration::ZERO,
                 state: HandleState::Landed,
-            });
+            };
+            shown.push((snapshot, landed.state.next_tick(&terms).map(Instant::from_std)));
         }
         shown
     }

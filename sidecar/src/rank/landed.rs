@@ -65,6 +65,7 @@ impl Rank {
         let terms = self.collect_terms();
         let Some(stage) = &mut self.stage else { return };
         let Some(landed) = stage.landed.get_mut(request) else { return };
+        self.handles_changed = true;
         let (state, effect) = landed.state.step(event, &terms, Instant::now().into_std());
         landed.state = state;
         match (effect, state) {
@@ -105,6 +106,7 @@ impl Rank {
 
     /// The engine that a landed slot set was for is gone.
     pub(super) fn gone(&mut self, request: &EngineRequestId, landed: LandedSlots) {
+        self.handles_changed = true;
         add(&self.shared.counters.uncollected, 1);
         self.records.change(&landed.transfer, |shown| shown.state = TransferPhase::Done);
         self.records.end(&landed.transfer);

@@ -12,13 +12,15 @@ use nixl::Closed;
 use tokio::time::Instant;
 
 use super::jobs::{self, Event, Recycled};
-use super::stage::{Recycling, Stage};
+use super::stage::{Active, Recycling, Stage};
 use super::{CLOSE_WITHIN, Rank, Wake};
 use crate::model::counters::add;
 use crate::session::SessionError;
 
 /// Pause after new agents could not be made.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long a read that is not wanted any more may go on before its agent is given up with it.
+pub(super) const QUIESCE_WITHIN: Duration = Duration::from_secs(30);
 /// One slot in so many may be in quarantine before it is ended; earlier if somebody waits for slots.
 const SHARE: u32 = 8;
 
@@ -27,10 +29,14 @@ impl Rank {
     pub(super) fn maybe_recycle(&mut self) {
         let paused = self.timers.is_set(&Wake::Recycle);
         let Some(stage) = self.stage.as_mut().filter(|_| !paused) else { return };
-        if stage.recycling == Recycling::No && quarantine_is_due(stage) {
+        let now = Instant::now();
+        if stage.recycling == Recycling::No
+            && (quarantine_is_due(stage) || stage.active.values().any(|active| hangs(active, now)))
+        {
             stage.recycling = Recycling::Wanted;
         }
-        if stage.recycling != Recycling::Wanted || stage.active.values().any(|active| uses_agents(&active.state)) {
+        let busy = |active: &Active| uses_agents(&active.state) && !hangs(active, now);
+        if stage.recycling != Recycling::Wanted || stage.active.values().any(busy) {
             return;
         }
         stage.recycling = Recycling::Running;
@@ -104,6 +110,12 @@ fn quarantine_is_due(stage: &Stage) -> bool {
     let usage = stage.slots.usage();
     let fresh = usage.quarantined.saturating_sub(stage.lost);
     fresh > 0 && (usage.waiting > 0 || fresh >= (usage.capacity / SHARE).max(1))
+}
+
+/// Whether an unwanted read goes on for so long that only the end of its agent ends it.
+fn hangs(active: &Active, now: Instant) -> bool {
+    let since = active.marks.quiescing.filter(|_| matches!(active.state, State::Quiescing { .. }));
+    since.is_some_and(|since| now >= since + QUIESCE_WITHIN)
 }
 
 /// Whether a transfer has something to do with the pull agents that must end first.

@@ -13,7 +13,8 @@ const GATHER: Duration = Duration::from_millis(20);
 impl Rank {
     /// Plans to show the rank's state.
     pub(super) fn show_soon(&mut self) {
-        if !self.timers.is_set(&Wake::Show) && self.shown.as_ref() != Some(&self.snapshot()) {
+        let planned = self.timers.is_set(&Wake::Show);
+        if !planned && (self.handles_changed || self.shown.as_ref() != Some(&self.snapshot())) {
             self.timers.set(&Wake::Show, Some(Instant::now() + GATHER));
         }
     }
@@ -21,8 +22,10 @@ impl Rank {
     /// Shows the rank's state, if it has changed.
     pub(super) fn show(&mut self) {
         let snapshot = self.snapshot();
-        let handles = self.handle_snapshots();
-        self.shared.handles.lock().insert(self.own.local_rank, handles);
+        if std::mem::take(&mut self.handles_changed) {
+            let handles = self.handle_snapshots();
+            self.shared.handles.lock().insert(self.own.local_rank, handles);
+        }
         if self.shown.as_ref() == Some(&snapshot) {
             return;
         }

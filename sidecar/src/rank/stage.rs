@@ -63,6 +63,8 @@ pub(super) struct Marks {
     pub granted: Option<Instant>,
     /// All bytes here.
     pub arrived: Option<Instant>,
+    /// Not wanted any more, but being read.
+    pub quiescing: Option<Instant>,
     /// The slowest post so far.
     pub post: Duration,
     /// The slowest read so far.

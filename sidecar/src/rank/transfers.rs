@@ -122,7 +122,14 @@ impl Rank {
             started: now,
         });
         let detached = waiter.is_none();
-        let marks = Marks { started: now, granted: None, arrived: None, post: Duration::ZERO, wire: Duration::ZERO };
+        let marks = Marks {
+            started: now,
+            granted: None,
+            arrived: None,
+            quiescing: None,
+            post: Duration::ZERO,
+            wire: Duration::ZERO,
+        };
         let active = Active {
             state: State::new(terms),
             params: start.params,
@@ -327,9 +334,13 @@ impl Rank {
 
     fn after_step(&mut self, transfer: &TransferId) {
         let Some(stage) = &mut self.stage else { return };
-        let Some(active) = stage.active.get(transfer) else { return };
+        let Some(active) = stage.active.get_mut(transfer) else { return };
         let phase = phase(&active.state);
-        let tick = active.state.next_tick().map(Instant::from_std);
+        let mut tick = active.state.next_tick().map(Instant::from_std);
+        if phase == TransferPhase::Quiescing {
+            let since = *active.marks.quiescing.get_or_insert_with(Instant::now);
+            tick = Some(since + super::recycle::QUIESCE_WITHIN).filter(|at| *at > Instant::now());
+        }
         let terminal = active.state.is_terminal();
         let failed = matches!(active.state, State::Failed(_));
         self.timers.set(&Wake::Transfer(transfer.clone()), tick);
@@ -463,6 +474,9 @@ fn phase(state: &State) -> TransferPhase {
 
 /// What can be checked without asking P.
 fn check_params(params: &KvTransferParams, stage: &Stage, tp_size: u16) -> Result<(), ParamsProblem> {
+    if !params.do_remote_prefill || params.do_remote_decode {
+        return Err(ParamsProblem::NotForDecode);
+    }
     if let Some(mode) = params.transfer_mode.as_ref().filter(|mode| *mode != "pull") {
         return Err(ParamsProblem::TransferMode(mode.clone()));
     }

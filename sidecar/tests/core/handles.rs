@@ -1,0 +1,63 @@
+//! The prefill role.
+
+use std::time::Duration;
+
+use kv::ids::{DpRank, EngineRequestId};
+use sidecar::model::{HandleState, ReportHandle, Role};
+
+use crate::world::{OFFSET, Setup, World};
+
+fn report(world: &World, request: &str) -> ReportHandle {
+    ReportHandle {
+        dp_rank: DpRank(OFFSET),
+        params: world.d[0].prefill(request, &[1, 2]),
+        lease: None,
+        age: Duration::ZERO,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_prefill_is_told_once_per_shard() {
+    let mut world = World::ready(Setup { role: Role::Prefill, tp: 2, ..Setup::default() }).await;
+    let shown = world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    assert_eq!((shown.state, shown.blocks), (HandleState::Pinned, 2));
+    world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.pod.handles().len(), 1, "reporting is idempotent");
+    let request = EngineRequestId::new("cmpl-1");
+    world.pod.release_handle(DpRank(OFFSET), &request).await.unwrap();
+    world.pod.release_handle(DpRank(OFFSET), &request).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.d[0].dones("cmpl-1"), [1, 1]);
+    assert_eq!(world.pod.handles()[0].state, HandleState::Released);
+    world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("unknown")).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.d[0].dones("unknown"), [1, 1], "the engine ignores what it does not know");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_expire_with_their_lease_and_are_forgotten() {
+    let world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let left = world.pod.handles()[0].lease_left;
+    assert!(left > Duration::from_secs(8) && left <= Duration::from_secs(30), "{left:?}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.pod.handles()[0].state, HandleState::Expired);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(world.pod.handles().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_of_others_are_refused() {
+    let world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    let mut foreign = report(&world, "cmpl-1");
+    foreign.params = world.p.prefill("cmpl-1", &[1]);
+    assert_eq!(world.pod.report_handle(foreign).await.unwrap_err().code().as_str(), "params_invalid");
+    let mut unknown = report(&world, "cmpl-1");
+    unknown.dp_rank = DpRank(0);
+    assert_eq!(world.pod.report_handle(unknown).await.unwrap_err().code().as_str(), "rank_unknown");
+    let decode = World::ready(Setup::default()).await;
+    let error = decode.pod.report_handle(report(&decode, "cmpl-1")).await.unwrap_err();
+    assert_eq!(error.code().as_str(), "params_invalid");
+}

@@ -1,0 +1,190 @@
+//! Invariants L, M and N when reads are slow, fail, or land after they have failed.
+
+use std::time::Duration;
+
+use nixl::faulty::{NotifyFault, ReadFault};
+use sidecar::model::{Faults, TransferPhase};
+
+use crate::world::{SLOTS, Setup, World};
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn silent() -> Setup {
+    Setup { faults: Faults { no_heartbeat: true, ..Faults::default() }, ..Setup::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_ends_well_after_the_lease_gives_no_receipt() {
+    let mut world = World::ready(silent()).await;
+    world.plan.next_read(Some(ReadFault::Delay(secs(40))));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1, 2])).await, "lease_expired");
+    assert_eq!(begun.elapsed().as_millis(), 28_500, "at once when it is over, a margin early");
+    assert_eq!(world.figures().await, (2, 0), "M: hardware may still write");
+    tokio::time::sleep(secs(12)).await;
+    assert_eq!(world.figures().await, (0, 0), "it ended well, so its memory is quiet");
+    assert!(world.receipts.0.lock().is_empty());
+    assert_eq!(world.p.dones("cmpl-1"), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_keep_the_lease_of_a_slow_read() {
+    let mut world = World::ready(Setup { tp: 2, ..Setup::default() }).await;
+    world.plan.next_read(Some(ReadFault::Delay(secs(40))));
+    let landed = world.land("cmpl-1", &[1, 2]).await;
+    assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-1").await);
+    let beats = world.p.beats();
+    assert!(beats.iter().all(|beats| (8..=9).contains(beats)), "every sixth of the lease to each shard: {beats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_that_do_not_get_out_keep_nothing() {
+    let world = World::ready(Setup::default()).await;
+    world.plan.next_read(Some(ReadFault::Delay(secs(40))));
+    world.plan.notifications(Some(NotifyFault::Refuse));
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "lease_expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_pull_is_never_posted_once_its_lease_is_over() {
+    let faults = Faults { no_heartbeat: true, hold_pull: Some(secs(35)), ..Faults::default() };
+    let world = World::ready(Setup { faults, ..Setup::default() }).await;
+    world.plan.reads(Some(ReadFault::FailEmpty));
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "lease_expired");
+    tokio::time::sleep(secs(20)).await;
+    assert_eq!(world.figures().await, (0, 0));
+    assert_eq!(world.plan.injected(), 0, "no read was started");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_over_already_is_refused_at_once() {
+    let world = World::ready(Setup::default()).await;
+    let mut start = world.start(world.p.prefill("cmpl-1", &[1]));
+    start.prefill_done_age = secs(29);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(world.pod.transfer(start.clone()).await.unwrap_err().code().as_str(), "lease_expired");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // The same attempt with a longer lease is not the failed one.
+    start.lease = Some(secs(60));
+    world.pod.transfer(start).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_read_s_slots_are_not_reused_before_its_agent_is_gone() {
+    let mut world = World::ready(Setup::default()).await;
+    let kept = world.land("cmpl-0", &[0]).await;
+    world.plan.next_read(Some(ReadFault::FailThenLand(secs(5))));
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "transfer_failed");
+    assert_eq!(world.figures().await, (1, 1));
+    let filling: Vec<u32> = (2..SLOTS).collect();
+    let landed = world.land("cmpl-2", &filling).await;
+    tokio::time::sleep(secs(10)).await;
+    assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-2").await, "the late bytes fell elsewhere");
+    world.d[0].done(&*world.net, &landed.params).await;
+    world.settle().await;
+    // A second failure is above the threshold: new agents, nothing quarantined, what had landed is untouched.
+    world.plan.next_read(Some(ReadFault::FailThenLand(secs(5))));
+    assert_eq!(world.refused(world.p.prefill("cmpl-3", &[3])).await, "transfer_failed");
+    assert_eq!(world.figures().await, (1, 0));
+    assert_eq!(world.count(|counters| &counters.recycled_agents), 1);
+    assert!(world.d[0].read(&*world.net, &kept.params, "cmpl-0").await);
+    let all_but_one: Vec<u32> = (1..SLOTS).collect();
+    let landed = world.land("cmpl-4", &all_but_one).await;
+    tokio::time::sleep(secs(10)).await;
+    assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-4").await, "nothing lands after its agent is gone");
+    assert_eq!(world.p.dones("cmpl-1"), [0], "N: failed attempts may be retried");
+    assert_eq!(world.p.dones("cmpl-4"), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_slots_ends_a_small_quarantine() {
+    let world = World::ready(Setup::default()).await;
+    world.plan.next_read(Some(ReadFault::FailHalf));
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "transfer_failed");
+    assert_eq!(world.figures().await, (0, 1));
+    let all: Vec<u32> = (0..SLOTS).collect();
+    let landed = world.land("cmpl-2", &all).await;
+    assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-2").await);
+    assert_eq!(world.figures().await, (SLOTS, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_shard_fails_the_transfer_and_the_others_end_first() {
+    let mut world = World::ready(Setup { tp: 2, ..Setup::default() }).await;
+    world.plan.next_read(Some(ReadFault::Delay(secs(5))));
+    world.plan.next_read(Some(ReadFault::FailEmpty));
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "transfer_failed");
+    assert_eq!(world.figures().await, (1, 0), "one shard's read still runs");
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(world.figures().await, (0, 1));
+    assert_eq!(world.p.dones("cmpl-1"), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_leaves_cancels_and_the_slots_wait_for_the_read() {
+    let mut world = World::ready(Setup::default()).await;
+    world.plan.next_read(Some(ReadFault::Delay(secs(5))));
+    let start = world.start(world.p.prefill("cmpl-1", &[1, 2, 3]));
+    let left = tokio::time::timeout(secs(1), world.pod.transfer(start)).await;
+    assert!(left.is_err());
+    world.settle().await;
+    let shown = world.pod.list(sidecar::model::TransferFilter::default()).remove(0);
+    assert_eq!(shown.state, TransferPhase::Quiescing);
+    assert_eq!(shown.failure.unwrap().code.as_str(), "cancelled");
+    assert_eq!(world.figures().await, (3, 0));
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(world.figures().await, (0, 0));
+    assert_eq!(world.pod.get(&shown.transfer).unwrap().state, TransferPhase::Failed);
+    assert_eq!(world.p.dones("cmpl-1"), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_ends_at_its_deadline_and_by_delete() {
+    let world = World::ready(Setup::default()).await;
+    world.plan.reads(Some(ReadFault::Delay(secs(10))));
+    let mut start = world.start(world.p.prefill("cmpl-1", &[1]));
+    start.deadline = tokio::time::Instant::now() + secs(3);
+    assert_eq!(world.pod.transfer(start).await.unwrap_err().code().as_str(), "deadline");
+    let transfer = world.pod.begin(world.start(world.p.prefill("cmpl-2", &[2]))).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.pod.get(&transfer).unwrap().state, TransferPhase::InFlight);
+    assert_eq!(world.pod.finish(&transfer).await.unwrap().state, TransferPhase::Quiescing);
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(world.pod.finish(&transfer).await.unwrap().state, TransferPhase::Failed);
+    assert_eq!(world.ended(), [("deadline", 1), ("cancelled", 1)].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_never_ends_costs_its_agent() {
+    let world = World::ready(Setup::default()).await;
+    world.plan.next_read(Some(ReadFault::Hang));
+    let mut start = world.start(world.p.prefill("cmpl-1", &[1]));
+    start.deadline = tokio::time::Instant::now() + secs(3);
+    assert_eq!(world.pod.transfer(start).await.unwrap_err().code().as_str(), "deadline");
+    assert_eq!(world.figures().await, (1, 0));
+    tokio::time::sleep(secs(60)).await;
+    let (used, quarantined) = world.figures().await;
+    assert!(used == 0 && quarantined <= 1, "{used} used, {quarantined} in quarantine");
+    world.land("cmpl-2", &(0..SLOTS).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_notification_does_not_take_a_receipt_away() {
+    let world = World::ready(silent()).await;
+    world.plan.notifications(Some(NotifyFault::Refuse));
+    let landed = world.land("cmpl-1", &[1]).await;
+    world.settle().await;
+    assert_eq!(world.shown(&landed).state, TransferPhase::Landed);
+    assert_eq!(world.count(|counters| &counters.tells_failed), 1);
+    assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-1").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn corrupted_staging_lands_and_differs() {
+    let faults = Faults { corrupt_staging: true, ..Faults::default() };
+    let world = World::ready(Setup { faults, ..Setup::default() }).await;
+    let landed = world.land("cmpl-1", &[1, 2]).await;
+    assert!(!world.d[0].read(&*world.net, &landed.params, "cmpl-1").await);
+}

@@ -1,0 +1,17 @@
+//! The core between made-up engines, over loopback memory and an in-process side channel, on paused time.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "core/collection.rs"]
+mod collection;
+#[path = "core/engine.rs"]
+mod engine;
+#[path = "core/handles.rs"]
+mod handles;
+#[path = "core/landing.rs"]
+mod landing;
+#[path = "core/refusals.rs"]
+mod refusals;
+#[path = "core/trouble.rs"]
+mod trouble;
+#[path = "core/world.rs"]
+mod world;
