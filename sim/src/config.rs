@@ -216,13 +216,13 @@ fn key_value(text: &str) -> Result<(String, String), &'static str> {
 mod tests {
     use super::*;
 
-    fn pod(args: &str) -> Result<PodConfig, ConfigError> {
-        Args::try_parse_from(format!("sim {args}").split_whitespace()).unwrap().pod()
+    fn args(args: &str) -> Args {
+        Args::try_parse_from(format!("sim {args}").split_whitespace()).unwrap()
     }
 
     #[test]
     fn defaults_are_the_seeds_geometry() {
-        let pod = pod("").unwrap();
+        let pod = args("").pod().unwrap();
         assert_eq!(pod.geometry.token_bytes(), 128 * 1024);
         assert_eq!(pod.max_model_len, 511 * 16);
         assert_eq!(pod.side_channel, Endpoint::new("127.0.0.1", 5600));
@@ -230,17 +230,17 @@ mod tests {
 
     #[test]
     fn impossible_command_lines_name_the_flag() {
-        for (args, words) in [
+        for (line, words) in [
             ("--data-parallel-size 0", "--data-parallel-size"),
             ("--max-num-seqs 0", "--max-num-seqs"),
             ("--prefill-tokens-per-s 0", "--prefill-tokens-per-s"),
             ("--side-channel h:65535 --data-parallel-size 2", "port 65536"),
             ("--max-model-len 8177", "--max-model-len 8177"),
         ] {
-            let error = pod(args).unwrap_err().to_string();
-            assert!(error.contains(words), "{args}: {error}");
+            let error = args(line).pod().unwrap_err().to_string();
+            assert!(error.contains(words), "{line}: {error}");
         }
-        assert_eq!(pod("--num-blocks 1"), Err(ConfigError::Geometry(GeometryError::TooFewBlocks)));
+        assert_eq!(args("--num-blocks 1").pod(), Err(ConfigError::Geometry(GeometryError::TooFewBlocks)));
         assert!(Args::try_parse_from(["sim", "--side-channel", "nowhere"]).is_err());
         assert!(Args::try_parse_from(["sim", "--ucx-param", "=x"]).is_err());
     }

@@ -15,13 +15,10 @@ impl Engine {
         holding: Holding,
     ) -> Result<Holding, JobError> {
         let Some((remote, _)) = job.kv.remote() else { return Ok(holding) };
-        let groups = params.remote_block_ids.groups();
-        let [group] = groups else { return Err(LoadError::Groups(groups.len()).into()) };
-        let theirs = group.ids().to_vec();
         let ours: Vec<BlockId> = missing.iter().map(|page| page.block).collect();
-        let (engine, request) = (Arc::clone(self), params.remote_request_id.clone());
+        let (engine, params) = (Arc::clone(self), params.clone());
         let loading = self.tasks.spawn(async move {
-            let result = engine.read(&remote, &ours, &theirs, &request).await;
+            let result = engine.read(&remote, &params, &ours).await;
             engine.settle(&remote, result, holding).await
         });
         tokio::select! {
@@ -30,15 +27,11 @@ impl Engine {
         }
     }
 
-    async fn read(
-        &self,
-        remote: &Remote,
-        ours: &[BlockId],
-        theirs: &[BlockId],
-        request: &EngineRequestId,
-    ) -> Result<(), LoadError> {
+    async fn read(&self, remote: &Remote, params: &KvTransferParams, ours: &[BlockId]) -> Result<(), LoadError> {
+        let groups = params.remote_block_ids.groups();
+        let [theirs] = groups else { return Err(LoadError::Groups(groups.len())) };
         let peer = self.peers.get(remote).await?;
-        for done in load::pull(&self.arena, &peer, ours, theirs, request).await? {
+        for done in load::pull(&self.arena, &peer, ours, theirs.ids(), &params.remote_request_id).await? {
             self.stats.transfer(&done);
         }
         Ok(())

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::stats::RankStats;
 
 type Read = fn(&Engine) -> f64;
+type Counter = (&'static str, &'static str, fn(&RankStats) -> u64);
 
 const GAUGES: [(&str, &str, Read); 4] = [
     ("vllm:num_requests_running", "Number of requests in model execution batches.", |engine| {
@@ -24,7 +25,7 @@ const GAUGES: [(&str, &str, Read); 4] = [
     }),
 ];
 
-const COUNTERS: [(&str, &str, fn(&RankStats) -> u64); 12] = [
+const COUNTERS: [Counter; 12] = [
     ("vllm:prompt_tokens", "Number of prefill tokens processed.", |s| s.prompt_tokens.get()),
     ("vllm:generation_tokens", "Number of generation tokens processed.", |s| s.generation_tokens.get()),
     ("vllm:request_success", "Count of successfully processed requests.", |s| s.succeeded.get()),
