@@ -159,8 +159,7 @@ async fn a_landed_transfer_is_claimed_until_it_is_deleted() {
     let claimed = path.rig.post(&format!("{one}/claim"), &json!({})).await;
     assert_eq!(claimed.status, 200, "{}", claimed.text);
     assert_eq!(claimed.json()["collect_by_ms"], landed["receipt"]["collect_by_ms"]);
-    let handles = path.rig.get("/v1/handles").await.json();
-    assert_eq!(handles["handles"][0]["state"], "landed", "{handles}");
+    path.rig.until("/v1/handles", |answer| answer.json()["handles"][0]["state"] == "landed").await;
 
     for _ in 0..2 {
         let deleted = path.rig.delete(&one).await;
@@ -236,8 +235,8 @@ async fn a_prefill_pod_notes_handles_and_releases_them() {
     let noted = path.rig.post("/v1/handles", &report).await;
     assert_eq!(noted.status, 200, "{}", noted.text);
     assert_eq!(noted.json()["state"], "pinned");
-    let listed = path.rig.get("/v1/handles?dp_rank=0").await.json();
-    assert_eq!(listed["handles"][0]["remote_request_id"], request.as_str());
+    let listed = |answer: &rig::Answer| answer.json()["handles"][0]["remote_request_id"] == request.as_str();
+    path.rig.until("/v1/handles?dp_rank=0", listed).await;
     let refused = path.rig.post("/v1/transfers", &start("a-1", &params)).await;
     assert_eq!(refused.problem().1, "params_invalid", "a prefill pod pulls nothing");
 

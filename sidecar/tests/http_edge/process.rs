@@ -134,6 +134,34 @@ async fn the_process_can_be_talked_to_when_the_ports_file_is_there_and_ends_when
 }
 
 #[tokio::test]
+async fn the_whole_process_runs_on_the_real_library_and_says_which() {
+    let Some(nixl) = nixl_sys::testing::require_nixl() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ports.json");
+    let args = args(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--side-channel-listen",
+        "127.0.0.1:0",
+        "--staging-bytes",
+        "1MiB",
+        "--ports-file",
+        path.to_str().unwrap(),
+        "--nixl-library",
+        nixl.origin().path.parent().unwrap().to_str().unwrap(),
+    ]);
+    let stop = CancellationToken::new();
+    let client = async {
+        let port = u16::try_from(whole_file(&path).await["http"].as_u64().unwrap()).unwrap();
+        let version = get(port, "/version").await;
+        assert!(version.contains("libnixl_capi.so") && version.contains(&nixl.origin().version), "{version}");
+        stop.cancel();
+    };
+    let (ended, ()) = timeout(SOON, async { tokio::join!(run(args, stop.clone()), client) }).await.unwrap();
+    ended.unwrap();
+}
+
+#[tokio::test]
 async fn a_ports_file_that_cannot_be_written_ends_the_process() {
     let settings = settings(&["--side-channel-listen", "127.0.0.1:0", "--ports-file", "/no/such/folder/ports"]);
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
