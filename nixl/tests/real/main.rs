@@ -4,12 +4,14 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::exit,
     clippy::disallowed_methods,
-    reason = "a test fails by panicking, prints what it measured and watches the real clock"
+    reason = "a test fails by panicking, prints what it measured, watches the real clock; a peer ends without ado"
 )]
 
+mod in_flight;
+mod load;
 mod peer;
 mod reads;
+mod soundness;

@@ -116,7 +116,7 @@ impl Peer {
         loop {
             let mut line = String::new();
             assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "the peer has died");
-            if let Some(said) = line.trim_end().strip_prefix("@@") {
+            if let Some(said) = line.trim_end_matches('\n').strip_prefix("@@") {
                 return said.to_owned();
             }
         }
@@ -145,6 +145,10 @@ impl Peer {
             remote: RemoteDescs::new(&self.memory(), parts.iter().map(|part| (self.base + part.0, part.2))).unwrap(),
             notify: None,
         }
+    }
+
+    pub(crate) fn alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     pub(crate) fn kill(&mut self) {

@@ -1,7 +1,7 @@
 //! Reads between two processes: every byte compared, the notification seen.
 
 use bytes::Bytes;
-use nixl::{AgentConfig, Closed, Fabric, HugePages, Memory};
+use nixl::{AgentConfig, AgentName, Closed, Fabric, FabricError, HugePages, Memory, agent::PreparedRead};
 
 use crate::peer::{DEADLINE, Peer, agent, pattern};
 
@@ -31,5 +31,87 @@ fn reads_of_4_kib_to_64_mib_bring_the_peers_bytes_and_its_notification() {
         assert_eq!(served.notification(), (agent.name().to_string(), message.into_bytes()));
     }
     drop(region);
+    assert_eq!(agent.close(DEADLINE).wait(), Ok(Closed::Quiet));
+}
+
+#[test]
+fn scattered_reads_land_where_they_should_listed_and_prepared() {
+    let Some(agent) = agent(AgentConfig::pull, "scattered") else { return };
+    let mut served = Peer::start("scattered-served", 4 * MIB);
+    let peer = agent.load_peer(Bytes::from(served.metadata.clone())).wait().unwrap();
+    let region = agent.register(Memory::host(4 * MIB, HugePages::Off).unwrap()).wait().unwrap();
+    // Blocks of 4 KiB, every third one, in reverse order here.
+    let block = 4096;
+    let parts: Vec<_> = (0..200).map(|at| (at * 3 * block, (400 - 2 * at) * block, block)).collect();
+    let check = || {
+        let mut landed = vec![0; 4 << 20];
+        region.read_at(0, &mut landed).unwrap();
+        let mut expected = vec![0xee; 4 << 20];
+        for &(from, to, len) in &parts {
+            for at in 0..len {
+                expected[usize::try_from(to + at).unwrap()] = pattern(from + at);
+            }
+        }
+        assert!(landed == expected, "each block in its place and nothing else");
+        region.fill(0..region.len(), 0xee).unwrap();
+    };
+    region.fill(0..region.len(), 0xee).unwrap();
+    let read = served.read(&peer, &region, &parts);
+    let done = agent.read(read.clone()).done.wait().unwrap();
+    assert_eq!((done.bytes, done.descs), (200 * 4096, 200));
+    check();
+
+    let local = agent.prepare_local(read.local).wait().unwrap();
+    let remote = agent.prepare_remote(peer.clone(), read.remote).wait().unwrap();
+    for round in 0..3 {
+        let read = PreparedRead {
+            local: local.clone(),
+            remote: remote.clone(),
+            pairs: (0..200).map(|at| (at, at)).collect(),
+            notify: Some(Bytes::from(format!("prepared {round}"))),
+        };
+        assert_eq!(agent.read_prepared(read).done.wait().unwrap().bytes, 200 * 4096);
+        check();
+        assert_eq!(served.notification().1, format!("prepared {round}").into_bytes());
+    }
+    agent.forget_peer(peer.clone()).wait().unwrap();
+    let read = PreparedRead { local, remote, pairs: vec![(0, 0)], notify: None };
+    assert_eq!(agent.read_prepared(read).done.wait(), Err(FabricError::UnknownPeer(peer)));
+    assert_eq!(agent.close(DEADLINE).wait(), Ok(Closed::Quiet));
+}
+
+#[test]
+fn notifications_are_bytes_and_leave_although_nobody_polls() {
+    let Some(agent) = agent(AgentConfig::pull, "notifier") else { return };
+    let mut served = Peer::start("notified", 4096);
+    let peer = agent.load_peer(Bytes::from(served.metadata.clone())).wait().unwrap();
+    // The first one also has to wait for the connection.
+    for message in [b"\0not\xffutf-8".as_slice(), b"", &[7; 3000]] {
+        agent.notify(peer.clone(), Bytes::copy_from_slice(message)).wait().unwrap();
+        assert_eq!(served.notification(), (agent.name().to_string(), message.to_vec()));
+    }
+    let unknown = AgentName::new("nobody").unwrap();
+    let refused = agent.notify(unknown.clone(), Bytes::new()).wait();
+    assert_eq!(refused, Err(FabricError::UnknownPeer(unknown)));
+    assert_eq!(agent.close(DEADLINE).wait(), Ok(Closed::Quiet));
+}
+
+#[test]
+fn junk_metadata_and_unadvertised_memory_are_errors_that_leave_memory_quiet() {
+    let Some(agent) = agent(AgentConfig::pull, "careful") else { return };
+    for junk in [b"".as_slice(), b"junk", &[0xff; 600]] {
+        let refused = agent.load_peer(Bytes::copy_from_slice(junk)).wait().unwrap_err();
+        assert!(refused.memory_is_quiet(), "{refused}");
+    }
+    let served = Peer::start("careful-served", 8192);
+    let peer = agent.load_peer(Bytes::from(served.metadata.clone())).wait().unwrap();
+    let region = agent.register(Memory::host(1 << 20, HugePages::Off).unwrap()).wait().unwrap();
+    // The peer lies about what it serves: NIXL knows better.
+    let mut liar = served.read(&peer, &region, &[(0, 0, 4096)]);
+    let mut memory = served.memory();
+    memory.ranges = std::iter::once(0..u64::MAX).collect();
+    liar.remote = nixl::RemoteDescs::new(&memory, [(served.base + (64 << 20), 4096)]).unwrap();
+    let refused = agent.read(liar).done.wait().unwrap_err();
+    assert!(matches!(refused, FabricError::Nixl(_)) && refused.memory_is_quiet(), "{refused:?}");
     assert_eq!(agent.close(DEADLINE).wait(), Ok(Closed::Quiet));
 }
