@@ -69,6 +69,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/health", get(health))
         .route("/version", get(version))
         .route("/metrics", get(metrics_page))
+        .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(api)
 }
@@ -105,6 +106,10 @@ fn sse(events: Body) -> Response {
 
 fn into_json(value: Value) -> Response {
     axum::Json(value).into_response()
+}
+
+async fn not_found() -> (StatusCode, axum::Json<Value>) {
+    (StatusCode::NOT_FOUND, axum::Json(json!({"detail": "Not Found"})))
 }
 
 async fn models(State(api): State<Arc<Api>>) -> axum::Json<Value> {
