@@ -26,9 +26,9 @@ pub struct Budgets {
 }
 
 impl Default for Budgets {
-    /// 20 s + 5 s + 3 s: below the 30 s that Kubernetes grants by default.
+    /// 15 s + 12 s + 2 s: below the 30 s that Kubernetes grants by default. The core gives its agents 10 s to come to rest.
     fn default() -> Self {
-        Self { drain: Duration::from_secs(20), quiesce: Duration::from_secs(5), close: Duration::from_secs(3) }
+        Self { drain: Duration::from_secs(15), quiesce: Duration::from_secs(12), close: Duration::from_secs(2) }
     }
 }
 

@@ -4,7 +4,8 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use tracing::{Instrument, debug_span};
+use tokio::time::Instant;
+use tracing::{Instrument, debug, debug_span};
 
 use crate::http::Api;
 use crate::model::Code;
@@ -29,13 +30,15 @@ pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) 
     if let Some(parent) = trace_parent(request.headers()) {
         span.record("traceparent", parent);
     }
+    let since = Instant::now();
     let admitted = OPEN.contains(&path) || api.0.token.as_ref().is_none_or(|token| token.admits(request.headers()));
     let mut response = if admitted {
-        next.run(request).instrument(span).await
+        next.run(request).instrument(span.clone()).await
     } else {
         let detail = "send Authorization: Bearer with the token of --token-file";
         Problem::new(Code::Unauthorized, detail).into_response()
     };
+    span.in_scope(|| debug!(status = response.status().as_u16(), elapsed_ms = since.elapsed().as_millis(), "answered"));
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

@@ -11,12 +11,14 @@ use clap::Parser as _;
 use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess, SideChannel};
-use sidecar::http::{Api, api};
+use sidecar::http::{Api, api, serve};
 use sidecar::lifecycle::Lifecycle;
 use sidecar::model::{Faults, Role};
 use sidecar::pod::{Parts, Pod};
 use sidecar::receipt_log::ReceiptLog;
 use sim::seams::{LoopbackAgents, Seams};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
@@ -209,6 +211,27 @@ async fn a_client_that_leaves_cancels_its_transfer() {
         answer = asking => panic!("answered: {answer:?}"),
         _ = begun => {} // `asking` is dropped here, as hyper drops a handler whose client has gone.
     }
+    let cancelled = |answer: &rig::Answer| answer.json()["transfers"][0]["failure"]["code"] == "cancelled";
+    path.rig.until("/v1/transfers", cancelled).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_cancels_its_transfer() {
+    let hold = Faults { hold_pull: Some(Duration::from_secs(600)), ..Faults::default() };
+    let path = Path::new(Role::Decode, hold).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let api = Api::new(path.rig.pod.clone(), None, rig::build(), &path.rig.lifecycle);
+    path.rig.lifecycle.tasks().spawn(serve(listener, api));
+
+    let body = start("a-1", &path.prefill(750).await).to_string();
+    let head = "POST /v1/transfers HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let begun = |answer: &rig::Answer| !answer.json()["transfers"].as_array().unwrap().is_empty();
+    path.rig.until("/v1/transfers", begun).await;
+    drop(socket);
     let cancelled = |answer: &rig::Answer| answer.json()["transfers"][0]["failure"]["code"] == "cancelled";
     path.rig.until("/v1/transfers", cancelled).await;
 }
