@@ -20,6 +20,8 @@ use crate::model::{HandshakeRefusal, TransferError};
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// Loading a blob makes no connection; it takes microseconds.
 const LOAD_WITHIN: Duration = Duration::from_secs(10);
+/// Stale metadata goes when the last read that uses it has ended.
+const FORGET_WITHIN: Duration = Duration::from_secs(2);
 /// The most peers that are kept; the longest unused go first.
 const KEEP: usize = 512;
 
@@ -61,14 +63,16 @@ pub(crate) enum Lookup {
     Known(Arc<Peer>),
     /// Somebody has asked already: wait.
     Wait,
-    /// Ask, then [`Peers::answered`].
-    Ask,
+    /// Ask, then [`Peers::answered`]; what was known of it before shall be dropped first, as reads from it failed.
+    Ask(Option<Arc<Peer>>),
 }
 
 /// The cache.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     entries: BTreeMap<EngineId, Entry>,
+    /// Still loaded in the agents, but not to be used: their connections may be broken.
+    stale: BTreeMap<EngineId, Arc<Peer>>,
 }
 
 impl Peers {
@@ -86,7 +90,7 @@ impl Peers {
             None => {
                 let waiting = vec![transfer.clone()];
                 self.entries.insert(engine.clone(), Entry::Asking { waiting });
-                Lookup::Ask
+                Lookup::Ask(self.stale.remove(engine))
             }
         }
     }
@@ -103,8 +107,18 @@ impl Peers {
         waiting
     }
 
-    /// Drops a peer whose reads fail, so that the next transfer asks who is there now.
-    pub(crate) fn forget(&mut self, engine: &EngineId) -> Option<Arc<Peer>> {
+    /// Puts a peer aside whose reads fail, so that the next transfer asks who is there now. False when it was not known.
+    pub(crate) fn distrust(&mut self, engine: &EngineId) -> bool {
+        let Some(peer) = self.remove(engine) else { return false };
+        self.stale.insert(engine.clone(), peer);
+        if self.stale.len() > KEEP {
+            // Its metadata stays loaded until the agents are made anew: a few KiB.
+            self.stale.pop_first();
+        }
+        true
+    }
+
+    fn remove(&mut self, engine: &EngineId) -> Option<Arc<Peer>> {
         match self.entries.get(engine) {
             Some(Entry::Known { .. }) => match self.entries.remove(engine) {
                 Some(Entry::Known { peer, .. }) => Some(peer),
@@ -124,12 +138,13 @@ impl Peers {
             Entry::Asking { .. } => None,
         };
         let (_, oldest) = self.entries.iter().filter_map(used).min()?;
-        self.forget(&oldest)
+        self.remove(&oldest)
     }
 
     /// Forgets all of them: the agents that loaded them are gone.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+        self.stale.clear();
     }
 }
 
@@ -142,6 +157,8 @@ pub(crate) struct Handshake {
     pub endpoint: Endpoint,
     /// Who must be there.
     pub engine: EngineId,
+    /// What was known of it, if reads from it failed.
+    pub stale: Option<Arc<Peer>>,
     /// D's hash.
     pub hash: String,
     /// D's layout, per TP shard.
@@ -161,6 +178,7 @@ impl Handshake {
         let unreachable =
             |source| TransferError::PeerUnreachable { endpoint: self.endpoint.clone(), source: Arc::new(source) };
         let answers = self.side_channel.ask_all(&self.endpoint, requests, ASK_WITHIN).await.map_err(unreachable)?;
+        self.forget_stale().await;
         let mut peers = Vec::with_capacity(answers.len());
         for ((shard, frames), (layout, pull)) in (0..).zip(answers).zip(self.layouts.iter().zip(&self.pull)) {
             let (theirs, metadata) = self.check(shard, &frames, layout)?;
@@ -173,6 +191,19 @@ impl Handshake {
             peers.push(PeerShard { agent, layout: theirs, memory });
         }
         Ok(Peer { shards: peers })
+    }
+
+    /// A connection is made when metadata is loaded, so what is broken must go before it is loaded again.
+    async fn forget_stale(&self) {
+        let Some(stale) = &self.stale else { return };
+        for (pull, shard) in self.pull.iter().zip(&stale.shards) {
+            let forgetting = tokio::time::timeout(FORGET_WITHIN, pull.forget_peer(shard.agent.clone()));
+            match forgetting.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(peer = %self.engine, %error, "stale metadata not dropped"),
+                Err(_late) => tracing::debug!(peer = %self.engine, "stale metadata is still used by a read"),
+            }
+        }
     }
 
     fn check(&self, shard: u16, frames: &[Bytes], ours: &KvLayout) -> Result<(KvLayout, Bytes), TransferError> {
@@ -228,15 +259,15 @@ mod tests {
         let (mut peers, now) = (Peers::default(), Instant::now());
         let (engine, first) = id("1");
         let (_, second) = id("2");
-        assert!(matches!(peers.look_up(&engine, &first, now), Lookup::Ask));
+        assert!(matches!(peers.look_up(&engine, &first, now), Lookup::Ask(None)));
         assert!(matches!(peers.look_up(&engine, &second, now), Lookup::Wait));
         assert_eq!(peers.answered(&engine, None, now), [first.clone(), second.clone()]);
-        assert!(matches!(peers.look_up(&engine, &second, now), Lookup::Ask));
+        assert!(matches!(peers.look_up(&engine, &second, now), Lookup::Ask(None)));
         let peer = Arc::new(Peer { shards: vec![] });
         assert_eq!(peers.answered(&engine, Some(peer), now), [second]);
         assert!(matches!(peers.look_up(&engine, &first, now), Lookup::Known(_)));
-        assert!(peers.forget(&engine).is_some());
-        assert!(matches!(peers.look_up(&engine, &first, now), Lookup::Ask));
-        assert!(peers.forget(&engine).is_none(), "an open question is not forgotten: others wait for it");
+        assert!(peers.distrust(&engine));
+        assert!(matches!(peers.look_up(&engine, &first, now), Lookup::Ask(Some(_))));
+        assert!(!peers.distrust(&engine), "an open question is not forgotten: others wait for it");
     }
 }

@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `engine` | follows the rank's engine from start to restart |
 //! | `stage` | the decode role's state: a session and everything that lives in it |
-//! | `transfers` | beginning and driving transfers |
+//! | `admission` | beginning transfers |
+//! | `connect` | the remote engines that they read from |
+//! | `transfers` | driving transfers |
 //! | `effects` | doing what the transfer machine asks for |
 //! | `landed` | from landed to freed, and D's notifications |
 //! | `recycle` | ending a quarantine with new pull agents |
@@ -16,7 +18,9 @@
 //! | `shown` | what is shown of the rank |
 //! | `jobs`, `timers`, `board` | what runs beside the loop; wake-ups; what everyone may read |
 
+mod admission;
 pub(crate) mod board;
+mod connect;
 mod effects;
 mod engine;
 mod handles;

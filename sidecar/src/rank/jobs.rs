@@ -21,6 +21,9 @@ use crate::staging::Arena;
 /// How long handing over one notification may take.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a receipt may take to be put on record.
+const RECORD_WITHIN: Duration = Duration::from_secs(10);
+
 /// What a job has to say.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -162,10 +165,11 @@ pub(crate) async fn verify(
         }
         receipts.record(&landed)
     });
-    match work.await {
-        Ok(Ok(())) => {}
+    match tokio::time::timeout(RECORD_WITHIN, work).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
         Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
-        Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
+        Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record in time"),
     }
     report(&events, Event::Verified { transfer }).await;
 }

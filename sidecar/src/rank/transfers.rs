@@ -1,242 +1,19 @@
-//! Beginning transfers, joining them, driving their machines.
+//! Driving transfers: what happens goes to their machines, what those ask for is done.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
-use kv::lease::Lease;
-use kv::readiness::RankState;
-use kv::slots::Ask;
-use kv::transfer::{Event as E, Failure, State, Terms};
+use kv::transfer::{Event as E, Failure, State};
 use nixl::ReadDone;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use vllm_wire::params::KvTransferParams;
 
-use super::jobs::{self, ReadError};
-use super::stage::{Active, Marks, Stage};
-use super::{Rank, Waiter, Wake, answer};
-use crate::model::counters::add;
-use crate::model::{
-    ParamsProblem, Role, StartTransfer, TransferError, TransferFailure, TransferPhase, TransferSnapshot,
-};
-use crate::peers::{Handshake, Lookup, Peer};
-use side_channel::Endpoint;
-use std::collections::VecDeque;
+use super::jobs::ReadError;
+use super::{Rank, Wake};
+use crate::model::{TransferError, TransferFailure, TransferPhase, TransferSnapshot};
 
 impl Rank {
-    /// Begins a transfer, or joins the one that has this id.
-    pub(super) fn start(
-        &mut self,
-        transfer: TransferId,
-        start: StartTransfer,
-        begun: oneshot::Sender<Result<TransferId, TransferError>>,
-        waiter: Option<Waiter>,
-    ) {
-        if self.records.get(&transfer).is_some() {
-            self.join(&transfer, waiter);
-            return answer(begun, Ok(transfer));
-        }
-        match self.admit(&start) {
-            Ok(blocks) => {
-                self.begin(&transfer, start, blocks, waiter);
-                answer(begun, Ok(transfer));
-            }
-            Err(error) => {
-                self.shared.board.free_attempt(&start.attempt, &transfer);
-                self.shared.counters.count_end(crate::model::Ended::Failed(error.code()));
-                if let Some(waiter) = waiter {
-                    answer(waiter, Err(error.clone()));
-                }
-                answer(begun, Err(error));
-            }
-        }
-    }
-
-    fn join(&mut self, transfer: &TransferId, waiter: Option<Waiter>) {
-        if let Some(outcome) = self.records.outcome(transfer) {
-            if let Some(waiter) = waiter {
-                answer(waiter, outcome.clone().map(|landed| (*landed).clone()));
-            }
-            return;
-        }
-        if let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) {
-            active.detached |= waiter.is_none();
-            active.waiters.extend(waiter);
-        }
-    }
-
-    /// Everything that can be refused before P is asked; the number of blocks otherwise.
-    fn admit(&self, start: &StartTransfer) -> Result<u32, TransferError> {
-        if self.shared.gate.is_cancelled() {
-            return Err(TransferError::ShuttingDown);
-        }
-        if self.shared.config.role != Role::Decode {
-            return Err(TransferError::ParamsInvalid(ParamsProblem::WrongRole));
-        }
-        let (state, reasons) = self.readiness();
-        let Some(stage) = self.stage.as_ref().filter(|_| state == RankState::Ready) else {
-            return Err(TransferError::RankNotReady { rank: self.own.dp_rank, state, reasons });
-        };
-        check_params(&start.params, stage, self.shared.config.tp_size).map_err(TransferError::ParamsInvalid)?;
-        let blocks = u32::try_from(start.params.remote_block_ids.total()).unwrap_or(u32::MAX);
-        let capacity = stage.slots.usage().capacity.saturating_sub(stage.lost);
-        if blocks > capacity {
-            return Err(TransferError::RequestExceedsStaging { blocks, capacity });
-        }
-        let now = Instant::now();
-        let length = start.lease.unwrap_or(self.shared.config.kv_lease);
-        if Lease::begun(length, start.prefill_done_age, now.into_std()).is_over(now.into_std()) {
-            let request = start.params.remote_request_id.clone();
-            return Err(TransferError::LeaseExpired { request, age: start.prefill_done_age, lease: length });
-        }
-        Ok(blocks)
-    }
-
-    fn begin(&mut self, transfer: &TransferId, start: StartTransfer, blocks: u32, waiter: Option<Waiter>) {
-        let now = Instant::now();
-        let Some(stage) = &mut self.stage else { return };
-        let config = &self.shared.config;
-        let length = start.lease.unwrap_or(config.kv_lease);
-        let terms = Terms {
-            lease: Lease::begun(length, start.prefill_done_age, now.into_std()),
-            deadline: start.deadline.into_std(),
-            shards: config.tp_size,
-        };
-        add(&self.shared.counters.started, 1);
-        self.records.open(TransferSnapshot {
-            transfer: transfer.clone(),
-            attempt: start.attempt,
-            request_label: start.request_label,
-            dp_rank: self.own.dp_rank,
-            state: TransferPhase::Queued,
-            blocks,
-            bytes: 0,
-            stages: crate::model::Stages::default(),
-            source_engine: start.params.remote_engine_id.clone(),
-            source_request: start.params.remote_request_id.clone(),
-            virtual_request: None,
-            collected_by: None,
-            failure: None,
-            started: now,
-        });
-        let detached = waiter.is_none();
-        let marks = Marks {
-            started: now,
-            granted: None,
-            arrived: None,
-            quiescing: None,
-            post: Duration::ZERO,
-            wire: Duration::ZERO,
-        };
-        let active = Active {
-            state: State::new(terms),
-            params: start.params,
-            blocks,
-            slots: None,
-            assignment: None,
-            peer: None,
-            error: None,
-            gave_up: CancellationToken::new(),
-            waiters: waiter.into_iter().collect(),
-            detached,
-            landed: None,
-            lease: (length, start.prefill_done_age),
-            lease_over: Instant::from_std(terms.lease.over_at()),
-            marks,
-        };
-        stage.active.insert(transfer.clone(), active);
-        let until = now + config.staging_wait;
-        let asked = stage.slots.ask(transfer.clone(), blocks, until.into_std());
-        // The handshake goes on while the transfer waits for staging: heartbeats need P's agents.
-        self.connect(transfer);
-        match asked {
-            Ask::Granted(slots) => self.granted(transfer, slots),
-            Ask::Queued => self.drive(transfer, E::Tick),
-            Ask::Exceeds { .. } => self.drive(transfer, E::StagingRefused(Failure::ExceedsStaging)),
-        }
-        self.wake_for_queue();
-    }
-
-    /// Looks the peer up and asks it if nobody has; on a known one, heartbeats begin.
-    pub(super) fn connect(&mut self, transfer: &TransferId) {
-        let Some(stage) = self.stage.as_mut().filter(|stage| stage.recycling != super::stage::Recycling::Running)
-        else {
-            return;
-        };
-        let Some(active) = stage.active.get(transfer) else { return };
-        let engine = active.params.remote_engine_id.clone();
-        match stage.peers.look_up(&engine, transfer, Instant::now()) {
-            Lookup::Known(peer) => self.peer_known(transfer, peer),
-            Lookup::Wait => {}
-            Lookup::Ask => {
-                let handshake = Handshake {
-                    side_channel: Arc::clone(&self.shared.side_channel),
-                    endpoint: Endpoint::new(active.params.remote_host.clone(), active.params.remote_port),
-                    engine,
-                    hash: stage.session.identity.hash.clone(),
-                    layouts: stage.session.shards.iter().map(|shard| Arc::clone(&shard.engine)).collect(),
-                    pull: stage.session.shards.iter().map(|shard| Arc::clone(&shard.pull.fabric)).collect(),
-                };
-                self.shared.tasks.spawn(jobs::shake_hands(handshake, stage.epoch, self.events.clone()));
-            }
-        }
-    }
-
-    pub(super) fn on_peer(&mut self, epoch: u64, engine: &EngineId, answer: Result<Arc<Peer>, TransferError>) {
-        let Some(stage) = self.stage.as_mut().filter(|stage| stage.epoch == epoch) else { return };
-        let waiting = stage.peers.answered(engine, answer.as_ref().ok().cloned(), Instant::now());
-        let evicted = stage.peers.evict();
-        match answer {
-            Ok(peer) => {
-                add(&self.shared.counters.handshakes, 1);
-                for transfer in waiting {
-                    self.peer_known(&transfer, Arc::clone(&peer));
-                }
-            }
-            Err(error) => {
-                add(&self.shared.counters.handshakes_failed, 1);
-                tracing::warn!(dp_rank = %self.own.dp_rank, peer = %engine, %error, code = error.code().as_str(), "handshake failed");
-                for transfer in waiting {
-                    self.peer_failed(&transfer, error.clone());
-                }
-            }
-        }
-        if let Some(peer) = evicted {
-            self.drop_peer(&peer);
-        }
-    }
-
-    fn peer_known(&mut self, transfer: &TransferId, peer: Arc<Peer>) {
-        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
-        let pool = peer.blocks();
-        let listed = active.params.remote_block_ids.groups().iter().flat_map(|group| group.ids());
-        if let Some(block) = listed.copied().find(|block| block.0 >= pool) {
-            let problem = ParamsProblem::BlockOutOfRange { block, pool };
-            return self.peer_failed(transfer, TransferError::ParamsInvalid(problem));
-        }
-        active.peer = Some(peer);
-        self.beat(transfer);
-        self.peer_ready(transfer);
-    }
-
-    /// Goes on with a transfer that has slots and a peer, unless the agents are about to be made anew.
-    pub(super) fn peer_ready(&mut self, transfer: &TransferId) {
-        let Some(stage) = &self.stage else { return };
-        let known = stage.active.get(transfer).is_some_and(|active| active.peer.is_some());
-        if known && stage.recycling == super::stage::Recycling::No {
-            self.drive(transfer, E::PeerReady);
-        }
-    }
-
-    fn peer_failed(&mut self, transfer: &TransferId, error: TransferError) {
-        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
-        active.error = Some(error);
-        let event = if matches!(active.state, State::Queued(_)) { E::Cancel(Failure::Peer) } else { E::PeerFailed };
-        self.drive(transfer, event);
-    }
-
     pub(super) fn on_posted(&mut self, transfer: &TransferId, _shard: TpRank, took: Duration) {
         let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
         active.marks.post = active.marks.post.max(took);
@@ -288,33 +65,9 @@ impl Rank {
         TransferError::ReadFailed { peer, blocks, source: Arc::new(error) }
     }
 
-    fn source_of(&self, transfer: &TransferId) -> (EngineId, u32) {
+    pub(super) fn source_of(&self, transfer: &TransferId) -> (EngineId, u32) {
         let shown = self.records.get(transfer);
         shown.map_or_else(|| (EngineId::new(""), 0), |shown| (shown.source_engine.clone(), shown.blocks))
-    }
-
-    /// A read failed: the next transfer asks again who is there.
-    fn forget_peer_of(&mut self, transfer: &TransferId) {
-        let (engine, _) = self.source_of(transfer);
-        if let Some(peer) = self.stage.as_mut().and_then(|stage| stage.peers.forget(&engine)) {
-            // Its agents stay loaded: other reads from it may be in flight. They go with the pull agents.
-            tracing::info!(dp_rank = %self.own.dp_rank, peer = %engine, shards = peer.shards.len(), "peer forgotten after a failed read");
-        }
-    }
-
-    fn drop_peer(&self, peer: &Peer) {
-        let Some(stage) = &self.stage else { return };
-        let in_use =
-            stage.active.values().any(|active| active.peer.as_ref().is_some_and(|used| std::ptr::eq(&**used, peer)));
-        if !in_use {
-            for (fabric, agent) in stage.lines_to(peer) {
-                self.shared.tasks.spawn(async move {
-                    if let Err(error) = fabric.forget_peer(agent.clone()).await {
-                        tracing::debug!(%error, %agent, "peer's metadata not dropped");
-                    }
-                });
-            }
-        }
     }
 
     /// Feeds one event to a transfer's machine and does what it asks for, also what follows at once from that.
@@ -470,39 +223,4 @@ fn phase(state: &State) -> TransferPhase {
         State::Landed { .. } | State::Done { .. } => TransferPhase::Landed,
         State::Failed(_) => TransferPhase::Failed,
     }
-}
-
-/// What can be checked without asking P.
-fn check_params(params: &KvTransferParams, stage: &Stage, tp_size: u16) -> Result<(), ParamsProblem> {
-    if !params.do_remote_prefill || params.do_remote_decode {
-        return Err(ParamsProblem::NotForDecode);
-    }
-    if let Some(mode) = params.transfer_mode.as_ref().filter(|mode| *mode != "pull") {
-        return Err(ParamsProblem::TransferMode(mode.clone()));
-    }
-    if params.tp_size != tp_size {
-        return Err(ParamsProblem::TpSize { theirs: params.tp_size, ours: tp_size });
-    }
-    for (field, value) in [("dcp_size", params.dcp_size), ("pp_size", params.pp_size)] {
-        if value != 1 {
-            return Err(ParamsProblem::Parallelism { field, value });
-        }
-    }
-    if params.remote_engine_id == *stage.id() {
-        return Err(ParamsProblem::OwnEngine);
-    }
-    let tokens = params.remote_num_tokens;
-    let Some(shard) = stage.session.shards.first() else { return Ok(()) };
-    let (listed, needed) = (params.remote_block_ids.groups().len(), usize::from(shard.engine.groups()));
-    if listed != needed {
-        return Err(ParamsProblem::Groups { listed, needed });
-    }
-    let needed = shard.engine.blocks_for(tokens);
-    for (group, list) in params.remote_block_ids.groups().iter().enumerate() {
-        let listed = u64::try_from(list.len()).unwrap_or(u64::MAX);
-        if listed != needed {
-            return Err(ParamsProblem::BlockCount { group, listed, needed, tokens });
-        }
-    }
-    Ok(())
 }

@@ -239,9 +239,20 @@ impl FakeEngine {
 
     /// Does what a decode rank does with its parameters up to the READ; true when the bytes are those of `request`.
     pub(crate) async fn read(&self, net: &dyn SideChannel, params: &KvTransferParams, request: &str) -> bool {
+        self.read_into(net, params, request, 0).await
+    }
+
+    /// The same into D's own blocks from `first` on.
+    pub(crate) async fn read_into(
+        &self,
+        net: &dyn SideChannel,
+        params: &KvTransferParams,
+        request: &str,
+        first: u32,
+    ) -> bool {
         let mut equal = true;
         for shard in 0..self.shards.len() {
-            equal &= self.read_shard(net, params, request, shard).await;
+            equal &= self.read_shard(net, params, request, (shard, first)).await;
         }
         equal
     }
@@ -263,14 +274,20 @@ impl FakeEngine {
         (agent, theirs)
     }
 
-    async fn read_shard(&self, net: &dyn SideChannel, params: &KvTransferParams, request: &str, shard: usize) -> bool {
+    async fn read_shard(
+        &self,
+        net: &dyn SideChannel,
+        params: &KvTransferParams,
+        request: &str,
+        (shard, first): (usize, u32),
+    ) -> bool {
         let (peer, theirs) = self.virtual_shard(net, params, shard).await;
         let layout = theirs.layout().unwrap();
         let own = &self.shards[shard];
         let mut equal = true;
         for (position, slot) in params.remote_block_ids.groups()[0].ids().iter().enumerate() {
             let from = ranges_of(&layout.regions, slot.0);
-            let to = self.region_ranges(shard, u32::try_from(position).unwrap());
+            let to = self.region_ranges(shard, first + u32::try_from(position).unwrap());
             let local = LocalDescs::new(&own.region, to.clone()).unwrap();
             let remote = RemoteDescs::new(&peer_memory(&layout), from).unwrap();
             let reading = own.agent.read(Read { peer: peer.clone(), local, remote, notify: None });

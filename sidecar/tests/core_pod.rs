@@ -1,4 +1,4 @@
-//! The core between made-up engines, over loopback memory and an in-process side channel, on paused time.
+//! The core between made-up engines: over loopback memory and an in-process side channel, on paused time; and once on real NIXL.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "core/collection.rs"]
@@ -9,8 +9,12 @@ mod engine;
 mod handles;
 #[path = "core/landing.rs"]
 mod landing;
+#[path = "core/on_nixl.rs"]
+mod on_nixl;
 #[path = "core/refusals.rs"]
 mod refusals;
+#[path = "core/storm.rs"]
+mod storm;
 #[path = "core/trouble.rs"]
 mod trouble;
 #[path = "core/world.rs"]

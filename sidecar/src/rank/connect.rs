@@ -1,0 +1,117 @@
+//! Getting to know the remote engines that transfers read from.
+
+use std::sync::Arc;
+
+use kv::ids::{EngineId, TransferId};
+use kv::transfer::{Event as E, Failure, State};
+use side_channel::Endpoint;
+use tokio::time::Instant;
+
+use super::stage::Recycling;
+use super::{Rank, jobs};
+use crate::model::counters::add;
+use crate::model::{ParamsProblem, TransferError};
+use crate::peers::{Handshake, Lookup, Peer};
+
+impl Rank {
+    /// Looks the peer up and asks it if nobody has; on a known one, heartbeats begin.
+    pub(super) fn connect(&mut self, transfer: &TransferId) {
+        let Some(stage) = self.stage.as_mut().filter(|stage| stage.recycling != Recycling::Running) else {
+            return;
+        };
+        let Some(active) = stage.active.get(transfer) else { return };
+        let engine = active.params.remote_engine_id.clone();
+        match stage.peers.look_up(&engine, transfer, Instant::now()) {
+            Lookup::Known(peer) => self.peer_known(transfer, peer),
+            Lookup::Wait => {}
+            Lookup::Ask(stale) => {
+                let handshake = Handshake {
+                    side_channel: Arc::clone(&self.shared.side_channel),
+                    endpoint: Endpoint::new(active.params.remote_host.clone(), active.params.remote_port),
+                    engine,
+                    stale,
+                    hash: stage.session.identity.hash.clone(),
+                    layouts: stage.session.shards.iter().map(|shard| Arc::clone(&shard.engine)).collect(),
+                    pull: stage.session.shards.iter().map(|shard| Arc::clone(&shard.pull.fabric)).collect(),
+                };
+                self.shared.tasks.spawn(jobs::shake_hands(handshake, stage.epoch, self.events.clone()));
+            }
+        }
+    }
+
+    pub(super) fn on_peer(&mut self, epoch: u64, engine: &EngineId, answer: Result<Arc<Peer>, TransferError>) {
+        let Some(stage) = self.stage.as_mut().filter(|stage| stage.epoch == epoch) else { return };
+        let waiting = stage.peers.answered(engine, answer.as_ref().ok().cloned(), Instant::now());
+        let evicted = stage.peers.evict();
+        match answer {
+            Ok(peer) => {
+                add(&self.shared.counters.handshakes, 1);
+                for transfer in waiting {
+                    self.peer_known(&transfer, Arc::clone(&peer));
+                }
+            }
+            Err(error) => {
+                add(&self.shared.counters.handshakes_failed, 1);
+                tracing::warn!(dp_rank = %self.own.dp_rank, peer = %engine, %error, code = error.code().as_str(), "handshake failed");
+                for transfer in waiting {
+                    self.peer_failed(&transfer, error.clone());
+                }
+            }
+        }
+        if let Some(peer) = evicted {
+            self.drop_peer(&peer);
+        }
+    }
+
+    fn peer_known(&mut self, transfer: &TransferId, peer: Arc<Peer>) {
+        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        let pool = peer.blocks();
+        let listed = active.params.remote_block_ids.groups().iter().flat_map(|group| group.ids());
+        if let Some(block) = listed.copied().find(|block| block.0 >= pool) {
+            let problem = ParamsProblem::BlockOutOfRange { block, pool };
+            return self.peer_failed(transfer, TransferError::ParamsInvalid(problem));
+        }
+        active.peer = Some(peer);
+        self.beat(transfer);
+        self.peer_ready(transfer);
+    }
+
+    /// Goes on with a transfer that has slots and a peer, unless the agents are about to be made anew.
+    pub(super) fn peer_ready(&mut self, transfer: &TransferId) {
+        let Some(stage) = &self.stage else { return };
+        let known = stage.active.get(transfer).is_some_and(|active| active.peer.is_some());
+        if known && stage.recycling == Recycling::No {
+            self.drive(transfer, E::PeerReady);
+        }
+    }
+
+    fn peer_failed(&mut self, transfer: &TransferId, error: TransferError) {
+        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        active.error = Some(error);
+        let event = if matches!(active.state, State::Queued(_)) { E::Cancel(Failure::Peer) } else { E::PeerFailed };
+        self.drive(transfer, event);
+    }
+
+    /// A read failed: the next transfer asks again who is there.
+    pub(super) fn forget_peer_of(&mut self, transfer: &TransferId) {
+        let (engine, _) = self.source_of(transfer);
+        if self.stage.as_mut().is_some_and(|stage| stage.peers.distrust(&engine)) {
+            tracing::info!(dp_rank = %self.own.dp_rank, peer = %engine, "peer will be asked again after a failed read");
+        }
+    }
+
+    fn drop_peer(&self, peer: &Peer) {
+        let Some(stage) = &self.stage else { return };
+        let in_use =
+            stage.active.values().any(|active| active.peer.as_ref().is_some_and(|used| std::ptr::eq(&**used, peer)));
+        if !in_use {
+            for (fabric, agent) in stage.lines_to(peer) {
+                self.shared.tasks.spawn(async move {
+                    if let Err(error) = fabric.forget_peer(agent.clone()).await {
+                        tracing::debug!(%error, %agent, "peer's metadata not dropped");
+                    }
+                });
+            }
+        }
+    }
+}
