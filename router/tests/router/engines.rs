@@ -1,0 +1,170 @@
+//! Fake vLLM engines: a prefill one and a decode one, that do as their script says, else well.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode, header};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::journal::{Event, Journal, Tripwire};
+
+/// The answer of a decode that is not streamed; odd on purpose.
+pub(crate) const ANSWER: &str =
+    r#"{"id": "d",  "choices":[{"text":"hi"}],"t":0.10,"big":12345678901234567890123,"x":null,"é":"é"}"#;
+/// The events of a streamed one.
+pub(crate) const EVENTS: [&str; 3] =
+    ["data: {\"text\":\"a\",\"n\":null}\n\n", "data: {\"text\":\"b\"}\n\n", "data: [DONE]\n\n"];
+
+/// What a prefill engine does next.
+#[derive(Debug)]
+pub(crate) enum Prefills {
+    Status(u16, &'static str),
+    NoKv,
+    Hangs,
+}
+
+/// What a decode engine does next.
+#[derive(Debug)]
+pub(crate) enum Decodes {
+    Status(u16, &'static str),
+    ErrorEvent,
+    /// Streams what the test sends, until the sender is dropped.
+    Fed(mpsc::Receiver<Bytes>),
+    Hangs,
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine<T> {
+    pub(crate) journal: Journal,
+    pub(crate) script: Mutex<VecDeque<T>>,
+}
+
+impl<T> Engine<T> {
+    pub(crate) fn new(journal: &Journal) -> Arc<Self> {
+        Arc::new(Self { journal: journal.clone(), script: Mutex::default() })
+    }
+
+    pub(crate) fn next(&self, does: T) {
+        self.script.lock().push_back(does);
+    }
+}
+
+pub(crate) fn prefill_engine(engine: Arc<Engine<Prefills>>) -> axum::Router {
+    axum::Router::new()
+        .route("/v1/completions", post(prefill))
+        .route("/v1/chat/completions", post(prefill))
+        .route("/health", get(|| async { "" }))
+        .with_state(engine)
+}
+
+pub(crate) fn decode_engine(engine: Arc<Engine<Decodes>>) -> axum::Router {
+    axum::Router::new()
+        .route("/v1/completions", post(decode))
+        .route("/v1/chat/completions", post(decode))
+        .route("/v1/models", get(|| async { axum::Json(json!({"object": "list", "data": [{"id": "m"}]})) }))
+        .route("/health", get(|| async { "" }))
+        .with_state(engine)
+}
+
+fn rank(headers: &HeaderMap) -> Option<u16> {
+    headers.get("x-data-parallel-rank")?.to_str().ok()?.parse().ok()
+}
+
+async fn read(request: Request) -> (HeaderMap, Vec<u8>, Value) {
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 24).await.unwrap().to_vec();
+    let json = serde_json::from_slice(&body).unwrap();
+    (head.headers, body, json)
+}
+
+async fn prefill(State(engine): State<Arc<Engine<Prefills>>>, request: Request) -> Response {
+    let (headers, body, json) = read(request).await;
+    let (rank, id) = (rank(&headers).unwrap_or(0), headers["x-request-id"].to_str().unwrap().to_owned());
+    engine.journal.write(Event::Prefill { rank: Some(rank), headers, body });
+    let does = engine.script.lock().pop_front();
+    match does {
+        None => {}
+        Some(Prefills::Status(status, body)) => return plain(status, body),
+        Some(Prefills::NoKv) => return axum::Json(json!({"kv_transfer_params": null})).into_response(),
+        Some(Prefills::Hangs) => {
+            let _tripwire = Tripwire::new(&engine.journal, Event::PrefillCancelled);
+            return std::future::pending().await;
+        }
+    }
+    let mut answer = json!({
+        "id": "p", "choices": [{"text": "x"}],
+        "kv_transfer_params": {
+            "do_remote_prefill": true, "do_remote_decode": false, "remote_block_ids": [[1, 2]],
+            "remote_engine_id": format!("p-engine_dp{rank}"), "remote_request_id": format!("cmpl-{id}-0-12345678"),
+            "remote_host": "127.0.0.1", "remote_port": 5600, "tp_size": 1, "dcp_size": 1, "pp_size": 1,
+            "remote_num_tokens": 20, "transfer_mode": "pull", "something_new": 0.1,
+        },
+    });
+    if json.get("return_token_ids") == Some(&json!(true)) {
+        answer["prompt_token_ids"] = json!([7, 8, 9]);
+    }
+    axum::Json(answer).into_response()
+}
+
+async fn decode(State(engine): State<Arc<Engine<Decodes>>>, request: Request) -> Response {
+    let (headers, body, json) = read(request).await;
+    let remote = json.get("kv_transfer_params").and_then(|params| params.get("remote_request_id"));
+    let remote = remote.and_then(Value::as_str).map(str::to_owned);
+    engine.journal.write(Event::Decode { rank: rank(&headers), headers, body, request: remote });
+    let does = engine.script.lock().pop_front();
+    let tripwire = Tripwire::new(&engine.journal, Event::DecodeCancelled);
+    match does {
+        Some(Decodes::Status(status, body)) => {
+            let mut tripwire = tripwire;
+            tripwire.defuse();
+            plain(status, body)
+        }
+        Some(Decodes::ErrorEvent) => {
+            let error = "data: {\"error\":{\"message\":\"Internal server error\",\"code\":500}}\n\n";
+            events(tripwire, vec![": ping\n\n".into(), error.into(), "data: [DONE]\n\n".into()])
+        }
+        Some(Decodes::Fed(receiver)) => {
+            let frames = stream::unfold((receiver, tripwire), async |(mut receiver, mut tripwire)| {
+                if let Some(bytes) = receiver.recv().await {
+                    return Some((Ok::<_, std::io::Error>(bytes), (receiver, tripwire)));
+                }
+                tripwire.defuse();
+                None
+            });
+            ([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], Body::from_stream(frames)).into_response()
+        }
+        Some(Decodes::Hangs) => std::future::pending().await,
+        None if json.get("stream") == Some(&json!(true)) => events(tripwire, EVENTS.map(Bytes::from).to_vec()),
+        None => {
+            let mut tripwire = tripwire;
+            tripwire.defuse();
+            ([(header::CONTENT_TYPE, "application/json"), ("x-engine".parse().unwrap(), "kept")], ANSWER)
+                .into_response()
+        }
+    }
+}
+
+fn events(tripwire: Tripwire, frames: Vec<Bytes>) -> Response {
+    let frames = stream::unfold((frames.into_iter(), tripwire), async |(mut frames, mut tripwire)| {
+        let Some(frame) = frames.next() else {
+            tripwire.defuse();
+            return None;
+        };
+        Some((Ok::<_, std::io::Error>(frame), (frames, tripwire)))
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], Body::from_stream(frames)).into_response()
+}
+
+fn plain(status: u16, body: &'static str) -> Response {
+    (StatusCode::from_u16(status).unwrap(), [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

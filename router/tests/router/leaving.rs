@@ -1,0 +1,113 @@
+//! Clients that leave, and the router that leaves.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use router::router::Ended;
+use tokio::sync::mpsc;
+
+use crate::engines::{Decodes, Prefills};
+use crate::journal::Event;
+use crate::sidecars::Transfers;
+use crate::world::{Setup, World, next, whole};
+
+const STREAM: &str = r#"{"prompt":"p","stream":true}"#;
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_prefill_cancels_it() {
+    let world = World::new(Setup::default()).await;
+    world.prefill.next(Prefills::Hangs);
+    let client = world.start(STREAM);
+    world.journal.wait_for("the prefill", 1, |event| matches!(event, Event::Prefill { .. })).await;
+    client.abort();
+    world.journal.wait_for("the cancellation", 1, |event| matches!(event, Event::PrefillCancelled)).await;
+    assert!(world.journal.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_transfer_cancels_it_and_then_releases_the_prefill() {
+    let world = World::new(Setup::default()).await;
+    world.decode_sidecar().next(Transfers::Hangs);
+    let client = world.start(STREAM);
+    world.journal.wait_for("the transfer", 1, |event| matches!(event, Event::Asked { .. })).await;
+    assert_eq!(world.journal.count(|event| matches!(event, Event::Released { .. })), 0);
+    client.abort();
+    world.journal.wait_for("the release", 1, |event| matches!(event, Event::Released { .. })).await;
+    let events = world.journal.events();
+    let finished = events.iter().position(|event| matches!(event, Event::Finished { .. })).unwrap();
+    let released = events.iter().position(|event| matches!(event, Event::Released { .. })).unwrap();
+    assert!(finished < released, "the blocks are released only when the transfer is over");
+    assert_eq!(world.journal.count(|event| matches!(event, Event::Decode { .. })), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_decode_ends_the_leg_and_the_transfer() {
+    let world = World::new(Setup::default()).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    tx.send(Bytes::from("data: {}\n\n")).await.unwrap();
+    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
+    assert_eq!(next(answer.body_mut()).await, "data: {}\n\n");
+    drop(answer);
+    world.journal.wait_for("the cancellation", 1, |event| matches!(event, Event::DecodeCancelled)).await;
+    world.journal.wait_for("the transfer's end", 1, |event| matches!(event, Event::Finished { .. })).await;
+    assert_eq!(
+        world.journal.count(|event| matches!(event, Event::Released { .. })),
+        0,
+        "P was told when the KV landed"
+    );
+
+    world.decode().next(Decodes::Hangs);
+    let client = world.start(STREAM);
+    world.journal.wait_for("the decode", 2, |event| matches!(event, Event::Decode { .. })).await;
+    client.abort();
+    world.journal.wait_for("the second end", 2, |event| matches!(event, Event::Finished { .. })).await;
+    world.journal.wait_for("the second cancellation", 2, |event| matches!(event, Event::DecodeCancelled)).await;
+}
+
+#[tokio::test]
+async fn stopping_fails_readiness_refuses_work_and_lets_a_stream_end() {
+    let mut world = World::new(Setup::default()).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    tx.send(Bytes::from("data: 1\n\n")).await.unwrap();
+    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
+    assert_eq!(next(answer.body_mut()).await, "data: 1\n\n");
+    world.stop.cancel();
+    let refused = loop {
+        let refused = world.complete(STREAM).await;
+        if refused.status.as_u16() == 503 {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), "shutting_down");
+    assert_eq!(refused.header("retry-after"), "1");
+    let ready = world.get("/readyz").await;
+    assert_eq!((ready.status.as_u16(), &ready.json()["draining"]), (503, &serde_json::json!(true)));
+    assert_eq!(world.get("/livez").await.status.as_u16(), 200);
+    tx.send(Bytes::from("data: 2\n\n")).await.unwrap();
+    drop(tx);
+    assert_eq!(&*whole(answer).await.body, b"data: 2\n\n", "the stream came to its end");
+    assert_eq!(world.served.take().unwrap().await.unwrap().unwrap(), Ended::Drained);
+    assert_eq!(world.journal.count(|event| matches!(event, Event::DecodeCancelled)), 0);
+    assert!(world.journal.count(|event| matches!(event, Event::Finished { .. })) >= 1, "sidecars have been told");
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_drain_timeout_is_cut() {
+    let mut world = World::new(Setup { args: "--drain-timeout 50ms", ..Setup::default() }).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    tx.send(Bytes::from("data: 1\n\n")).await.unwrap();
+    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
+    assert_eq!(next(answer.body_mut()).await, "data: 1\n\n");
+    world.stop.cancel();
+    assert_eq!(world.served.take().unwrap().await.unwrap().unwrap(), Ended::Cut);
+    let rest = tokio::time::timeout(Duration::from_secs(5), answer.body_mut().frame()).await.unwrap();
+    assert!(rest.is_some_and(|frame| frame.is_err()), "the client sees that the answer broke off");
+    assert_eq!(world.journal.count(|event| matches!(event, Event::Finished { .. })), 1);
+    drop(tx);
+}

@@ -1,0 +1,11 @@
+//! The router against in-process fake engines and sidecars over real sockets on 127.0.0.1.
+
+mod admission;
+mod engines;
+mod gate;
+mod journal;
+mod ladder;
+mod leaving;
+mod pass_through;
+mod sidecars;
+mod world;

@@ -1,0 +1,191 @@
+//! A fake sidecar: rank events, transfers, claims, handles.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::response::sse::{Event as SseEvent, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use futures_util::stream::{Stream, unfold};
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::journal::{Event, Journal};
+
+/// What a transfer does next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Transfers {
+    Problem(u16, &'static str, &'static str),
+    /// In flight until it is cancelled.
+    Hangs,
+    /// A receipt for another rank than asked.
+    WrongReceipt,
+}
+
+#[derive(Debug)]
+struct Known {
+    id: String,
+    cancelled: CancellationToken,
+    landed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    journal: Journal,
+    pub(crate) script: Mutex<VecDeque<Transfers>>,
+    pub(crate) ranks: watch::Sender<Vec<Value>>,
+    transfers: Mutex<BTreeMap<String, Known>>,
+    token: Option<&'static str>,
+    collect_by_ms: u64,
+}
+
+impl Sidecar {
+    /// All ranks ready.
+    pub(crate) fn new(journal: &Journal, ranks: u16, token: Option<&'static str>, collect_by_ms: u64) -> Arc<Self> {
+        let ranks = (0..ranks).map(|rank| rank_json(rank, "ready")).collect();
+        Arc::new(Self {
+            journal: journal.clone(),
+            script: Mutex::default(),
+            ranks: watch::channel(ranks).0,
+            transfers: Mutex::default(),
+            token,
+            collect_by_ms,
+        })
+    }
+
+    pub(crate) fn next(&self, does: Transfers) {
+        self.script.lock().push_back(does);
+    }
+
+    pub(crate) fn set(&self, rank: u16, state: &str) {
+        self.ranks.send_modify(|ranks| ranks[usize::from(rank)] = rank_json(rank, state));
+    }
+
+    pub(crate) fn routes(self: Arc<Self>) -> axum::Router {
+        let guarded = Arc::clone(&self);
+        axum::Router::new()
+            .route("/v1/ranks/events", get(events))
+            .route("/v1/transfers", post(transfer))
+            .route("/v1/transfers/{id}", delete(finish))
+            .route("/v1/transfers/{id}/claim", post(claim))
+            .route("/v1/handles", post(report))
+            .route("/v1/handles/{id}", delete(release))
+            .layer(axum::middleware::from_fn(move |request: axum::extract::Request, next: axum::middleware::Next| {
+                let wanted = guarded.token.map(|token| format!("Bearer {token}"));
+                async move {
+                    let got = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                    if wanted.is_some() && got != wanted.as_deref() {
+                        return problem(401, "unauthorized", "never");
+                    }
+                    next.run(request).await
+                }
+            }))
+            .with_state(self)
+    }
+}
+
+fn rank_json(rank: u16, state: &str) -> Value {
+    json!({
+        "dp_rank": rank, "local_rank": rank, "state": state, "reasons": if state == "ready" { vec![] } else { vec!["so"] },
+        "load": {"running": 0, "waiting": 0, "kv_usage": 0.5}, "draining": false, "unknown_field": {"a": 1},
+    })
+}
+
+fn problem(status: u16, code: &str, retry: &str) -> Response {
+    let body = json!({"type": "about:blank", "title": "t", "status": status, "code": code, "retry": retry,
+        "detail": "ask 10.9.8.7:5600 for its metadata"});
+    let headers = [("content-type", "application/problem+json")];
+    (StatusCode::from_u16(status).unwrap(), headers, body.to_string()).into_response()
+}
+
+async fn events(State(sidecar): State<Arc<Sidecar>>) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
+    let mut source = sidecar.ranks.subscribe();
+    source.mark_changed();
+    let stream = unfold((source, VecDeque::new()), async |(mut source, mut pending)| {
+        while pending.is_empty() {
+            source.changed().await.ok()?;
+            pending.extend(source.borrow_and_update().iter().cloned());
+        }
+        let rank: Value = pending.pop_front()?;
+        let event = SseEvent::default().event("rank").id("1").json_data(rank).unwrap();
+        Some((Ok(event), (source, pending)))
+    });
+    Sse::new(Box::pin(stream))
+}
+
+async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+    let attempt = body["attempt_id"].as_str().unwrap().to_owned();
+    if headers.contains_key("prefer") {
+        let known = sidecar.transfers.lock().get(&attempt).map(|known| known.id.clone());
+        let id = known.unwrap_or_else(|| "never-seen".to_owned());
+        return (StatusCode::ACCEPTED, Json(json!({"transfer_id": id}))).into_response();
+    }
+    sidecar.journal.write(Event::Asked { body: body.clone() });
+    let does = sidecar.script.lock().pop_front();
+    let id = format!("t-{attempt}");
+    let cancelled = CancellationToken::new();
+    let landed = matches!(does, None | Some(Transfers::WrongReceipt));
+    let known = Known { id: id.clone(), cancelled: cancelled.clone(), landed };
+    assert!(sidecar.transfers.lock().insert(attempt, known).is_none(), "an attempt id was used twice");
+    match does {
+        Some(Transfers::Problem(status, code, retry)) => return problem(status, code, retry),
+        Some(Transfers::Hangs) => {
+            cancelled.cancelled().await;
+            return problem(409, "cancelled", "never");
+        }
+        Some(Transfers::WrongReceipt) | None => {}
+    }
+    let asked = u16::try_from(body["dp_rank"].as_u64().unwrap()).unwrap();
+    let rank = if does.is_some() { asked + 1 } else { asked };
+    let source = body["kv_transfer_params"]["remote_engine_id"].clone();
+    let (engine, request) = (format!("virtual_dp{rank}"), format!("v-{id}"));
+    let mut params = body["kv_transfer_params"].clone();
+    params["remote_engine_id"] = json!(engine);
+    params["remote_request_id"] = json!(request);
+    sidecar.journal.write(Event::Receipt { rank, request: request.clone() });
+    Json(json!({
+        "transfer_id": id, "kv_transfer_params": params,
+        "receipt": {
+            "dp_rank": rank, "engine_id": "d", "virtual_engine_id": engine, "source_engine_id": source, "request_id": request,
+            "blocks": 2, "bytes": 64, "stages_us": {}, "source_lease_left_ms": 1, "collect_by_ms": sidecar.collect_by_ms,
+        },
+    }))
+    .into_response()
+}
+
+async fn finish(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
+    sidecar.journal.write(Event::Finished { transfer: id.clone() });
+    let transfers = sidecar.transfers.lock();
+    let Some(known) = transfers.values().find(|known| known.id == id) else {
+        return problem(404, "not_found", "never");
+    };
+    known.cancelled.cancel();
+    Json(json!({"transfer_id": id, "state": if known.landed { "done" } else { "failed" }})).into_response()
+}
+
+async fn claim(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
+    sidecar.journal.write(Event::Claimed { transfer: id });
+    Json(json!({"collect_by_ms": sidecar.collect_by_ms})).into_response()
+}
+
+async fn report(State(sidecar): State<Arc<Sidecar>>, Json(body): Json<Value>) -> Response {
+    sidecar.journal.write(Event::Reported { body });
+    Json(json!({})).into_response()
+}
+
+async fn release(
+    State(sidecar): State<Arc<Sidecar>>,
+    Path(request): Path<String>,
+    Query(query): Query<BTreeMap<String, u16>>,
+) -> StatusCode {
+    sidecar.journal.write(Event::Released { request, rank: query["dp_rank"] });
+    StatusCode::NO_CONTENT
+}

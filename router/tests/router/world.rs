@@ -1,0 +1,219 @@
+//! A router between fakes, and a client for it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use clap::Parser;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use router::config::Args;
+use router::router::{Ended, Parts, Router};
+use router::upstream::Pooled;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engines::{Decodes, Engine, Prefills, decode_engine, prefill_engine};
+use crate::journal::Journal;
+use crate::sidecars::Sidecar;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// What a test may change of the world.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) ranks: u16,
+    pub(crate) decode_pods: usize,
+    pub(crate) args: &'static str,
+    pub(crate) token: Option<&'static str>,
+    pub(crate) collect_by_ms: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { ranks: 2, decode_pods: 1, args: "", token: None, collect_by_ms: 30_000 }
+    }
+}
+
+/// One prefill pod, decode pods, their sidecars and the router.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) journal: Journal,
+    pub(crate) prefill: Arc<Engine<Prefills>>,
+    pub(crate) decodes: Vec<Arc<Engine<Decodes>>>,
+    pub(crate) prefill_sidecar: Arc<Sidecar>,
+    pub(crate) decode_sidecars: Vec<Arc<Sidecar>>,
+    pub(crate) router: SocketAddr,
+    pub(crate) stop: CancellationToken,
+    pub(crate) served: Option<JoinHandle<std::io::Result<Ended>>>,
+    client: Client<HttpConnector, Full<Bytes>>,
+    tasks: TaskTracker,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl World {
+    /// A world whose ranks are all ready.
+    pub(crate) async fn new(setup: Setup) -> Self {
+        let world = Self::unready(setup).await;
+        world.wait_until_ready(usize::from(setup.ranks) * (1 + setup.decode_pods)).await;
+        world
+    }
+
+    /// A world as it starts.
+    pub(crate) async fn unready(setup: Setup) -> Self {
+        let (journal, tasks) = (Journal::default(), TaskTracker::new());
+        let sidecar = || Sidecar::new(&journal, setup.ranks, setup.token, setup.collect_by_ms);
+        let (prefill, prefill_sidecar) = (Engine::new(&journal), sidecar());
+        let p = up(&tasks, prefill_engine(Arc::clone(&prefill))).await;
+        let ps = up(&tasks, Arc::clone(&prefill_sidecar).routes()).await;
+        let mut line = format!("router --prefill http://{p},sidecar=http://{ps} ");
+        let (mut decodes, mut decode_sidecars) = (Vec::new(), Vec::new());
+        for _ in 0..setup.decode_pods {
+            let (decode, sidecar) = (Engine::new(&journal), sidecar());
+            let d = up(&tasks, decode_engine(Arc::clone(&decode))).await;
+            let ds = up(&tasks, Arc::clone(&sidecar).routes()).await;
+            line.push_str(&format!("--decode http://{d},sidecar=http://{ds} "));
+            decodes.push(decode);
+            decode_sidecars.push(sidecar);
+        }
+        line.push_str(&format!("--intra-node-data-parallel-size {} {}", setup.ranks, setup.args));
+        let config = Line::try_parse_from(line.split_whitespace()).unwrap().args.check().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let parts = Parts { upstream: Arc::new(Pooled::tcp()), id_prefix: "test".to_owned() };
+        let (router, stop) = (Router::start(config, parts), CancellationToken::new());
+        let served = tasks.spawn(router.serve(listener, stop.clone()));
+        Self {
+            journal,
+            prefill,
+            decodes,
+            prefill_sidecar,
+            decode_sidecars,
+            router: address,
+            stop,
+            served: Some(served),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            tasks,
+        }
+    }
+
+    pub(crate) fn decode(&self) -> &Engine<Decodes> {
+        &self.decodes[0]
+    }
+
+    pub(crate) fn decode_sidecar(&self) -> &Sidecar {
+        &self.decode_sidecars[0]
+    }
+
+    pub(crate) async fn wait_until_ready(&self, ranks: usize) {
+        let ready = async {
+            loop {
+                let answer = self.get("/readyz").await;
+                let targets = answer.json()["targets"].as_array().unwrap().clone();
+                if targets.iter().filter(|target| target["ready"] == true).count() == ranks {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), ready).await.is_ok(), "ranks do not become ready");
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        let request = Request::get(format!("http://{}{path}", self.router)).body(Full::default()).unwrap();
+        whole(self.client.request(request).await.unwrap().map(Body::new)).await
+    }
+
+    /// Sends a request; the answer's body comes as it arrives.
+    pub(crate) async fn open(&self, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Response<Body> {
+        self.request(path, body.into(), headers).await.unwrap()
+    }
+
+    fn request(
+        &self,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> impl Future<Output = Result<Response<Body>, hyper_util::client::legacy::Error>> + Send + 'static {
+        let mut request = Request::post(format!("http://{}{path}", self.router));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = self.client.request(request.body(Full::new(body)).unwrap());
+        async move { answer.await.map(|answer| answer.map(Body::new)) }
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Answer {
+        whole(self.open(path, body, headers).await).await
+    }
+
+    pub(crate) async fn complete(&self, body: impl Into<Bytes>) -> Answer {
+        self.post("/v1/completions", body, &[]).await
+    }
+
+    /// A request in the background; aborting the handle is a client that leaves.
+    pub(crate) fn start(&self, body: impl Into<Bytes>) -> JoinHandle<Answer> {
+        let answer = self.request("/v1/completions", body.into(), &[]);
+        self.tasks.spawn(async move { whole(answer.await.unwrap()).await })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn up(tasks: &TaskTracker, routes: axum::Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    address
+}
+
+pub(crate) async fn whole(answer: Response<Body>) -> Answer {
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
+/// The next piece of a body, as text.
+pub(crate) async fn next(body: &mut Body) -> String {
+    let frame = tokio::time::timeout(Duration::from_secs(10), body.frame()).await.unwrap().unwrap().unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
