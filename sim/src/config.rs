@@ -83,7 +83,7 @@ pub struct Args {
     /// Append one JSON line per request
     #[arg(long, value_name = "FILE")]
     pub request_log: Option<PathBuf>,
-    /// Write {"http": port, "side_channel": [ports]} when ready
+    /// Write `{"http": port, "side_channel": [ports]}` when ready
     #[arg(long, value_name = "FILE")]
     pub ports_file: Option<PathBuf>,
     /// libnixl_capi.so; by default it is searched for

@@ -2,14 +2,14 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`call`] | a request body, read and checked |
-//! | [`prompt`] | prompts and chats as token ids |
-//! | [`rank`] | which DP rank serves a request |
-//! | [`generate`] | starts the jobs of a call |
-//! | [`answer`] | the whole answer of a call that does not stream |
-//! | [`stream`] | server-sent events of one that does |
-//! | [`error`] | errors in vLLM's form |
-//! | [`metrics`] | `/metrics` |
+//! | `call` | a request body, read and checked |
+//! | `prompt` | prompts and chats as token ids |
+//! | `rank` | which DP rank serves a request |
+//! | `generate` | starts the jobs of a call |
+//! | `answer` | the whole answer of a call that does not stream |
+//! | `stream` | server-sent events of one that does |
+//! | `error` | errors in vLLM's form |
+//! | `metrics` | `/metrics` |
 
 use std::sync::Arc;
 

@@ -13,11 +13,12 @@ struct Trace {
 }
 
 impl Engine {
-    /// Runs a job to its end and says so on `out`; a receiver that is gone aborts it.
-    pub async fn run(self: Arc<Self>, job: Job, out: Outputs) {
+    /// Runs a job to its end and says so on `out`; a receiver that is gone aborts it. `counted` has counted it since it was
+    /// given to this rank, so that the next one sees it when it looks for the rank with the least to do.
+    pub async fn run(self: Arc<Self>, job: Job, counted: Counted, out: Outputs) {
         let at_us = wall::unix_micros();
         let mut trace = Trace::default();
-        let result = self.serve(&job, &out, &mut trace).await;
+        let result = self.serve(&job, counted, &out, &mut trace).await;
         let remote = job.kv.remote();
         self.log.write(&Line {
             at_us,
@@ -46,9 +47,14 @@ impl Engine {
         drop(out.send((job.index, last)).await);
     }
 
-    async fn serve(self: &Arc<Self>, job: &Job, out: &Outputs, trace: &mut Trace) -> Result<Option<Value>, JobError> {
+    async fn serve(
+        self: &Arc<Self>,
+        job: &Job,
+        mut counted: Counted,
+        out: &Outputs,
+        trace: &mut Trace,
+    ) -> Result<Option<Value>, JobError> {
         let geometry = *self.arena.geometry();
-        let mut counted = Counted::waiting(Arc::clone(&self.stats));
         let prompt = Prompt::new(self.pace.seed, &job.tokens, geometry.block_size());
         let heartbeat = self.heartbeat(job);
         let new_tokens = usize::try_from(job.most_new()).unwrap_or(usize::MAX);

@@ -12,6 +12,7 @@ use super::Api;
 use super::call::{Call, Endpoint};
 use super::error::ApiError;
 use crate::engine::{Engine, Job, Output};
+use crate::stats::Counted;
 use crate::words::Token;
 
 /// Running jobs; dropping it aborts them, as a client does that goes away.
@@ -59,6 +60,7 @@ pub(super) fn start(api: &Api, engine: &Arc<Engine>, call: &Call) -> Generation 
             Endpoint::Completions => format!("{}-{index}-{suffix}", call.id),
             Endpoint::Chat => format!("{}-{suffix}", call.id),
         };
+        let counted = Counted::waiting(Arc::clone(&engine.stats));
         let job = Job {
             id: EngineRequestId::new(id),
             tokens: Arc::from(prompt.tokens.as_slice()),
@@ -69,7 +71,7 @@ pub(super) fn start(api: &Api, engine: &Arc<Engine>, call: &Call) -> Generation 
             kv: call.kv.clone(),
             cancel: cancel.clone(),
         };
-        api.tasks.spawn(Arc::clone(engine).run(job, sender.clone()));
+        api.tasks.spawn(Arc::clone(engine).run(job, counted, sender.clone()));
     }
     Generation { outputs, open: call.prompts.len(), _abort: cancel.drop_guard() }
 }

@@ -110,7 +110,7 @@ async fn many_requests_over_several_ranks_and_few_blocks_all_get_their_own_text(
     let one = async |number: u32| {
         // Every third prompt shares a beginning with others.
         let mut tokens: Vec<u32> =
-            (0..8 + number % 23).map(|token| token + if number % 3 == 0 { 0 } else { number }).collect();
+            (0..8 + number % 23).map(|token| token + if number.is_multiple_of(3) { 0 } else { number }).collect();
         tokens.push(number);
         let prompt = json!(tokens);
         let rank = |rank: u32| (rank % 4).to_string();

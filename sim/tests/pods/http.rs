@@ -37,12 +37,11 @@ async fn the_rank_header_is_vllms() {
 async fn without_the_header_ranks_share_the_work() {
     let pod = pod(&loopback(), "--data-parallel-size 3 --tpot-ms 1000").await;
     let body = json!({"prompt": "x", "max_tokens": 20, "stream": true});
-    let mut open = Vec::new();
-    for busy in 1..=3 {
-        open.push(pod.send("/v1/completions", &[], &body).await);
-        let running = || pod.pod.engines().iter().filter(|engine| engine.stats.running.get() == 1).count();
-        wait_for("one more rank is busy", || running() == busy).await;
-    }
+    let open = futures_util::future::join_all((0..30).map(|_| pod.send("/v1/completions", &[], &body))).await;
+    let busy = || pod.pod.engines().iter().map(|engine| engine.stats.running.get()).collect::<Vec<_>>();
+    wait_for("all of them run", || busy().iter().sum::<u64>() == 30).await;
+    assert_eq!(busy(), [10, 10, 10]);
+    drop(open);
 }
 
 #[tokio::test(start_paused = true)]
