@@ -28,8 +28,10 @@ const KEEP: usize = 512;
 /// One TP shard of a remote engine.
 #[derive(Debug)]
 pub(crate) struct PeerShard {
-    /// Its agent, as loaded into our pull agent of the same shard.
+    /// Its agent, as loaded into `pull`.
     pub agent: AgentName,
+    /// Our pull agent of the same shard: what talks to it.
+    pub pull: Arc<dyn Fabric>,
     /// Where its blocks lie.
     pub layout: KvLayout,
     /// What it advertised.
@@ -39,6 +41,8 @@ pub(crate) struct PeerShard {
 /// A remote engine that can be read from.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    /// The generation of pull agents that loaded it.
+    pub generation: u64,
     /// One per TP rank, in order.
     pub shards: Vec<PeerShard>,
 }
@@ -47,6 +51,11 @@ impl Peer {
     /// Logical blocks that every shard has.
     pub(crate) fn blocks(&self) -> u32 {
         self.shards.iter().map(|shard| shard.layout.logical_blocks()).min().unwrap_or(0)
+    }
+
+    /// Its workers, each with the agent that talks to it.
+    pub(crate) fn lines(&self) -> Vec<(Arc<dyn Fabric>, AgentName)> {
+        self.shards.iter().map(|shard| (Arc::clone(&shard.pull), shard.agent.clone())).collect()
     }
 }
 
@@ -148,6 +157,15 @@ impl Peers {
     }
 }
 
+/// For which pull agents a question is asked: the answer is of no use to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// The session, by its virtual engine's id.
+    pub session: EngineId,
+    /// The generation of pull agents in it.
+    pub generation: u64,
+}
+
 /// What a handshake needs.
 #[derive(Debug)]
 pub(crate) struct Handshake {
@@ -159,6 +177,8 @@ pub(crate) struct Handshake {
     pub engine: EngineId,
     /// What was known of it, if reads from it failed.
     pub stale: Option<Arc<Peer>>,
+    /// Whose agents `pull` are.
+    pub asked: Asked,
     /// D's hash.
     pub hash: String,
     /// D's layout, per TP shard.
@@ -188,16 +208,16 @@ impl Handshake {
             let loading = tokio::time::timeout(LOAD_WITHIN, pull.load_peer(metadata));
             let agent = loading.await.unwrap_or(lost).map_err(not_loaded)?;
             let memory = advertised(&theirs);
-            peers.push(PeerShard { agent, layout: theirs, memory });
+            peers.push(PeerShard { agent, pull: Arc::clone(pull), layout: theirs, memory });
         }
-        Ok(Peer { shards: peers })
+        Ok(Peer { generation: self.asked.generation, shards: peers })
     }
 
     /// A connection is made when metadata is loaded, so what is broken must go before it is loaded again.
     async fn forget_stale(&self) {
         let Some(stale) = &self.stale else { return };
-        for (pull, shard) in self.pull.iter().zip(&stale.shards) {
-            let forgetting = tokio::time::timeout(FORGET_WITHIN, pull.forget_peer(shard.agent.clone()));
+        for (pull, agent) in stale.lines() {
+            let forgetting = tokio::time::timeout(FORGET_WITHIN, pull.forget_peer(agent));
             match forgetting.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(peer = %self.engine, %error, "stale metadata not dropped"),
@@ -263,7 +283,7 @@ mod tests {
         assert!(matches!(peers.look_up(&engine, &second, now), Lookup::Wait));
         assert_eq!(peers.answered(&engine, None, now), [first.clone(), second.clone()]);
         assert!(matches!(peers.look_up(&engine, &second, now), Lookup::Ask(None)));
-        let peer = Arc::new(Peer { shards: vec![] });
+        let peer = Arc::new(Peer { generation: 0, shards: vec![] });
         assert_eq!(peers.answered(&engine, Some(peer), now), [second]);
         assert!(matches!(peers.look_up(&engine, &first, now), Lookup::Known(_)));
         assert!(peers.distrust(&engine));

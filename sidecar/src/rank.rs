@@ -256,7 +256,7 @@ impl Rank {
             Event::Identity { incarnation, answer } => self.on_identity(incarnation, answer),
             Event::Session { identity, answer } => self.on_session(&identity, answer),
             Event::Teller { identity, answer } => self.on_teller(&identity, answer),
-            Event::Peer { epoch, engine, answer } => self.on_peer(epoch, &engine, answer),
+            Event::Peer { asked, engine, answer } => self.on_peer(&asked, &engine, answer),
             Event::Posted { transfer, shard, took } => self.on_posted(&transfer, shard, took),
             Event::ReadEnded { transfer, shard, answer } => self.on_read_ended(&transfer, shard, answer),
             Event::Verified { transfer } => self.drive(&transfer, kv::transfer::Event::Verified),
@@ -264,7 +264,8 @@ impl Rank {
             Event::Told { transfer, failed } => self.on_told(&transfer, failed),
             Event::Notified { session, shard, notification } => self.on_notification(&session, shard, &notification),
             Event::Zeroed { session, slots } => self.on_zeroed(&session, slots),
-            Event::Recycled { session, answer } => self.on_recycled(&session, answer),
+            Event::Renewed { session, answer } => self.on_renewed(&session, answer),
+            Event::Gone { session, generation, quiet } => self.on_gone(&session, generation, quiet),
             Event::HandleReleased { request, failed } => self.on_handle_released(&request, failed),
         }
     }

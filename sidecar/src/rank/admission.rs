@@ -73,7 +73,8 @@ impl Rank {
         };
         check_params(&start.params, stage, self.shared.config.tp_size).map_err(TransferError::ParamsInvalid)?;
         let blocks = u32::try_from(start.params.remote_block_ids.total()).unwrap_or(u32::MAX);
-        let capacity = stage.slots.usage().capacity.saturating_sub(stage.lost);
+        let usage = stage.slots.usage();
+        let capacity = usage.capacity.saturating_sub(usage.quarantined);
         if blocks > capacity {
             return Err(TransferError::RequestExceedsStaging { blocks, capacity });
         }

@@ -7,18 +7,16 @@ use kv::transfer::{Event as E, Failure, State};
 use side_channel::Endpoint;
 use tokio::time::Instant;
 
-use super::stage::Recycling;
+use super::stage::Stage;
 use super::{Rank, jobs};
 use crate::model::counters::add;
 use crate::model::{ParamsProblem, TransferError};
-use crate::peers::{Handshake, Lookup, Peer};
+use crate::peers::{Asked, Handshake, Lookup, Peer};
 
 impl Rank {
     /// Looks the peer up and asks it if nobody has; on a known one, heartbeats begin.
     pub(super) fn connect(&mut self, transfer: &TransferId) {
-        let Some(stage) = self.stage.as_mut().filter(|stage| stage.recycling != Recycling::Running) else {
-            return;
-        };
+        let Some(stage) = &mut self.stage else { return };
         let Some(active) = stage.active.get(transfer) else { return };
         let engine = active.params.remote_engine_id.clone();
         match stage.peers.look_up(&engine, transfer, Instant::now()) {
@@ -30,17 +28,19 @@ impl Rank {
                     endpoint: Endpoint::new(active.params.remote_host.clone(), active.params.remote_port),
                     engine,
                     stale,
+                    asked: Asked { session: stage.id().clone(), generation: stage.generation },
                     hash: stage.session.identity.hash.clone(),
                     layouts: stage.session.shards.iter().map(|shard| Arc::clone(&shard.engine)).collect(),
                     pull: stage.session.shards.iter().map(|shard| Arc::clone(&shard.pull.fabric)).collect(),
                 };
-                self.shared.tasks.spawn(jobs::shake_hands(handshake, stage.epoch, self.events.clone()));
+                self.shared.tasks.spawn(jobs::shake_hands(handshake, self.events.clone()));
             }
         }
     }
 
-    pub(super) fn on_peer(&mut self, epoch: u64, engine: &EngineId, answer: Result<Arc<Peer>, TransferError>) {
-        let Some(stage) = self.stage.as_mut().filter(|stage| stage.epoch == epoch) else { return };
+    pub(super) fn on_peer(&mut self, by: &Asked, engine: &EngineId, answer: Result<Arc<Peer>, TransferError>) {
+        let current = |stage: &&mut Stage| stage.id() == &by.session && stage.generation == by.generation;
+        let Some(stage) = self.stage.as_mut().filter(current) else { return };
         let waiting = stage.peers.answered(engine, answer.as_ref().ok().cloned(), Instant::now());
         let evicted = stage.peers.evict();
         match answer {
@@ -65,6 +65,10 @@ impl Rank {
 
     fn peer_known(&mut self, transfer: &TransferId, peer: Arc<Peer>) {
         let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        // A read goes on by the agents that it was begun with.
+        if !matches!(active.state, State::Queued(_) | State::AwaitingPeer(_)) {
+            return;
+        }
         let pool = peer.blocks();
         let listed = active.params.remote_block_ids.groups().iter().flat_map(|group| group.ids());
         if let Some(block) = listed.copied().find(|block| block.0 >= pool) {
@@ -73,16 +77,7 @@ impl Rank {
         }
         active.peer = Some(peer);
         self.beat(transfer);
-        self.peer_ready(transfer);
-    }
-
-    /// Goes on with a transfer that has slots and a peer, unless the agents are about to be made anew.
-    pub(super) fn peer_ready(&mut self, transfer: &TransferId) {
-        let Some(stage) = &self.stage else { return };
-        let known = stage.active.get(transfer).is_some_and(|active| active.peer.is_some());
-        if known && stage.recycling == Recycling::No {
-            self.drive(transfer, E::PeerReady);
-        }
+        self.drive(transfer, E::PeerReady);
     }
 
     fn peer_failed(&mut self, transfer: &TransferId, error: TransferError) {
@@ -105,7 +100,7 @@ impl Rank {
         let in_use =
             stage.active.values().any(|active| active.peer.as_ref().is_some_and(|used| std::ptr::eq(&**used, peer)));
         if !in_use {
-            for (fabric, agent) in stage.lines_to(peer) {
+            for (fabric, agent) in peer.lines() {
                 self.shared.tasks.spawn(async move {
                     if let Err(error) = fabric.forget_peer(agent.clone()).await {
                         tracing::debug!(%error, %agent, "peer's metadata not dropped");

@@ -13,7 +13,7 @@ use vllm_wire::notif;
 
 use super::jobs::{self, Event, ReadShard};
 use super::records::Outcome;
-use super::stage::{LandedSlots, Recycling};
+use super::stage::LandedSlots;
 use super::{Rank, Wake, answer};
 use crate::model::counters::add;
 use crate::model::{Ended, Landed, Receipt, Stages};
@@ -88,7 +88,7 @@ impl Rank {
     fn connected(&self, transfer: &TransferId) -> Vec<E> {
         let Some(stage) = &self.stage else { return Vec::new() };
         let known = stage.active.get(transfer).is_some_and(|active| active.peer.is_some());
-        if known && stage.recycling == Recycling::No { vec![E::PeerReady] } else { Vec::new() }
+        if known { vec![E::PeerReady] } else { Vec::new() }
     }
 
     fn post_reads(&mut self, transfer: &TransferId) {
@@ -236,7 +236,7 @@ impl Rank {
         let Some(stage) = &self.stage else { return };
         let Some(active) = stage.active.get(transfer) else { return };
         let Some(peer) = &active.peer else { return };
-        let lines = stage.lines_to(peer);
+        let lines = peer.lines();
         let message = notif::done(&active.params.remote_request_id, 1);
         let (transfer, events) = (transfer.clone(), self.events.clone());
         self.shared.tasks.spawn(async move {
@@ -262,7 +262,7 @@ impl Rank {
         let (Some(peer), Some(lease)) = (&active.peer, active.state.wants_beats()) else { return };
         let now = Instant::now();
         let next = now + lease.beat_every();
-        let lines = stage.lines_to(peer);
+        let lines = peer.lines();
         let message = notif::heartbeat([&active.params.remote_request_id]);
         let (id, events) = (transfer.clone(), self.events.clone());
         self.shared.tasks.spawn(async move {
@@ -304,14 +304,5 @@ impl Rank {
         if let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) {
             stage.slots.release(slots);
         }
-    }
-
-    fn quarantine(&mut self, transfer: &TransferId) {
-        let Some(slots) = self.take_slots(transfer) else { return };
-        let Some(stage) = &mut self.stage else { return };
-        let bytes = stage.slot_bytes().saturating_mul(u64::from(slots.count()));
-        add(&self.shared.counters.quarantined_bytes, bytes);
-        tracing::warn!(dp_rank = %self.own.dp_rank, transfer_id = %transfer, bytes, "staging in quarantine after a failed read");
-        stage.slots.quarantine(slots);
     }
 }

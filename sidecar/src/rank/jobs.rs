@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Landed, ReceiptSink, TransferError};
-use crate::peers::{Handshake, Peer};
+use crate::peers::{Asked, Handshake, Peer};
 use crate::session::{Identity, IdentityError, Puller, Session, SessionError, Teller};
 use crate::staging::Arena;
 
@@ -34,7 +34,7 @@ pub(crate) enum Event {
     /// The prefill role's agent was made.
     Teller { identity: Arc<Identity>, answer: Result<Teller, SessionError> },
     /// A peer was asked.
-    Peer { epoch: u64, engine: EngineId, answer: Result<Arc<Peer>, TransferError> },
+    Peer { asked: Asked, engine: EngineId, answer: Result<Arc<Peer>, TransferError> },
     /// NIXL has accepted one shard's read.
     Posted { transfer: TransferId, shard: TpRank, took: Duration },
     /// One shard's read has ended.
@@ -49,8 +49,10 @@ pub(crate) enum Event {
     Notified { session: EngineId, shard: TpRank, notification: Notification },
     /// Slots were zeroed.
     Zeroed { session: EngineId, slots: SlotSet },
-    /// The pull agents were made anew.
-    Recycled { session: EngineId, answer: Result<Recycled, SessionError> },
+    /// New pull agents were made.
+    Renewed { session: EngineId, answer: Result<Vec<Puller>, SessionError> },
+    /// Pull agents of an earlier generation were closed; `quiet`: no hardware writes for them any more.
+    Gone { session: EngineId, generation: u64, quiet: bool },
     /// The engine was told that nobody reads a handle.
     HandleReleased { request: EngineRequestId, failed: u64 },
 }
@@ -70,15 +72,6 @@ pub(crate) enum ReadError {
     /// NIXL's error.
     #[error("read")]
     Fabric(#[source] FabricError),
-}
-
-/// New pull agents, and what became of the old ones.
-#[derive(Debug)]
-pub(crate) struct Recycled {
-    /// One per shard.
-    pub pullers: Vec<Puller>,
-    /// Whether every old agent is gone.
-    pub quiet: bool,
 }
 
 /// One shard's read.
@@ -140,10 +133,10 @@ impl ReadShard {
 }
 
 /// Asks a peer.
-pub(crate) async fn shake_hands(handshake: Handshake, epoch: u64, events: mpsc::Sender<Event>) {
-    let engine = handshake.engine.clone();
+pub(crate) async fn shake_hands(handshake: Handshake, events: mpsc::Sender<Event>) {
+    let (engine, asked) = (handshake.engine.clone(), handshake.asked.clone());
     let answer = handshake.run().await.map(Arc::new);
-    report(&events, Event::Peer { epoch, engine, answer }).await;
+    report(&events, Event::Peer { asked, engine, answer }).await;
 }
 
 /// Puts a receipt on record (and, as an injected fault, spoils what landed before that).

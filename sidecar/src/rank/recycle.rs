@@ -1,21 +1,22 @@
 //! Ending a quarantine: hardware can no longer write for an agent that has been destroyed, so the pull agents are made anew.
 //!
-//! Above the threshold no further read is posted; when the last has ended, new agents take over, the old ones are destroyed, and only then
-//! the slots are free. `serve` and with it everything D may be reading is not touched.
+//! New agents take over all new reads at once. The old generation is closed when none of its transfers needs it any more (or those that
+//! are left are not wanted and hang), and only when it is gone its slots are free. `serve`, and with it everything that D may be reading,
+//! is not touched.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use kv::ids::{EngineId, TpRank};
+use kv::ids::{EngineId, TpRank, TransferId};
+use kv::slots::SlotSet;
 use kv::transfer::State;
 use nixl::Closed;
 use tokio::time::Instant;
 
-use super::jobs::{self, Event, Recycled};
-use super::stage::{Active, Recycling, Stage};
+use super::jobs::{self, Event};
+use super::stage::{Active, Outgoing, Stage};
 use super::{CLOSE_WITHIN, Rank, Wake};
 use crate::model::counters::add;
-use crate::session::SessionError;
+use crate::session::{Puller, SessionError};
 
 /// Pause after new agents could not be made.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -23,30 +24,25 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(super) const QUIESCE_WITHIN: Duration = Duration::from_secs(30);
 /// One slot in so many may be in quarantine before it is ended; earlier if somebody waits for slots.
 const SHARE: u32 = 8;
+/// The most generations that are on their way out at a time.
+const OUTGOING: usize = 4;
 
 impl Rank {
-    /// Starts ending a quarantine when it is due and everything is quiet.
+    /// Makes new agents when a quarantine is to be ended, and closes old ones that nobody needs.
     pub(super) fn maybe_recycle(&mut self) {
-        let paused = self.timers.is_set(&Wake::Recycle);
-        let Some(stage) = self.stage.as_mut().filter(|_| !paused) else { return };
         let now = Instant::now();
-        if stage.recycling == Recycling::No
-            && (quarantine_is_due(stage) || stage.active.values().any(|active| hangs(active, now)))
-        {
-            stage.recycling = Recycling::Wanted;
+        let paused = self.timers.is_set(&Wake::Recycle);
+        let Some(stage) = &mut self.stage else { return };
+        if !paused && !stage.renewing && stage.outgoing.len() < OUTGOING && renewal_is_due(stage, now) {
+            stage.renewing = true;
+            self.renew();
         }
-        let busy = |active: &Active| uses_agents(&active.state) && !hangs(active, now);
-        if stage.recycling != Recycling::Wanted || stage.active.values().any(busy) {
-            return;
-        }
-        stage.recycling = Recycling::Running;
-        stage.epoch = stage.epoch.saturating_add(1);
-        stage.peers.clear();
-        for active in stage.active.values_mut() {
-            active.peer = None;
-        }
+        self.close_outgoing(now);
+    }
+
+    fn renew(&self) {
+        let Some(stage) = &self.stage else { return };
         let (session, builder, events) = (stage.id().clone(), self.own.builder.clone(), self.events.clone());
-        let old: Vec<_> = stage.session.shards.iter().map(|shard| Arc::clone(&shard.pull.fabric)).collect();
         let arenas = stage.arenas();
         self.shared.tasks.spawn(async move {
             let mut pullers = Vec::with_capacity(arenas.len());
@@ -57,59 +53,112 @@ impl Rank {
                     Err(error) => failed = Some(error),
                 }
             }
-            let answer = match failed {
-                Some(error) => Err(error),
-                None => Ok(Recycled { pullers, quiet: jobs::close_all(old, CLOSE_WITHIN).await != Closed::Stuck }),
-            };
-            jobs::report(&events, Event::Recycled { session, answer }).await;
+            let answer = failed.map_or(Ok(pullers), Err);
+            jobs::report(&events, Event::Renewed { session, answer }).await;
         });
     }
 
-    pub(super) fn on_recycled(&mut self, session: &EngineId, answer: Result<Recycled, SessionError>) {
+    pub(super) fn on_renewed(&mut self, session: &EngineId, answer: Result<Vec<Puller>, SessionError>) {
         let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) else {
             // The session has ended meanwhile: what was made for it ends too.
             if let Ok(made) = answer {
-                let agents = made.pullers.into_iter().map(|puller| puller.fabric).collect();
+                let agents = made.into_iter().map(|puller| puller.fabric).collect();
                 self.shared.tasks.spawn(async move {
                     let _: Closed = jobs::close_all(agents, CLOSE_WITHIN).await;
                 });
             }
             return;
         };
-        stage.recycling = Recycling::No;
-        match answer {
-            Ok(made) => {
-                for (shard, puller) in stage.session.shards.iter_mut().zip(made.pullers) {
-                    shard.pull = puller;
-                    add(&self.shared.counters.recycled_agents, 1);
-                }
-                if made.quiet {
-                    let slots = stage.slots.end_quarantine();
-                    stage.lost = 0;
-                    tracing::info!(dp_rank = %self.own.dp_rank, slots, "quarantine ended: the pull agents were made anew");
-                } else {
-                    stage.lost = stage.slots.usage().quarantined;
-                }
-                let agents = stage.agents();
-                self.shared.agents.lock().insert(self.own.local_rank, agents);
-            }
+        stage.renewing = false;
+        let pullers = match answer {
+            Ok(pullers) => pullers,
             Err(error) => {
                 tracing::error!(dp_rank = %self.own.dp_rank, %error, "quarantine not ended: no new agents");
                 self.timers.set(&Wake::Recycle, Some(Instant::now() + PAUSE));
+                return;
+            }
+        };
+        let mut agents = Vec::with_capacity(pullers.len());
+        for (shard, puller) in stage.session.shards.iter_mut().zip(pullers) {
+            agents.push(std::mem::replace(&mut shard.pull, puller).fabric);
+            add(&self.shared.counters.recycled_agents, 1);
+        }
+        stage.outgoing.insert(stage.generation, Outgoing { agents, closing: false });
+        stage.generation = stage.generation.saturating_add(1);
+        stage.peers.clear();
+        let agents = stage.agents();
+        self.shared.agents.lock().insert(self.own.local_rank, agents);
+        tracing::info!(dp_rank = %self.own.dp_rank, generation = stage.generation, "new pull agents have taken over");
+        // Whoever has not begun to read reads by the new agents, which know nobody yet.
+        let mut waiting = Vec::new();
+        for (transfer, active) in &mut stage.active {
+            if matches!(active.state, State::Queued(_) | State::AwaitingPeer(_)) {
+                active.peer = None;
+                waiting.push(transfer.clone());
             }
         }
-        // Every transfer that still waits needs its peer loaded again.
-        let waiting: Vec<_> = self.stage.iter().flat_map(|stage| stage.active.keys().cloned()).collect();
         for transfer in waiting {
             self.connect(&transfer);
         }
     }
+
+    fn close_outgoing(&mut self, now: Instant) {
+        let Some(stage) = &mut self.stage else { return };
+        let session = stage.id().clone();
+        for (generation, outgoing) in &mut stage.outgoing {
+            let needed = |active: &Active| active.generation() == Some(*generation) && uses_agents(active, now);
+            if outgoing.closing || stage.active.values().any(needed) {
+                continue;
+            }
+            outgoing.closing = true;
+            let (agents, events) = (outgoing.agents.clone(), self.events.clone());
+            let (session, generation) = (session.clone(), *generation);
+            self.shared.tasks.spawn(async move {
+                let quiet = jobs::close_all(agents, CLOSE_WITHIN).await != Closed::Stuck;
+                jobs::report(&events, Event::Gone { session, generation, quiet }).await;
+            });
+        }
+    }
+
+    /// A generation of agents is gone, or cannot be destroyed.
+    pub(super) fn on_gone(&mut self, session: &EngineId, generation: u64, quiet: bool) {
+        let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) else { return };
+        let sets = stage.quarantine.remove(&generation).unwrap_or_default();
+        let slots: u32 = sets.iter().map(SlotSet::count).sum();
+        if quiet {
+            stage.outgoing.remove(&generation);
+            tracing::info!(dp_rank = %self.own.dp_rank, slots, generation, "quarantine ended: the pull agents are gone");
+            sets.into_iter().for_each(|set| self.release(set));
+        } else {
+            // It stays in the list, so that what still comes from it goes the same way.
+            sets.into_iter().for_each(|set| stage.slots.quarantine(set));
+        }
+        let agents = self.stage.iter().flat_map(Stage::agents).collect();
+        self.shared.agents.lock().insert(self.own.local_rank, agents);
+    }
+
+    /// Sets a failed read's slots aside until the agents that may still write them are gone.
+    pub(super) fn quarantine(&mut self, transfer: &TransferId) {
+        let Some(stage) = &mut self.stage else { return };
+        let Some(active) = stage.active.get_mut(transfer) else { return };
+        let generation = active.generation().unwrap_or(stage.generation);
+        let Some(slots) = active.slots.take() else { return };
+        let bytes = stage.slot_bytes().saturating_mul(u64::from(slots.count()));
+        if generation != stage.generation && !stage.outgoing.contains_key(&generation) {
+            // The read ended because its agent was destroyed.
+            return self.release(slots);
+        }
+        add(&self.shared.counters.quarantined_bytes, bytes);
+        tracing::warn!(dp_rank = %self.own.dp_rank, transfer_id = %transfer, bytes, "staging in quarantine after a failed read");
+        stage.quarantine.entry(generation).or_default().push(slots);
+    }
 }
 
-fn quarantine_is_due(stage: &Stage) -> bool {
+fn renewal_is_due(stage: &Stage, now: Instant) -> bool {
     let usage = stage.slots.usage();
-    let fresh = usage.quarantined.saturating_sub(stage.lost);
-    fresh > 0 && (usage.waiting > 0 || fresh >= (usage.capacity / SHARE).max(1))
+    let fresh = stage.quarantined_by(stage.generation);
+    let hangs = |active: &Active| active.generation() == Some(stage.generation) && hangs(active, now);
+    fresh > 0 && (usage.waiting > 0 || fresh >= (usage.capacity / SHARE).max(1)) || stage.active.values().any(hangs)
 }
 
 /// Whether an unwanted read goes on for so long that only the end of its agent ends it.
@@ -118,10 +167,11 @@ fn hangs(active: &Active, now: Instant) -> bool {
     since.is_some_and(|since| now >= since + QUIESCE_WITHIN)
 }
 
-/// Whether a transfer has something to do with the pull agents that must end first.
-fn uses_agents(state: &State) -> bool {
-    match state {
-        State::InFlight { .. } | State::Quiescing { .. } | State::Verifying { .. } | State::Landed { .. } => true,
+/// Whether a transfer has something to do with its pull agents that is worth waiting for.
+fn uses_agents(active: &Active, now: Instant) -> bool {
+    match active.state {
+        State::InFlight { .. } | State::Verifying { .. } | State::Landed { .. } => true,
+        State::Quiescing { .. } => !hangs(active, now),
         State::Queued(_) | State::AwaitingPeer(_) | State::Done { .. } | State::Failed(_) => false,
     }
 }

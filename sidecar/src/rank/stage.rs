@@ -10,7 +10,7 @@ use kv::copy::SlotAssignment;
 use kv::ids::{EngineId, EngineRequestId, TransferId};
 use kv::slots::{SlotSet, Slots};
 use kv::transfer;
-use nixl::{AgentName, Fabric};
+use nixl::Fabric;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vllm_wire::params::KvTransferParams;
@@ -54,6 +54,13 @@ pub(super) struct Active {
     pub marks: Marks,
 }
 
+impl Active {
+    /// The generation of pull agents that it reads by.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.peer.as_ref().map(|peer| peer.generation)
+    }
+}
+
 /// When things happened; `stages_us` is made of these.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
@@ -86,15 +93,13 @@ pub(super) struct LandedSlots {
     pub first_sign: Option<Instant>,
 }
 
-/// Whether new pull agents are being made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Recycling {
-    /// No need.
-    No,
-    /// No read is posted any more, so that the agents fall quiet.
-    Wanted,
-    /// Under way.
-    Running,
+/// Pull agents that no new read is given to, until they are gone.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// The agents.
+    pub agents: Vec<Arc<dyn Fabric>>,
+    /// They are being closed.
+    pub closing: bool,
 }
 
 /// One session's state.
@@ -106,16 +111,18 @@ pub(super) struct Stage {
     pub slots: Slots<TransferId>,
     /// Remote engines.
     pub peers: Peers,
-    /// Grows when all peers are forgotten.
-    pub epoch: u64,
+    /// Which generation of pull agents new reads are given to.
+    pub generation: u64,
+    /// New pull agents are being made.
+    pub renewing: bool,
+    /// Earlier generations that still have agents.
+    pub outgoing: BTreeMap<u64, Outgoing>,
+    /// Slots that hardware may still write for an agent of this generation.
+    pub quarantine: BTreeMap<u64, Vec<SlotSet>>,
     /// Transfers under way.
     pub active: BTreeMap<TransferId, Active>,
     /// Landed slots by the virtual engine's request id.
     pub landed: BTreeMap<EngineRequestId, LandedSlots>,
-    /// See [`Recycling`].
-    pub recycling: Recycling,
-    /// Slots in quarantine for good: their agent could not be destroyed.
-    pub lost: u32,
 }
 
 impl Stage {
@@ -126,11 +133,12 @@ impl Stage {
             session,
             slots,
             peers: Peers::default(),
-            epoch: 0,
+            generation: 0,
+            renewing: false,
+            outgoing: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
             active: BTreeMap::new(),
             landed: BTreeMap::new(),
-            recycling: Recycling::No,
-            lost: 0,
         }
     }
 
@@ -142,18 +150,19 @@ impl Stage {
     /// All agents.
     pub(super) fn agents(&self) -> Vec<Arc<dyn Fabric>> {
         let of = |shard: &crate::session::Shard| [Arc::clone(&shard.pull.fabric), Arc::clone(&shard.serve)];
-        self.session.shards.iter().flat_map(of).collect()
+        let outgoing =
+            self.outgoing.values().filter(|outgoing| !outgoing.closing).flat_map(|outgoing| &outgoing.agents);
+        self.session.shards.iter().flat_map(of).chain(outgoing.cloned()).collect()
+    }
+
+    /// Slots in quarantine because of one generation.
+    pub(super) fn quarantined_by(&self, generation: u64) -> u32 {
+        self.quarantine.get(&generation).map_or(0, |sets| sets.iter().map(SlotSet::count).sum())
     }
 
     /// All arenas, by TP rank.
     pub(super) fn arenas(&self) -> Vec<Arena> {
         self.session.shards.iter().map(|shard| shard.arena.clone()).collect()
-    }
-
-    /// P's shards, each with the agent that talks to it.
-    pub(super) fn lines_to(&self, peer: &Peer) -> Vec<(Arc<dyn Fabric>, AgentName)> {
-        let shards = self.session.shards.iter().zip(&peer.shards);
-        shards.map(|(ours, theirs)| (Arc::clone(&ours.pull.fabric), theirs.agent.clone())).collect()
     }
 
     /// Bytes that a request's blocks have, over all shards: the regions of each group times its blocks.
@@ -178,10 +187,12 @@ impl Stage {
     /// The figures to show.
     pub(super) fn figures(&self) -> StagingFigures {
         let usage = self.slots.usage();
+        // To the allocator, slots whose quarantine may yet end are held like any other.
+        let passing: u32 = self.quarantine.values().flatten().map(SlotSet::count).sum();
         StagingFigures {
             capacity_blocks: usage.capacity,
-            used_blocks: usage.held,
-            quarantined_blocks: usage.quarantined,
+            used_blocks: usage.held.saturating_sub(passing),
+            quarantined_blocks: usage.quarantined.saturating_add(passing),
             block_bytes: self.slot_bytes(),
         }
     }

@@ -11,9 +11,9 @@ use nixl::faulty::{NotifyFault, ReadFault};
 
 use crate::world::{OFFSET, SLOTS, Setup, World};
 
-const WORKERS: u32 = 10;
-const ROUNDS: u32 = 25;
-const BLOCKS: u32 = 6;
+const WORKERS: u32 = 8;
+const ROUNDS: u32 = 40;
+const BLOCKS: u32 = 4;
 
 /// xorshift: the tests' own source of numbers.
 struct Dice(u64);
@@ -33,13 +33,13 @@ impl Dice {
 
 fn fault(dice: &mut Dice) -> Option<ReadFault> {
     let delay = dice.ms(8_000);
-    match dice.roll(20) {
+    match dice.roll(40) {
         0 => Some(ReadFault::FailEmpty),
         1 => Some(ReadFault::FailHalf),
         2 => Some(ReadFault::FailThenLand(delay)),
         3 => Some(ReadFault::RefusePost),
         4 => Some(ReadFault::Hang),
-        5..9 => Some(ReadFault::Delay(delay)),
+        5..12 => Some(ReadFault::Delay(delay)),
         _ => None,
     }
 }
@@ -73,14 +73,15 @@ async fn work(world: Arc<World>, worker: u32, seed: u64) -> BTreeMap<String, boo
             }
         };
         landed_or_not.insert(request.clone(), true);
-        tokio::time::sleep(dice.ms(9_000)).await;
+        let most = if dice.roll(10) == 0 { 9_000 } else { 500 };
+        tokio::time::sleep(dice.ms(most)).await;
         let came = dice.roll(6) != 0;
         if came {
             let equal = world.d[rank].read_into(&*world.net, &landed.params, &request, worker * BLOCKS).await;
             assert!(equal, "seed {seed}: {request} read other bytes than its own");
             world.d[rank].done(&*world.net, &landed.params).await;
         }
-        if dice.roll(2) == 0 {
+        if dice.roll(10) != 0 {
             world.pod.finish(&landed.transfer).await.unwrap();
         }
     }
