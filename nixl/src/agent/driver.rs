@@ -1,11 +1,12 @@
 //! The agent's thread: the only one that calls into NIXL.
 
+mod ending;
 mod lists;
+mod peers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::CString,
-    mem::ManuallyDrop,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     descs::check_pair,
     error::FabricError,
-    fabric::{Attention, Closed, FabricStats, Notification, Read},
+    fabric::{Attention, Notification, Read},
     memory::Memory,
     name::AgentName,
     pending::Answer,
@@ -128,33 +129,6 @@ impl Driver {
         }
     }
 
-    /// Gives everything back that NIXL takes. Answers whether all reads had ended well.
-    pub(super) fn let_everything_go(&mut self) -> bool {
-        let quiet = self.transfers.give_up(&self.raw);
-        for (list, _peer) in std::mem::take(&mut self.prepared).into_values() {
-            if self.raw.release_prepared(list).is_err() {
-                self.transfers.cleanup_failed();
-            }
-        }
-        quiet
-    }
-
-    /// Destroys the agent. When that fails, everything is leaked with the memory that it may write.
-    pub(super) fn destroy(self, quiet: bool) -> (Closed, FabricStats) {
-        let Self { raw, transfers, registered, .. } = self;
-        let mut last = FabricStats::default();
-        transfers.count(&mut last);
-        let pinned = ManuallyDrop::new((transfers, registered));
-        let how = match raw.destroy() {
-            Ok(()) => {
-                drop(ManuallyDrop::into_inner(pinned));
-                if quiet { Closed::Quiet } else { Closed::Destroyed }
-            }
-            Err(_) => Closed::Stuck,
-        };
-        (how, last)
-    }
-
     fn lap(&mut self, taken: Taken) {
         for command in taken.commands {
             self.carry_out(command);
@@ -214,43 +188,6 @@ impl Driver {
         Ok(Region::new(self.owner, memory, Registered { inbox: Arc::clone(&self.inbox), key }))
     }
 
-    fn load_peer(&mut self, blob: &[u8]) -> Result<AgentName, FabricError> {
-        let name = self.raw.load_peer(blob)?;
-        let name = name.to_str().ok().and_then(|name| AgentName::new(name).ok()).ok_or(FabricError::Metadata)?;
-        self.peers.insert(name.clone());
-        Ok(name)
-    }
-
-    fn forget_peer(&mut self, peer: AgentName, answer: Answer<()>) {
-        if self.peers.remove(&peer) {
-            self.forgetting.push((peer, answer));
-        } else {
-            answer.send(Err(FabricError::UnknownPeer(peer)));
-        }
-    }
-
-    /// A peer's metadata may only go when nothing that was made from it is left.
-    fn forget_idle_peers(&mut self) {
-        for (peer, answer) in std::mem::take(&mut self.forgetting) {
-            if self.transfers.use_peer(&peer) {
-                self.forgetting.push((peer, answer));
-                continue;
-            }
-            self.drop_prepared_of(&peer);
-            let forgotten = if self.peers.contains(&peer) {
-                // Loaded anew in the meantime: the new metadata has taken the old one's place.
-                Ok(())
-            } else {
-                self.raw.forget_peer(&c_name(&peer)).map_err(FabricError::Nixl)
-            };
-            answer.send(forgotten);
-        }
-    }
-
-    fn known(&self, peer: &AgentName) -> Result<CString, FabricError> {
-        if self.peers.contains(peer) { Ok(c_name(peer)) } else { Err(FabricError::UnknownPeer(peer.clone())) }
-    }
-
     fn read(&mut self, read: Read, answers: ReadAnswers) {
         let made = self.room().and_then(|()| {
             check_pair(self.owner, &read.local, &read.remote)?;
@@ -275,46 +212,6 @@ impl Driver {
 
     fn room(&self) -> Result<(), FabricError> {
         if self.transfers.in_flight() < self.max_in_flight { Ok(()) } else { Err(FabricError::Busy) }
-    }
-
-    fn notify(&mut self, peer: &AgentName, message: &[u8]) -> Result<(), FabricError> {
-        self.raw.notify(&self.known(peer)?, message)?;
-        self.sent = Some(clock::now());
-        Ok(())
-    }
-
-    /// Asks when it is time to, or when a notification of ours may still have to be pushed out.
-    fn ask_for_notifications(&mut self, attention: Option<Attention>) {
-        while let Some(next) = self.backlog.pop_front() {
-            match self.stream.try_send(next) {
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-                Err(mpsc::error::TrySendError::Full(next)) => {
-                    self.backlog.push_front(next);
-                    break;
-                }
-            }
-        }
-        let now = clock::now();
-        let due = attention.is_some_and(|attention| {
-            self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= interval(attention))
-        });
-        // While the stream is full, what comes in waits inside NIXL; with nothing to push out there is no need to call it.
-        if self.sent.is_none() && (!due || !self.backlog.is_empty()) {
-            return;
-        }
-        self.asked = Some(now);
-        // An error here is one of the next call too, and concerns no command: the peer's lease or deadline decides.
-        for (from, message) in self.raw.notifications().unwrap_or_default() {
-            if let Some(from) = from.to_str().ok().and_then(|from| AgentName::new(from).ok()) {
-                self.backlog.push_back(Notification { from, message });
-            }
-        }
-        while let Some(next) = self.backlog.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(next)) = self.stream.try_send(next) {
-                self.backlog.push_front(next);
-                break;
-            }
-        }
     }
 
     fn let_go(&mut self, retired: Retired) {

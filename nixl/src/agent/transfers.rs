@@ -76,6 +76,11 @@ impl Transfers {
             || self.buried.iter().any(|buried| buried.peer == *peer && buried.request.is_some())
     }
 
+    /// Whether NIXL has taken back every request.
+    pub(super) fn all_released(&self) -> bool {
+        self.in_flight.is_empty() && self.buried.iter().all(|buried| buried.request.is_none())
+    }
+
     pub(super) fn count(&self, stats: &mut FabricStats) {
         stats.in_flight = self.in_flight.len();
         stats.in_flight_bytes = self.in_flight.iter().map(|read| read.bytes).sum();
