@@ -61,12 +61,13 @@ pub struct Args {
     #[arg(long, env = "KVGATE_INTRA_NODE_DATA_PARALLEL_SIZE", value_name = "N", default_value_t = 1)]
     pub intra_node_data_parallel_size: u16,
 
+    // Not KVGATE_HOST and KVGATE_PORT: Kubernetes sets KVGATE_PORT=tcp://… in every pod beside a Service named kvgate.
     /// The address to listen on.
-    #[arg(long, env = "KVGATE_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "KVGATE_LISTEN_HOST", default_value = "127.0.0.1")]
     pub host: String,
 
     /// The port to listen on; 0 takes any free one (see --ports-file).
-    #[arg(long, env = "KVGATE_PORT", default_value_t = 10001)]
+    #[arg(long, env = "KVGATE_LISTEN_PORT", default_value_t = 10001)]
     pub port: u16,
 
     /// Wait for the receipt (stage) or send P's parameters straight to D (direct, the baseline).

@@ -152,8 +152,8 @@ impl Handoffs {
         let named = self.sidecars.name_of(ask).await;
         let ended = match &named {
             Ok(transfer) => self.sidecars.finish(&ask.sidecar, transfer).await,
-            // The attempt has ended already, and that is the answer to it.
-            Err(SidecarError::Problem { .. }) => Ok(false),
+            // The attempt has ended already, and this is the answer to it.
+            Err(SidecarError::Problem { status, .. }) if status.is_client_error() => Ok(false),
             Err(_) => return None,
         };
         match ended {

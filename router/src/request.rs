@@ -17,6 +17,7 @@ use vllm_wire::body::{Endpoint, Inspected, inspect};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
 use crate::choice::{Avoid, Terms, Wish};
+use crate::config::Gate;
 use crate::engine::{Call, Decoding};
 use crate::error::ApiError;
 use crate::handoff::Claimed;
@@ -123,6 +124,8 @@ async fn answer(
         wish,
         trail,
     };
+    job.trail.path = job.planned_path();
+    ended.path(job.trail.path);
     let done = tokio::select! {
         done = Box::pin(job.run()) => done,
         () = shared.cut.cancelled() => Err(cut()),
@@ -132,10 +135,18 @@ async fn answer(
 }
 
 impl Job<'_> {
+    fn planned_path(&self) -> Path {
+        match (self.inspected.plain_because, self.shared.config.gate) {
+            (Some(_), _) => Path::Local,
+            (None, Gate::Stage) => Path::Pd,
+            (None, Gate::Direct(_)) => Path::Direct,
+        }
+    }
+
     async fn run(&mut self) -> Result<Done, ApiError> {
         if let Some(reason) = self.inspected.plain_because {
             self.trail.local_because = Some(reason.as_str());
-            return self.whole(Path::Local).await;
+            return self.whole().await;
         }
         self.split().await
     }

@@ -109,3 +109,6 @@ impl DecodeTicket {
         self.params
     }
 }
+
+#[cfg(test)]
+mod tests;

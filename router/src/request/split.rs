@@ -105,10 +105,6 @@ fn transfer_status(error: &SidecarError) -> StatusCode {
 impl Job<'_> {
     /// Prefill here, decode there; down the ladder while it fails.
     pub(super) async fn split(&mut self) -> Result<Done, ApiError> {
-        self.trail.path = match self.shared.config.gate {
-            Gate::Stage => Path::Pd,
-            Gate::Direct(_) => Path::Direct,
-        };
         let prefill_body: Bytes = for_prefill(self.endpoint, &self.body).map_err(|error| bad_body(&error))?.into();
         let mut ladder = Ladder::new(self.shared.config.max_attempts);
         let mut avoid = Avoid::default();
@@ -158,7 +154,8 @@ impl Job<'_> {
             FallbackKind::Off => Err(error.public()),
             FallbackKind::LocalPrefill => {
                 (self.trail.prefill, self.trail.transfer) = (None, None);
-                self.whole(Path::Fallback).await
+                self.trail.path = Path::Fallback;
+                self.whole().await
             }
         }
     }

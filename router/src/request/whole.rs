@@ -6,7 +6,7 @@ use tracing::warn;
 use crate::choice::Avoid;
 use crate::engine::{Answer, LegError};
 use crate::error::ApiError;
-use crate::headers::{Path, Trail};
+use crate::headers::Trail;
 use crate::ladder::{Ladder, Next};
 use crate::metrics::Outcome;
 use crate::request::{Done, Job, not_ready};
@@ -14,8 +14,7 @@ use crate::targets::Side;
 
 impl Job<'_> {
     /// Sends the request whole to a decode engine, to another one while that fails.
-    pub(super) async fn whole(&mut self, path: Path) -> Result<Done, ApiError> {
-        self.trail.path = path;
+    pub(super) async fn whole(&mut self) -> Result<Done, ApiError> {
         let mut ladder = Ladder::new(self.shared.config.max_attempts);
         let mut avoid = Avoid::default();
         loop {

@@ -1,7 +1,5 @@
 //! What is let in, and what is told to those who are not.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use clap::Parser;
 use router::config::Args;
 use tokio_util::sync::CancellationToken;

@@ -59,7 +59,7 @@ async fn one_request_goes_from_prefill_over_its_receipt_to_the_same_rank() {
     world.journal.wait_for("the transfer's end", 1, finished).await;
     let reported = |event: &Event| {
         matches!(event, Event::Reported { body } if body["kv_transfer_params"] == asked["kv_transfer_params"]
-            && body["dp_rank"].to_string() == answer.header("x-kvgate-prefill-rank") && body["age_ms"].is_u64())
+            && body["dp_rank"].as_u64() == answer.header("x-kvgate-prefill-rank").parse().ok() && body["age_ms"].is_u64())
     };
     world.journal.wait_for("the handle's report", 1, reported).await;
     assert_eq!(world.journal.count(|event| matches!(event, Event::Released { .. })), 0, "P was told by the transfer");

@@ -1,7 +1,5 @@
 //! The failure ladder: same transfer → another decode rank → new prefill → give up.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use crate::engines::{ANSWER, Decodes, EVENTS, Prefills};
 use crate::journal::Event;
 use crate::sidecars::Transfers;

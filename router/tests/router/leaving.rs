@@ -1,7 +1,5 @@
 //! Clients that leave, and the router that leaves.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use bytes::Bytes;

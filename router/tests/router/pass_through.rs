@@ -1,7 +1,5 @@
 //! Invariant B: what goes in comes out, as it comes.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::mpsc;

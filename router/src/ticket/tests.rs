@@ -1,0 +1,56 @@
+use kv::ids::LocalRank;
+use serde_json::json;
+
+use super::*;
+use crate::targets::{Board, Side};
+
+fn target(index: usize, rank: u16) -> Target {
+    let pod = |index| (PodId { side: Side::Decode, index }, http::Uri::from_static("http://d/"), None);
+    let (board, _watched) = Board::new(vec![pod(0), pod(1)], 4);
+    let found = board.ranks(Side::Decode).into_iter().map(|candidate| candidate.target);
+    found.into_iter().find(|target| target.pod.id.index == index && target.local == LocalRank(rank)).unwrap()
+}
+
+fn receipt() -> Receipt {
+    Receipt {
+        asked: Asked {
+            attempt: AttemptId::new("a-1"),
+            pod: target(0, 2).pod.id,
+            rank: DpRank(2),
+            source_engine: EngineId::new("p_dp2"),
+        },
+        transfer: TransferId::new("t"),
+        rank: DpRank(2),
+        source_engine: EngineId::new("p_dp2"),
+        virtual_engine: EngineId::new("v_dp2"),
+        request: EngineRequestId::new("v-1"),
+        params: json!({"remote_engine_id": "v_dp2", "remote_request_id": "v-1", "x": 0.1}),
+    }
+}
+
+#[test]
+fn a_receipt_is_good_for_its_own_rank_and_pod_only() {
+    let ticket = DecodeTicket::from_receipt(&receipt(), target(0, 2)).unwrap();
+    assert_eq!(ticket.target().id().to_string(), "decode-0@2");
+    assert_eq!(ticket.into_params(), receipt().params);
+    for (pod, rank) in [(0, 3), (0, 1), (1, 2)] {
+        let refused = DecodeTicket::from_receipt(&receipt(), target(pod, rank)).unwrap_err();
+        assert_eq!(refused.code(), "receipt_rank_mismatch", "{pod}@{rank}");
+    }
+}
+
+#[test]
+fn a_receipt_that_does_not_answer_the_question_is_invalid() {
+    let check = |change: fn(&mut Receipt), words: &str| {
+        let mut receipt = receipt();
+        change(&mut receipt);
+        let refused = DecodeTicket::from_receipt(&receipt, target(0, 2)).unwrap_err();
+        assert_eq!(refused.code(), "receipt_invalid");
+        assert!(refused.to_string().contains(words), "{refused}");
+    };
+    check(|r| r.rank = DpRank(3), "rank 3");
+    check(|r| r.source_engine = EngineId::new("p_dp3"), "p_dp3");
+    check(|r| r.params = json!({"remote_engine_id": "p_dp2", "remote_request_id": "v-1"}), "remote_engine_id");
+    check(|r| r.params = json!({"remote_engine_id": "v_dp2", "remote_request_id": "v-2"}), "remote_request_id");
+    check(|r| r.params = json!(null), "remote_engine_id");
+}
