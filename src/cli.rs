@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 use crate::{demo, logging, parent, stop};
 
 const USAGE: u8 = 64;
+const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
 
 #[derive(Debug, Parser)]
 #[command(name = "kvgate", version = version(), about = "Dispatches decode only after its KV cache has arrived")]
@@ -68,7 +69,7 @@ fn run(command: Command) -> Result<ExitCode, (anyhow::Error, u8)> {
     runtime.block_on(async {
         let stop = stop::on_signal().map_err(|error| (error.into(), 1))?;
         match command {
-            Command::Sidecar(args) => sidecar::run(*args, stop).await.map_err(|error| {
+            Command::Sidecar(args) => sidecar::run(*args, GIT_SHA, stop).await.map_err(|error| {
                 let code = error.exit_code();
                 (error.into(), code)
             })?,

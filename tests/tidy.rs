@@ -9,7 +9,7 @@ use std::process::Command;
 const MAX_LINES: usize = 600;
 
 /// Made by a tool, see its header.
-const GENERATED: &[&str] = &["nixl-sys/src/bindings.rs"];
+const GENERATED: &[&str] = &["nixl-sys/src/bindings.rs", "nixl-sys/src/ucx/bindings.rs"];
 
 /// The crates that may talk to C.
 const UNSAFE_HERE: &[&str] = &["nixl-sys/", "nixl/", "cuda/"];

@@ -27,6 +27,8 @@ pub struct Origin {
     pub version: String,
     /// Where NIXL looks for its plugins.
     pub plugin_dir: PathBuf,
+    /// Whether it is the tests' stand-in (`nixl/tests/mock`), which moves bytes by memcpy.
+    pub mock: bool,
 }
 
 static LOADED: Mutex<Option<&'static Api>> = Mutex::new(None);
@@ -88,7 +90,7 @@ impl Origin {
             let newest = functions.optional_found() == Functions::OPTIONAL.len();
             (if newest { "1.5 or newer" } else { "0.9 to 1.4" }).to_owned()
         });
-        Self { path, source, version, plugin_dir }
+        Self { path, source, version, plugin_dir, mock: false }
     }
 }
 

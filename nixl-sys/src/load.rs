@@ -124,7 +124,8 @@ fn check(library: &'static Library, path: PathBuf, source: Source) -> Result<Loa
         return Err(LoadError::Conflict { mapped: first.clone(), wanted: second.clone() });
     }
     let path = if source == Source::SystemSearch { after.capi().map_or(path, Path::to_path_buf) } else { path };
-    let origin = Origin::guess(path, source, after.nixl(), &functions);
+    let mock = !find(library, "mock_set").is_null();
+    let origin = Origin { mock, ..Origin::guess(path, source, after.nixl(), &functions) };
     Ok(Loaded { functions, origin })
 }
 

@@ -30,6 +30,8 @@ pub struct Build {
     pub nixl_path: String,
     /// What that library says its version is.
     pub nixl_version: String,
+    /// Whether that library is the tests' stand-in.
+    pub nixl_mock: bool,
 }
 
 /// The page and what it is made of.

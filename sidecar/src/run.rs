@@ -91,7 +91,7 @@ impl RunError {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start; its [`exit_code`](RunError::exit_code) is the process's.
-pub async fn run(args: Args, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> Result<(), RunError> {
     let settings = args.settings()?;
     faults::announce(&settings.faults);
     info!(
@@ -110,8 +110,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), RunError> {
     let nixl = load_nixl(settings.nixl_library.clone()).await?;
     let origin = nixl.origin();
     info!(path = %origin.path.display(), version = origin.version, "NIXL loaded");
-    let build =
-        Build { nixl_path: origin.path.display().to_string(), nixl_version: origin.version.clone(), ..this_build() };
+    let build = Build {
+        nixl_path: origin.path.display().to_string(),
+        nixl_version: origin.version.clone(),
+        nixl_mock: origin.mock,
+        ..this_build(git_sha)
+    };
     let parts = Parts {
         fabrics: Arc::new(NixlFabrics::new(nixl)),
         engine: Arc::new(TcpEngine::new(settings.pod.engine.clone())),
@@ -160,12 +164,8 @@ pub async fn run_parts(
 }
 
 /// This crate's part of the build's description; the commit is stamped by whoever builds the binary.
-pub fn this_build() -> Build {
-    Build {
-        version: env!("CARGO_PKG_VERSION"),
-        git_sha: option_env!("KVGATE_GIT_SHA").unwrap_or("unknown"),
-        ..Build::default()
-    }
+pub fn this_build(git_sha: &'static str) -> Build {
+    Build { version: env!("CARGO_PKG_VERSION"), git_sha, ..Build::default() }
 }
 
 /// Binds the API's address.

@@ -9,6 +9,7 @@ use side_channel::Endpoint;
 
 use crate::engine::Pace;
 use crate::geometry::{Geometry, GeometryError};
+use crate::identity::VLLM_VERSION;
 use crate::pod::PodConfig;
 use crate::scheduler::Limits;
 
@@ -77,6 +78,9 @@ pub struct Args {
     /// Plays the model's weights: engines with the same seed compute the same KV and the same text
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// The vLLM version it says it is; part of the compatibility hash
+    #[arg(long, default_value = VLLM_VERSION, value_name = "VERSION")]
+    pub vllm_version: String,
     /// Let the side-channel listener die of an unexpected question, as vLLM's does
     #[arg(long)]
     pub fragile_listener: bool,
@@ -199,6 +203,7 @@ impl Args {
             },
             max_model_len,
             prefix_caching: self.prefix_caching == Switch::On,
+            vllm_version: self.vllm_version.clone(),
             fragile_listener: self.fragile_listener,
             request_log: self.request_log.clone(),
         })

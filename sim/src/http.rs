@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::identity::VLLM_VERSION;
 use crate::wall;
 
 mod answer;
@@ -50,6 +49,8 @@ pub struct Api {
     pub engines: Vec<Arc<Engine>>,
     /// The model's name.
     pub model: String,
+    /// The vLLM version that it says it is.
+    pub vllm_version: String,
     /// The model's length in tokens.
     pub max_model_len: u64,
     /// When this process started, seconds since 1970.
@@ -124,8 +125,8 @@ async fn health() -> StatusCode {
     StatusCode::OK
 }
 
-async fn version() -> axum::Json<Value> {
-    axum::Json(json!({"version": VLLM_VERSION}))
+async fn version(State(api): State<Arc<Api>>) -> axum::Json<Value> {
+    axum::Json(json!({"version": api.vllm_version}))
 }
 
 async fn metrics_page(State(api): State<Arc<Api>>) -> Response {

@@ -31,8 +31,8 @@ pub struct Identity {
 
 impl Identity {
     /// The identity of an engine that serves `model`.
-    pub fn new(engine: EngineId, model: &str, geometry: &Geometry) -> Self {
-        let hash = compatibility_hash(&factors(model, geometry));
+    pub fn new(engine: EngineId, vllm_version: &str, model: &str, geometry: &Geometry) -> Self {
+        let hash = compatibility_hash(&factors(vllm_version, model, geometry));
         Self { engine, hash, layout: layout(geometry, 0) }
     }
 
@@ -87,9 +87,9 @@ fn layout(geometry: &Geometry, base: u64) -> KvLayout {
     }
 }
 
-fn factors(model: &str, geometry: &Geometry) -> Factors {
+fn factors(vllm_version: &str, model: &str, geometry: &Geometry) -> Factors {
     Factors {
-        vllm_version: VLLM_VERSION.to_owned(),
+        vllm_version: vllm_version.to_owned(),
         nixl_connector_version: CONNECTOR_VERSION,
         model: model.to_owned(),
         dtype: dtype(geometry.dtype_bytes),

@@ -51,6 +51,8 @@ pub struct PodConfig {
     pub max_model_len: u64,
     /// Whether prompts share blocks.
     pub prefix_caching: bool,
+    /// The vLLM version that it says it is.
+    pub vllm_version: String,
     /// Whether the listener dies as vLLM's does.
     pub fragile_listener: bool,
     /// Where requests are logged.
@@ -138,6 +140,7 @@ impl Pod {
         let api = Api {
             engines,
             model: config.model,
+            vllm_version: config.vllm_version,
             max_model_len: config.max_model_len,
             started: wall::unix_seconds(),
             tasks: tasks.clone(),
@@ -215,7 +218,7 @@ struct Starting<'a> {
 impl Starting<'_> {
     async fn rank(&self, rank: DpRank, id: EngineId) -> Result<(Arc<Engine>, Server), StartError> {
         let config = self.config;
-        let identity = Arc::new(Identity::new(id.clone(), &config.model, &config.geometry));
+        let identity = Arc::new(Identity::new(id.clone(), &config.vllm_version, &config.model, &config.geometry));
         let (shards, payloads) = self.shards(rank, &identity).await?;
         let listener = Listener::new(id.clone(), payloads, config.fragile_listener);
         let port = match config.side_channel.port {

@@ -64,9 +64,9 @@ impl RunError {
     /// 64 for what the command line can mend, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Nixl(_) | Self::PortsFile { .. } => 64,
+            Self::Config(_) | Self::PortsFile { .. } => 64,
             Self::Start(StartError::RequestLog(RequestLogError { .. })) => 64,
-            Self::Listen { .. } | Self::Start(_) | Self::Serve(_) | Self::Died => 1,
+            Self::Nixl(_) | Self::Listen { .. } | Self::Start(_) | Self::Serve(_) | Self::Died => 1,
         }
     }
 }

@@ -58,11 +58,6 @@ impl Children {
         self.0.last().context("the process that was just started")
     }
 
-    /// A process by name.
-    pub(super) fn get(&self, name: &str) -> Result<&Process> {
-        self.0.iter().find(|process| process.name == name).with_context(|| format!("no process {name}"))
-    }
-
     /// The first process that has ended by itself, with its log's tail.
     pub(super) fn check(&mut self) -> Result<()> {
         for process in &mut self.0 {

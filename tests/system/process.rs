@@ -141,9 +141,11 @@ fn request(port: u16, method: &str, path: &str, body: &str) -> (u16, Value) {
         body.len()
     );
     stream.write_all(head.as_bytes()).expect("the request is sent");
-    stream.write_all(body.as_bytes()).expect("the request is sent");
+    // A server may answer and close before it has read a body that it refuses.
+    drop(stream.write_all(body.as_bytes()));
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
+    let read = stream.read_to_end(&mut answer);
+    assert!(read.is_ok() || !answer.is_empty(), "no answer: {read:?}");
     let text = String::from_utf8_lossy(&answer);
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
     let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();

@@ -31,9 +31,7 @@ impl Pod {
     }
 
     fn states(&self) -> Vec<String> {
-        let (_, body) = self.sidecar.request("GET", "/v1/ranks", "");
-        let ranks = body["ranks"].as_array().or(body.as_array()).cloned().unwrap_or_default();
-        ranks.iter().map(|rank| rank["state"].as_str().unwrap_or_default().to_owned()).collect()
+        states(&self.sidecar)
     }
 
     fn refused(&self, body: &str, status: u16, code: &str) {
@@ -41,6 +39,12 @@ impl Pod {
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{body}\n{problem:#}");
         assert!(problem["detail"].as_str().is_some_and(|words| !words.is_empty()), "{problem:#}");
     }
+}
+
+fn states(sidecar: &Running) -> Vec<String> {
+    let (_, body) = sidecar.request("GET", "/v1/ranks", "");
+    let ranks = body["ranks"].as_array().expect("a list of ranks");
+    ranks.iter().map(|rank| rank["state"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 /// A transfer that is right in form; its producer does not exist.
@@ -87,9 +91,10 @@ fn bad_transfers_are_refused_by_name_and_the_pod_lives_on() {
     assert_eq!(pod.sidecar.request("PUT", "/v1/ranks", "").0, 405);
     assert_eq!(pod.states(), ["ready", "ready"], "{}", pod.sidecar.log());
     assert_eq!(pod.sidecar.request("GET", "/livez", "").0, 200);
-    drop(pod.engine);
-    wait_for("ranks that are not ready", || pod.states().iter().all(|state| state != "ready").then_some(()));
-    assert_eq!(pod.sidecar.terminate(), 0);
+    let Pod { engine, sidecar } = pod;
+    drop(engine);
+    wait_for("ranks that are not ready", || states(&sidecar).iter().all(|state| state != "ready").then_some(()));
+    assert_eq!(sidecar.terminate(), 0);
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn an_engine_of_another_version_is_never_asked_on_its_side_channel() {
     let pod = pod("--vllm-version 0.11.0");
     let reasons = wait_for("a reason", || {
         let (_, body) = pod.sidecar.request("GET", "/v1/ranks", "");
-        let ranks = body["ranks"].as_array().or(body.as_array()).cloned()?;
+        let ranks = body["ranks"].as_array().cloned()?;
         let words = ranks[0]["reasons"].to_string();
         words.contains("0.11.0").then_some(words)
     });

@@ -1,3 +1,5 @@
+//! Tests of the command line: what is accepted, what is refused and how.
+
 use super::*;
 
 use std::io::Write as _;

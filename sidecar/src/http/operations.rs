@@ -60,6 +60,6 @@ pub(super) async fn version(State(api): State<Api>) -> Json<Value> {
     Json(json!({
         "version": build.version,
         "git_sha": build.git_sha,
-        "nixl": { "path": build.nixl_path, "version": build.nixl_version },
+        "nixl": { "path": build.nixl_path, "version": build.nixl_version, "mock": build.nixl_mock },
     }))
 }

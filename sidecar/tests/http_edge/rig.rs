@@ -86,7 +86,13 @@ pub(crate) fn config(role: Role, dp_size: u16, offset: u16) -> PodConfig {
 }
 
 pub(crate) fn build() -> Build {
-    Build { version: "1.2.3", git_sha: "abc", nixl_path: "nixl.so".to_owned(), nixl_version: "1.5.1".to_owned() }
+    Build {
+        version: "1.2.3",
+        git_sha: "abc",
+        nixl_path: "nixl.so".to_owned(),
+        nixl_version: "1.5.1".to_owned(),
+        nixl_mock: false,
+    }
 }
 
 pub(crate) struct Rig {

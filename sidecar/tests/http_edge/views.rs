@@ -35,7 +35,10 @@ async fn empty_lists_are_lists() {
 async fn the_build_says_which_nixl_it_runs_on() {
     let rig = Rig::decode().await;
     let version = rig.get("/version").await.text;
-    assert_eq!(version, r#"{"version":"1.2.3","git_sha":"abc","nixl":{"path":"nixl.so","version":"1.5.1"}}"#);
+    assert_eq!(
+        version,
+        r#"{"version":"1.2.3","git_sha":"abc","nixl":{"path":"nixl.so","version":"1.5.1","mock":false}}"#
+    );
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! The JSON of transfers, pinned.
+
 use super::*;
 
 use kv::ids::{EngineId, EngineRequestId, TransferId};
