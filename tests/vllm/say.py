@@ -1,0 +1,27 @@
+"""Progress lines, and the one exception that means "this cannot go on"."""
+
+import sys
+import time
+
+START = time.monotonic()
+
+
+class Failure(Exception):
+    """Says what was tried; the harness prints it without a traceback."""
+
+
+def progress(text):
+    print(f"test-vllm: {time.monotonic() - START:5.0f} s  {text}", flush=True)
+
+
+def problem(text):
+    print(f"test-vllm: {text}", file=sys.stderr, flush=True)
+
+
+def tail(path, lines=25):
+    """The end of a log, indented."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        return f"  (no log: {error})"
+    return "\n".join("  " + line[:400] for line in text.splitlines()[-lines:])
