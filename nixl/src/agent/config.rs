@@ -129,6 +129,9 @@ pub enum AgentError {
     /// The operating system gave no thread.
     #[error("start the agent's thread")]
     Thread(#[source] std::io::Error),
+    /// NIXL did not come back.
+    #[error("NIXL has not made the agent within {0:?}")]
+    Slow(Duration),
     /// The thread ended while it was being set up.
     #[error("the agent's thread died while it started")]
     Died,

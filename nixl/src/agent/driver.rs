@@ -36,6 +36,8 @@ const PER_LAP: usize = 64;
 
 /// How long an agent that ends pushes its last notification out.
 const PUSH_OUT: Duration = Duration::from_millis(200);
+/// How often a full stream is tried again.
+const BACKLOG_LAP: Duration = Duration::from_millis(10);
 /// The longest wait of an agent that ends: its deadline runs.
 const CLOSING_LAP: Duration = Duration::from_millis(1);
 
@@ -152,12 +154,13 @@ impl Driver {
         if lingering.is_none() {
             self.sent = None;
         }
-        let duty = attention.map(|attention| {
+        // While the stream is full the duty rests, see `ask_for_notifications`.
+        let duty = attention.filter(|_| self.backlog.is_empty()).map(|attention| {
             let since = self.asked.map_or(Duration::MAX, |asked| now.saturating_duration_since(asked));
             interval(attention).saturating_sub(since).max(Duration::from_micros(50))
         });
         let more = (self.inbox.queued() > 0).then_some(Duration::ZERO);
-        let backlog = (!self.backlog.is_empty()).then_some(Duration::from_millis(5));
+        let backlog = (!self.backlog.is_empty()).then_some(BACKLOG_LAP);
         [in_flight, lingering, duty, more, backlog].into_iter().flatten().min()
     }
 

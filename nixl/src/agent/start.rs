@@ -4,7 +4,10 @@ use std::{
     ffi::{CString, NulError},
     mem::ManuallyDrop,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc as std_mpsc},
+    sync::{
+        Arc,
+        mpsc::{self as std_mpsc, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,9 @@ use super::{
     shared::Shared,
 };
 use crate::fabric::Closed;
+
+/// How long NIXL may take to make an agent and its backend.
+const START_BUDGET: Duration = Duration::from_secs(60);
 
 impl Agent {
     /// Makes an agent with its backend, on a thread of its own. Blocks until it is there: about 0.4 s for the first one of a
@@ -52,7 +58,11 @@ impl Agent {
         // Detached: it ends when the inbox is closed, and `Fabric::close` waits for that.
         let _detached =
             std::thread::Builder::new().name("nixl-agent".to_owned()).spawn(thread).map_err(AgentError::Thread)?;
-        wait_started.recv().map_err(|_| AgentError::Died)??;
+        // Should it come up later after all, it ends at once: nobody has its inbox any more.
+        wait_started.recv_timeout(START_BUDGET).map_err(|error| match error {
+            RecvTimeoutError::Timeout => AgentError::Slow(START_BUDGET),
+            RecvTimeoutError::Disconnected => AgentError::Died,
+        })??;
         Ok(agent)
     }
 }
