@@ -1,4 +1,4 @@
-//! How many requests are worked on and how many wait: both bounded, and counted by guards.
+//! How many requests are worked on, how many wait, and how many bytes their bodies take: all bounded, counted by guards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +13,23 @@ pub(crate) enum Refused {
     Full,
     #[error("the request waited too long for its turn; retry later")]
     Late,
+    #[error("the router holds as many request bodies as it may; retry later")]
+    NoMemory,
     #[error("the router is shutting down; retry elsewhere")]
     Draining,
 }
+
+/// What bounds a router.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) in_flight: u32,
+    pub(crate) queue: u32,
+    pub(crate) queue_deadline: Duration,
+    pub(crate) body_bytes: u64,
+}
+
+/// Bodies are counted in units of so many bytes.
+const UNIT: u64 = 1024;
 
 /// The router's door.
 #[derive(Debug)]
@@ -23,6 +37,7 @@ pub(crate) struct Admission {
     places: Arc<Semaphore>,
     all_places: u32,
     running: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
     queue_deadline: Duration,
     draining: AtomicBool,
 }
@@ -30,6 +45,10 @@ pub(crate) struct Admission {
 /// A place in the router, working or waiting.
 #[derive(Debug)]
 pub(crate) struct Place(#[expect(dead_code, reason = "held until dropped")] OwnedSemaphorePermit);
+
+/// Memory for one body.
+#[derive(Debug)]
+pub(crate) struct Reserved(#[expect(dead_code, reason = "held until dropped")] OwnedSemaphorePermit);
 
 /// A place among those that are worked on.
 #[derive(Debug)]
@@ -39,13 +58,16 @@ pub(crate) struct Running {
 }
 
 impl Admission {
-    pub(crate) fn new(max_in_flight: u32, max_queue: u32, queue_deadline: Duration) -> Self {
-        let all_places = max_in_flight.saturating_add(max_queue).min(1 << 24);
+    pub(crate) fn new(limits: Limits) -> Self {
+        let Limits { in_flight, queue, queue_deadline, body_bytes } = limits;
+        let all_places = in_flight.saturating_add(queue).min(1 << 24);
+        let units = u32::try_from(body_bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let permits = |count: u32| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS)));
         Self {
             places: permits(all_places),
             all_places,
-            running: permits(max_in_flight.min(all_places)),
+            running: permits(in_flight.min(all_places)),
+            bodies: permits(units),
             queue_deadline,
             draining: AtomicBool::new(false),
         }
@@ -57,6 +79,13 @@ impl Admission {
             return Err(Refused::Draining);
         }
         Arc::clone(&self.places).try_acquire_owned().map(Place).map_err(|_| Refused::Full)
+    }
+
+    /// Takes memory for a body of at most so many bytes, at once or not at all.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<Reserved, Refused> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.bodies).try_acquire_many_owned(units);
+        permit.map(Reserved).map_err(|_| Refused::NoMemory)
     }
 
     /// Waits, first come first served, to be worked on.
@@ -96,9 +125,23 @@ impl Admission {
 mod tests {
     use super::*;
 
+    fn door(in_flight: u32, queue: u32) -> Admission {
+        Admission::new(Limits { in_flight, queue, queue_deadline: Duration::from_secs(3), body_bytes: 10 * UNIT })
+    }
+
+    #[test]
+    fn bodies_share_a_budget() {
+        let door = door(1, 1);
+        let first = door.reserve(6 * UNIT - 1).unwrap();
+        assert_eq!(door.reserve(4 * UNIT + 1).unwrap_err(), Refused::NoMemory);
+        let second = door.reserve(4 * UNIT).unwrap();
+        drop((first, second));
+        assert!(door.reserve(10 * UNIT).is_ok());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_refuses_at_once_and_a_slow_one_in_time() {
-        let door = Admission::new(1, 1, Duration::from_secs(3));
+        let door = door(1, 1);
         let first = door.start(door.enter().unwrap()).await.unwrap();
         let second = door.enter().unwrap();
         assert_eq!(door.enter().unwrap_err(), Refused::Full);
@@ -110,7 +153,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn draining_lets_nobody_in_and_ends_with_the_last_request() {
-        let door = Admission::new(2, 0, Duration::from_secs(3));
+        let door = door(2, 0);
         let running = door.start(door.enter().unwrap()).await.unwrap();
         door.drain();
         assert_eq!(door.enter().unwrap_err(), Refused::Draining);

@@ -98,6 +98,10 @@ pub struct Args {
     #[arg(long, env = "KVGATE_QUEUE_DEADLINE_MS", value_name = "MS", default_value_t = 30_000)]
     pub queue_deadline_ms: u64,
 
+    /// Longest that a client may take no bytes of its answer.
+    #[arg(long, env = "KVGATE_CLIENT_DEADLINE_MS", value_name = "MS", default_value_t = 120_000)]
+    pub client_deadline_ms: u64,
+
     /// P's lease on finished blocks (vLLM's kv_lease_duration; it is not on the wire), as 30, 30s or 30000ms.
     #[arg(long, env = "KVGATE_KV_LEASE", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub kv_lease: Duration,
@@ -117,6 +121,10 @@ pub struct Args {
     /// Largest request body in bytes; larger ones are answered 413.
     #[arg(long, env = "KVGATE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 16 << 20)]
     pub max_body_bytes: u32,
+
+    /// All request bodies together while their answers have not begun, in bytes; a request beyond is answered 429.
+    #[arg(long, env = "KVGATE_MAX_BODIES_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    pub max_bodies_bytes: u64,
 
     /// Tries per request over all steps of the failure ladder.
     #[arg(long, env = "KVGATE_MAX_ATTEMPTS", value_name = "N", default_value_t = 4)]
@@ -202,11 +210,13 @@ pub struct RouterConfig {
     pub transfer_deadline: Duration,
     pub decode_deadline: Duration,
     pub queue_deadline: Duration,
+    pub client_deadline: Duration,
     pub kv_lease: Duration,
     pub sidecar_authorization: Option<http::HeaderValue>,
     pub max_in_flight: u32,
     pub max_queue: u32,
     pub max_body_bytes: u32,
+    pub max_bodies_bytes: u64,
     pub max_attempts: u32,
     pub fallback: FallbackKind,
     pub drain_timeout: Duration,
@@ -225,12 +235,18 @@ impl Args {
         range(self.max_in_flight > 0, "--max-in-flight", "at least 1")?;
         range(self.max_attempts > 0, "--max-attempts", "at least 1")?;
         range(self.max_body_bytes > 0, "--max-body-bytes", "at least 1")?;
+        range(
+            self.max_bodies_bytes >= u64::from(self.max_body_bytes),
+            "--max-bodies-bytes",
+            "at least --max-body-bytes",
+        )?;
         range(!self.kv_lease.is_zero(), "--kv-lease", "longer than 0")?;
         for (flag, value) in [
             ("--prefill-deadline-ms", self.prefill_deadline_ms),
             ("--transfer-deadline-ms", self.transfer_deadline_ms),
             ("--decode-deadline-ms", self.decode_deadline_ms),
             ("--queue-deadline-ms", self.queue_deadline_ms),
+            ("--client-deadline-ms", self.client_deadline_ms),
         ] {
             range((1..=86_400_000).contains(&value), flag, "between 1 ms and one day")?;
         }
@@ -257,11 +273,13 @@ impl Args {
             transfer_deadline: Duration::from_millis(self.transfer_deadline_ms),
             decode_deadline: Duration::from_millis(self.decode_deadline_ms),
             queue_deadline: Duration::from_millis(self.queue_deadline_ms),
+            client_deadline: Duration::from_millis(self.client_deadline_ms),
             kv_lease: self.kv_lease,
             sidecar_authorization: self.token_file.as_ref().map(read_token).transpose()?,
             max_in_flight: self.max_in_flight,
             max_queue: self.max_queue,
             max_body_bytes: self.max_body_bytes,
+            max_bodies_bytes: self.max_bodies_bytes,
             max_attempts: self.max_attempts,
             fallback: self.fallback,
             drain_timeout: self.drain_timeout,

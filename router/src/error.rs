@@ -57,6 +57,7 @@ impl From<Refused> for ApiError {
         let (status, code) = match refused {
             Refused::Full => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Refused::Late => (StatusCode::TOO_MANY_REQUESTS, "queue_timeout"),
+            Refused::NoMemory => (StatusCode::TOO_MANY_REQUESTS, "memory_full"),
             Refused::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };
         Self { status, code: code.into(), message: refused.to_string(), outcome: Outcome::Rejected }

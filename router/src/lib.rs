@@ -21,7 +21,7 @@
 //! | `engine` | the legs to vLLM |
 //! | `sidecar`, `handoff` | the sidecars' API; what is owed to them |
 //! | `ticket` | invariant G: no decode without a receipt, as a type |
-//! | `relay`, `sse` | answers on their way to the client |
+//! | `relay`, `sse`, `stall` | answers on their way to the client |
 //! | `headers`, `error`, `metrics` | what clients and operators are told |
 #![forbid(unsafe_code)]
 
@@ -42,6 +42,7 @@ pub mod router;
 pub mod run;
 mod sidecar;
 mod sse;
+mod stall;
 mod targets;
 mod ticket;
 pub mod upstream;

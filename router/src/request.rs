@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
 use tokio::time::{Instant, timeout};
@@ -16,6 +17,7 @@ use tracing::{Instrument, debug, info_span};
 use vllm_wire::body::{Endpoint, Inspected, inspect};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
+use crate::admission::{Reserved, Running};
 use crate::choice::{Avoid, Terms, Wish};
 use crate::config::Gate;
 use crate::engine::{Call, Decoding};
@@ -102,11 +104,11 @@ async fn answer(
     id: &str,
     trail: &mut Trail,
     ended: &mut Ended,
-) -> Result<(Done, crate::admission::Running), ApiError> {
+) -> Result<(Done, Running), ApiError> {
     let place = shared.admission.enter()?;
     let (head, body) = request.into_parts();
     let wish = wish(shared, &head.headers)?;
-    let body = read_body(shared, body).await?;
+    let (body, _reserved) = read_body(shared, body).await?;
     let inspected = inspect(endpoint, &body).map_err(|error| bad_body(&error))?;
     let running = tokio::select! {
         running = shared.admission.start(place) => running?,
@@ -183,15 +185,23 @@ fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
     Ok(Wish { prefill: rank(PREFILL_RANK)?, decode: rank(DP_RANK)? })
 }
 
-async fn read_body(shared: &Shared, body: Body) -> Result<Bytes, ApiError> {
-    let limit = usize::try_from(shared.config.max_body_bytes).unwrap_or(usize::MAX);
-    match timeout(shared.config.queue_deadline, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::client(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!("the body is larger than {limit} bytes"),
-        )),
+/// Reads a body, within its limit and the router's. The memory is given back when the answer has begun.
+async fn read_body(shared: &Shared, body: Body) -> Result<(Bytes, Reserved), ApiError> {
+    let limit = u64::from(shared.config.max_body_bytes);
+    let too_large = || {
+        let message = format!("the body is larger than {limit} bytes");
+        ApiError::client(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    // A body of unknown length may become as long as one may be.
+    let length = body.size_hint().exact().unwrap_or(limit);
+    if length > limit {
+        return Err(too_large());
+    }
+    let reserved = shared.admission.reserve(length)?;
+    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    match timeout(shared.config.queue_deadline, limited.collect()).await {
+        Ok(Ok(body)) => Ok((body.to_bytes(), reserved)),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => {
             Err(ApiError::client(StatusCode::BAD_REQUEST, "body_incomplete", "the body ends before it is complete"))
         }

@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Limits};
 use crate::config::{Gate, RouterConfig};
 use crate::engine::Engines;
 use crate::handoff::Handoffs;
 use crate::metrics::Metrics;
 use crate::sidecar::Sidecars;
+use crate::stall::NoStall;
 use crate::targets::{Board, PodId, Side, Watched};
 use crate::upstream::Upstream;
 use crate::watch::{follow_sidecar, poll_engine};
@@ -89,7 +90,12 @@ impl Router {
             })
         });
         let (board, watched) = Board::new(pods.collect(), config.ranks_per_pod);
-        let admission = Arc::new(Admission::new(config.max_in_flight, config.max_queue, config.queue_deadline));
+        let admission = Arc::new(Admission::new(Limits {
+            in_flight: config.max_in_flight,
+            queue: config.max_queue,
+            queue_deadline: config.queue_deadline,
+            body_bytes: config.max_bodies_bytes,
+        }));
         let sidecars = Sidecars::new(Arc::clone(&upstream), config.sidecar_authorization.clone());
         let (tasks, watchers) = (TaskTracker::new(), CancellationToken::new());
         for (pod, view) in watched {
@@ -120,6 +126,7 @@ impl Router {
         L::Addr: std::fmt::Debug,
     {
         let (shared, close) = (self.shared, CancellationToken::new());
+        let listener = NoStall::new(listener, shared.config.client_deadline);
         let server = axum::serve(listener, crate::http::routes(Arc::clone(&shared)))
             .with_graceful_shutdown(close.clone().cancelled_owned());
         let mut server = std::pin::pin!(server.into_future());

@@ -98,6 +98,30 @@ async fn a_sidecar_that_wants_another_token_leaves_its_ranks_not_ready() {
     assert!(!answer.json().to_string().contains("127.0.0.1"), "clients learn no addresses");
 }
 
+#[tokio::test]
+async fn a_broken_event_stream_is_taken_up_again_and_the_last_states_stand_meanwhile() {
+    let world = World::new(Setup::default()).await;
+    for state in ["degraded", "ready"] {
+        world.decode_sidecar().kick();
+        assert_eq!(world.complete(BODY).await.status.as_u16(), 200);
+        world.decode_sidecar().set(0, state);
+        world.wait_until_ready(if state == "ready" { 4 } else { 3 }).await;
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_would_exceed_the_routers_memory_are_refused() {
+    let world = World::new(Setup { args: "--max-body-bytes 2048 --max-bodies-bytes 2048", ..Setup::default() }).await;
+    world.prefill.next(crate::engines::Prefills::Hangs);
+    let body = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(1500));
+    let first = world.start(body.clone());
+    world.journal.wait_for("the first prefill", 1, |event| matches!(event, Event::Prefill { .. })).await;
+    let answer = world.complete(body.clone()).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (429, "memory_full"));
+    first.abort();
+    while world.complete(body.clone()).await.status.as_u16() != 200 {}
+}
+
 #[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]

@@ -150,3 +150,16 @@ async fn the_fallback_is_marked_and_only_there_when_asked_for() {
     let page = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
     assert!(page.contains(r#"router_request_ended_total{outcome="ok",path="fallback"} 1"#), "{page}");
 }
+
+#[tokio::test]
+async fn a_lost_answer_ends_that_transfer_before_its_prefill_is_released() {
+    let world = World::new(Setup::default()).await;
+    world.decode_sidecar().next(Transfers::Breaks);
+    assert_eq!(world.complete(BODY).await.status.as_u16(), 200);
+    assert_eq!(prefills(&world), 2, "the first one's blocks might still be being read");
+    let old = |event: &Event| matches!(event, Event::Released { request, .. } if request.starts_with("cmpl-test-1-1"));
+    world.journal.wait_for("the first prefill's release", 1, old).await;
+    let events = world.journal.events();
+    let ended = |event: &Event| matches!(event, Event::Finished { transfer } if transfer == "t-test-1-1");
+    assert!(events.iter().position(ended).unwrap() < events.iter().position(old).unwrap());
+}

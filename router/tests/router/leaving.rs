@@ -109,3 +109,17 @@ async fn a_stream_that_outlasts_the_drain_timeout_is_cut() {
     assert_eq!(world.journal.count(|event| matches!(event, Event::Finished { .. })), 1);
     drop(tx);
 }
+
+#[tokio::test]
+async fn a_client_that_takes_no_bytes_is_left() {
+    let world = World::new(Setup { args: "--client-deadline-ms 100", ..Setup::default() }).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    let chunk = Bytes::from(format!("data: {}\n\n", "x".repeat(1 << 20)));
+    tx.send(chunk.clone()).await.unwrap();
+    let answer = world.open("/v1/completions", STREAM, &[]).await;
+    let fed = tokio::time::timeout(Duration::from_secs(10), async { while tx.send(chunk.clone()).await.is_ok() {} });
+    assert!(fed.await.is_ok(), "the decode leg is still open");
+    world.journal.wait_for("the transfer's end", 1, |event| matches!(event, Event::Finished { .. })).await;
+    drop(answer);
+}

@@ -26,6 +26,8 @@ pub(crate) enum Transfers {
     Problem(u16, &'static str, &'static str),
     /// In flight until it is cancelled.
     Hangs,
+    /// In flight, but the answer breaks off.
+    Breaks,
     /// A receipt for another rank than asked.
     WrongReceipt,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Sidecar {
     transfers: Mutex<BTreeMap<String, Known>>,
     token: Option<&'static str>,
     collect_by_ms: u64,
+    kicked: tokio::sync::Notify,
 }
 
 impl Sidecar {
@@ -58,6 +61,7 @@ impl Sidecar {
             transfers: Mutex::default(),
             token,
             collect_by_ms,
+            kicked: tokio::sync::Notify::new(),
         })
     }
 
@@ -67,6 +71,11 @@ impl Sidecar {
 
     pub(crate) fn set(&self, rank: u16, state: &str) {
         self.ranks.send_modify(|ranks| ranks[usize::from(rank)] = rank_json(rank, state));
+    }
+
+    /// Ends every event stream.
+    pub(crate) fn kick(&self) {
+        self.kicked.notify_waiters();
     }
 
     pub(crate) fn routes(self: Arc<Self>) -> axum::Router {
@@ -109,14 +118,17 @@ fn problem(status: u16, code: &str, retry: &str) -> Response {
 async fn events(State(sidecar): State<Arc<Sidecar>>) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let mut source = sidecar.ranks.subscribe();
     source.mark_changed();
-    let stream = unfold((source, VecDeque::new()), async |(mut source, mut pending)| {
+    let stream = unfold((source, VecDeque::new(), sidecar), async |(mut source, mut pending, sidecar)| {
         while pending.is_empty() {
-            source.changed().await.ok()?;
+            tokio::select! {
+                changed = source.changed() => changed.ok()?,
+                () = sidecar.kicked.notified() => return None,
+            }
             pending.extend(source.borrow_and_update().iter().cloned());
         }
         let rank: Value = pending.pop_front()?;
         let event = SseEvent::default().event("rank").id("1").json_data(rank).unwrap();
-        Some((Ok(event), (source, pending)))
+        Some((Ok(event), (source, pending, sidecar)))
     });
     Sse::new(Box::pin(stream))
 }
@@ -140,6 +152,10 @@ async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(
         Some(Transfers::Hangs) => {
             cancelled.cancelled().await;
             return problem(409, "cancelled", "never");
+        }
+        Some(Transfers::Breaks) => {
+            let broken = futures_util::stream::iter([Err::<bytes::Bytes, _>(std::io::Error::other("broken"))]);
+            return axum::body::Body::from_stream(broken).into_response();
         }
         Some(Transfers::WrongReceipt) | None => {}
     }
