@@ -13,6 +13,7 @@ use nixl::{AgentName, Fabric, MemKind, PeerMemory};
 use side_channel::{Endpoint, SideChannel};
 use tokio::time::Instant;
 use vllm_wire::handshake::{self, AgentMetadata};
+use vllm_wire::versions::Version;
 
 use crate::model::{HandshakeRefusal, TransferError};
 
@@ -181,6 +182,8 @@ pub(crate) struct Handshake {
     pub asked: Asked,
     /// D's hash.
     pub hash: String,
+    /// D's release. P must be of the same one, as the hash contains it, so it is asked in the same way.
+    pub version: &'static Version,
     /// D's layout, per TP shard.
     pub layouts: Vec<Arc<KvLayout>>,
     /// The pull agents, per TP shard.
@@ -194,7 +197,7 @@ impl Handshake {
     /// [`TransferError`] for a peer that does not answer, is another one, or does not fit.
     pub(crate) async fn run(self) -> Result<Peer, TransferError> {
         let shards = 0..u16::try_from(self.layouts.len()).unwrap_or(u16::MAX);
-        let requests = shards.map(|shard| handshake::request(0, TpRank(shard))).collect();
+        let requests = shards.map(|shard| handshake::request(self.version, 0, TpRank(shard))).collect();
         let unreachable =
             |source| TransferError::PeerUnreachable { endpoint: self.endpoint.clone(), source: Arc::new(source) };
         let answers = self.side_channel.ask_all(&self.endpoint, requests, ASK_WITHIN).await.map_err(unreachable)?;
@@ -232,7 +235,7 @@ impl Handshake {
             refusal: HandshakeRefusal::Reply { shard, source: Arc::new(source) },
         };
         let mismatch = |refusal| TransferError::LayoutMismatch { peer: self.engine.clone(), refusal };
-        let payload = handshake::parse_reply(frames).map_err(unusable)?.payload;
+        let payload = handshake::parse_reply(self.version, frames).map_err(unusable)?.payload;
         if payload.compatibility_hash != self.hash {
             let (theirs, ours) = (payload.compatibility_hash, self.hash.clone());
             return Err(mismatch(HandshakeRefusal::Hash { theirs, ours }));

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use side_channel::{AskError, Endpoint, SideChannel};
 use tokio::sync::mpsc;
 use vllm_wire::handshake::{self, AgentMetadata, HandshakeError, UnsupportedLayout};
+use vllm_wire::versions::Version;
 
 use crate::fabrics::{Fabrics, FabricsError};
 use crate::staging::{self, Arena, StagingError};
@@ -77,6 +78,8 @@ pub(crate) struct Identity {
     pub engine: EngineId,
     /// Its compatibility hash.
     pub hash: String,
+    /// Its release; a peer with the same hash is of the same one.
+    pub version: &'static Version,
     /// One per TP shard; at least one.
     pub shards: Vec<EngineShard>,
 }
@@ -90,15 +93,16 @@ impl Identity {
         side_channel: &dyn SideChannel,
         endpoint: &Endpoint,
         tp_size: u16,
+        version: &'static Version,
     ) -> Result<Self, IdentityError> {
-        let requests = (0..tp_size).map(|shard| handshake::request(0, TpRank(shard))).collect();
+        let requests = (0..tp_size).map(|shard| handshake::request(version, 0, TpRank(shard))).collect();
         let answers = side_channel.ask_all(endpoint, requests, ASK_WITHIN).await;
         let answers = answers.map_err(|source| IdentityError::Ask { source })?;
         let mut known: Option<(EngineId, String)> = None;
         let mut shards = Vec::with_capacity(answers.len());
         for (shard, frames) in (0..).zip(answers) {
             let refuse = |source| IdentityError::Reply { shard, source };
-            let reply = handshake::parse_reply(&frames).map_err(refuse)?;
+            let reply = handshake::parse_reply(version, &frames).map_err(refuse)?;
             let metadata = AgentMetadata::decode(&reply.payload.agent_metadata).map_err(refuse)?;
             let unsupported = |source| IdentityError::Unsupported { shard, source };
             let layout = Arc::new(metadata.layout().map_err(unsupported)?);
@@ -110,7 +114,7 @@ impl Identity {
             shards.push(EngineShard { metadata, layout });
         }
         let (engine, hash) = known.unwrap_or_else(|| (EngineId::new(""), String::new()));
-        Ok(Self { engine, hash, shards })
+        Ok(Self { engine, hash, version, shards })
     }
 }
 
@@ -257,7 +261,7 @@ impl Builder {
                 agent,
             })
             .collect();
-        let virtual_engine = Arc::new(VirtualEngine::new(id, &identity.hash, &advertised));
+        let virtual_engine = Arc::new(VirtualEngine::new(id, identity.version, &identity.hash, &advertised));
         self.directory.replace(self.rank, readers);
         Ok(Session { identity, virtual_engine, slots, shards, notifications })
     }

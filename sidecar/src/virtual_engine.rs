@@ -16,12 +16,15 @@ use side_channel::{Answer, Answered, Endpoint};
 use tokio::time::Instant;
 use vllm_wire::handshake::{self, AgentMetadata, Payload};
 use vllm_wire::params::KvTransferParams;
+use vllm_wire::versions::Version;
 
 /// What one virtual engine answers and calls itself.
 #[derive(Debug)]
 pub(crate) struct VirtualEngine {
     /// Fresh per engine start.
     pub id: EngineId,
+    /// The release of D's engine, which is also ours.
+    version: &'static Version,
     /// One per TP shard.
     payloads: Vec<Payload>,
 }
@@ -38,13 +41,19 @@ pub(crate) struct AdvertisedShard<'a> {
 
 impl VirtualEngine {
     /// Puts together what the shards answer.
-    pub(crate) fn new(id: EngineId, hash: &str, shards: &[AdvertisedShard<'_>]) -> Self {
+    pub(crate) fn new(id: EngineId, version: &'static Version, hash: &str, shards: &[AdvertisedShard<'_>]) -> Self {
         let payload = |shard: &AdvertisedShard<'_>| Payload {
             compatibility_hash: hash.to_owned(),
-            agent_metadata: advertise(&id, shard).encode(),
+            agent_metadata: advertise(&id, shard).encode(version),
         };
         let payloads = shards.iter().map(payload).collect();
-        Self { id, payloads }
+        Self { id, version, payloads }
+    }
+
+    /// The answer's first frame, if this is a question that D's release asks, for a shard that is there.
+    fn payload(&self, question: &[u8]) -> Option<&Payload> {
+        let asked = handshake::parse_request(self.version, question).ok().filter(|asked| asked.pp == 0)?;
+        self.payloads.get(usize::from(asked.tp.0))
     }
 
     /// What D is sent instead of P's parameters.
@@ -107,10 +116,7 @@ impl Desk {
 impl Answer for Desk {
     fn answer(&self, request: &[u8]) -> Answered {
         let engine = self.engine.read().clone();
-        let payload = match (handshake::parse_request(request), &engine) {
-            (Ok(request), Some(engine)) if request.pp == 0 => engine.payloads.get(usize::from(request.tp.0)),
-            (Ok(_) | Err(_), Some(_) | None) => None,
-        };
+        let payload = engine.as_ref().and_then(|engine| engine.payload(request));
         let Some(payload) = payload else { return Answered::Ignore };
         // vLLM sends its own monotonic clock here; only differences of it mean anything.
         let timestamp = self.opened.elapsed().as_secs_f64();

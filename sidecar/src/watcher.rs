@@ -12,7 +12,7 @@ use kv::readiness::VersionFact;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vllm_wire::metrics::{self, RankLoad};
-use vllm_wire::versions;
+use vllm_wire::versions::{self, Version};
 
 use crate::engine_http::{EngineHttp, GetError, Page};
 
@@ -30,10 +30,14 @@ pub(crate) struct EngineView {
     pub failures: u32,
     /// The version, as readiness sees it.
     pub version: VersionFact,
+    /// How it is spoken to, if it is a supported one.
+    pub spoken: Option<&'static Version>,
     /// The version's own words.
     pub version_text: Option<String>,
     /// Grows whenever the engine may have restarted; 0 before it was first healthy.
     pub incarnation: u64,
+    /// The longest sequence that the engine takes, in tokens.
+    pub max_model_len: Option<u64>,
     /// Load per `engine` label.
     pub loads: BTreeMap<u16, RankLoad>,
 }
@@ -43,6 +47,7 @@ pub(crate) struct EngineView {
 struct Look {
     healthy: bool,
     version: Option<String>,
+    max_model_len: Option<u64>,
     metrics: Option<metrics::Metrics>,
 }
 
@@ -83,11 +88,15 @@ pub(crate) async fn watch_engine(
 async fn look(engine: &dyn EngineHttp, version_known: bool) -> Look {
     let health = engine.get("/health", PAGE_WITHIN).await;
     if !matches!(&health, Ok(page) if page.status.is_success()) {
-        return Look { healthy: false, version: None, metrics: None };
+        return Look { healthy: false, version: None, max_model_len: None, metrics: None };
     }
-    let version = if version_known { None } else { version_of(engine.get("/version", PAGE_WITHIN).await) };
+    let (mut version, mut max_model_len) = (None, None);
+    if !version_known {
+        version = version_of(engine.get("/version", PAGE_WITHIN).await);
+        max_model_len = max_model_len_of(engine.get("/v1/models", PAGE_WITHIN).await);
+    }
     let metrics = text_of(engine.get("/metrics", PAGE_WITHIN).await).map(|text| metrics::parse(&text));
-    Look { healthy: true, version, metrics }
+    Look { healthy: true, version, max_model_len, metrics }
 }
 
 fn text_of(page: Result<Page, GetError>) -> Option<String> {
@@ -99,6 +108,12 @@ fn version_of(page: Result<Page, GetError>) -> Option<String> {
     let text = text_of(page)?;
     let json: serde_json::Value = serde_json::from_str(&text).ok()?;
     json.get("version")?.as_str().map(str::to_owned)
+}
+
+fn max_model_len_of(page: Result<Page, GetError>) -> Option<u64> {
+    let json: serde_json::Value = serde_json::from_str(&text_of(page)?).ok()?;
+    let models = json.get("data")?.as_array()?;
+    models.iter().filter_map(|model| model.get("max_model_len")?.as_u64()).max()
 }
 
 fn log_change(old: &EngineView, new: &EngineView) {
@@ -136,14 +151,16 @@ impl History {
             next.incarnation = old.incarnation.saturating_add(1);
             // The version is asked for again: an engine is usually restarted to change it.
             next.version = VersionFact::Unknown;
+            next.spoken = None;
             next.version_text = None;
         }
         if let Some(version) = look.version {
-            next.version = match versions::supported(&version) {
-                Ok(_) => VersionFact::Supported,
-                Err(unsupported) => VersionFact::Unsupported(unsupported.to_string()),
+            (next.version, next.spoken) = match versions::supported(&version) {
+                Ok(known) => (VersionFact::Supported, Some(known)),
+                Err(unsupported) => (VersionFact::Unsupported(unsupported.to_string()), None),
             };
             next.version_text = Some(version);
+            next.max_model_len = look.max_model_len;
         }
         if let Some(metrics) = look.metrics {
             next.loads = metrics.ranks;

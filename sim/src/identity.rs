@@ -6,6 +6,7 @@ use kv::ids::EngineId;
 use kv::layout::{KvLayout, MemoryKind, RegionGroup, RegionLayout};
 use vllm_wire::handshake::{AgentMetadata, Payload};
 use vllm_wire::hash::{Factors, compatibility_hash};
+use vllm_wire::versions::V0_32_0;
 
 use crate::geometry::Geometry;
 
@@ -63,7 +64,7 @@ impl Identity {
             region_members: Vec::new(),
             packed_member_layouts: Vec::new(),
         };
-        Payload { compatibility_hash: self.hash.clone(), agent_metadata: metadata.encode() }
+        Payload { compatibility_hash: self.hash.clone(), agent_metadata: metadata.encode(&V0_32_0) }
     }
 }
 

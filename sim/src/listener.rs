@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use kv::ids::{EngineId, TpRank};
 use side_channel::{Answer, Answered};
 use vllm_wire::handshake::{self, Payload};
+use vllm_wire::versions::V0_32_0;
 
 /// Answers one rank's side channel.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Listener {
 
 impl Answer for Listener {
     fn answer(&self, request: &[u8]) -> Answered {
-        let Ok(asked) = handshake::parse_request(request) else { return self.unexpected("malformed") };
+        let Ok(asked) = handshake::parse_request(&V0_32_0, request) else { return self.unexpected("malformed") };
         let payload = if asked.pp == 0 { self.payloads.get(&asked.tp) } else { None };
         let Some(payload) = payload else { return self.unexpected("unknown rank") };
         let clock = self.started.elapsed().as_secs_f64();

@@ -1,4 +1,5 @@
-//! The side channel's messages: one question, two frames of answer (protocol doc §1.2, §1.3).
+//! The side channel's messages: one question, two frames of answer (protocol doc §1.2, §1.3). What is asked and answered
+//! depends on the release: see [`crate::versions`].
 
 mod metadata;
 #[cfg(test)]
@@ -9,6 +10,7 @@ use kv::ids::TpRank;
 use rmpv::{Value, ValueRef};
 
 use crate::msgpack;
+use crate::versions::{Part, Version};
 
 pub use metadata::{AgentMetadata, MAX_REGIONS, UnsupportedLayout};
 
@@ -46,9 +48,14 @@ pub struct Reply {
 /// Why bytes are not what the side channel says.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// An answer of other than two frames.
-    #[error("an answer of {0} frames, two are expected")]
-    Frames(usize),
+    /// An answer of another number of frames.
+    #[error("an answer of {found} frames, {expected} are expected")]
+    Frames {
+        /// Its frames.
+        found: usize,
+        /// What the release sends.
+        expected: usize,
+    },
     /// A document over the limit.
     #[error("{what} of {len} bytes, the limit is {limit}")]
     TooLarge {
@@ -101,31 +108,40 @@ pub enum HandshakeError {
         expected: &'static str,
     },
     /// Not a question of this protocol version.
-    #[error("the request is not [get_meta_msg, pp rank, tp rank]")]
+    #[error("the request is not a question of this vLLM release")]
     NotAQuestion,
 }
 
-/// The question's bytes: `msgpack([bin "get_meta_msg", pp, tp])`.
-pub fn request(pp: u16, tp: TpRank) -> Bytes {
-    let question = Value::Array(vec![Value::Binary(QUESTION.to_vec()), pp.into(), tp.0.into()]);
-    msgpack::write(&question).into()
+/// The question's bytes as a release wants them: in 0.30 to 0.32 `msgpack([bin "get_meta_msg", pp, tp])`.
+pub fn request(version: &Version, pp: u16, tp: TpRank) -> Bytes {
+    let part = |part: &Part| match part {
+        Part::Word => Value::Binary(QUESTION.to_vec()),
+        Part::PpRank => pp.into(),
+        Part::TpRank => tp.0.into(),
+    };
+    msgpack::write(&Value::Array(version.question.iter().map(part).collect())).into()
 }
 
-/// Reads a question.
+/// Reads a question of a release. A rank that the release does not send is 0.
 ///
 /// # Errors
 /// [`HandshakeError`] for anything else; vLLM's own listener would die of most of it.
-pub fn parse_request(bytes: &[u8]) -> Result<MetaRequest, HandshakeError> {
+pub fn parse_request(version: &Version, bytes: &[u8]) -> Result<MetaRequest, HandshakeError> {
     let question = msgpack::read("request", bytes)?;
     let ValueRef::Array(parts) = &question else { return Err(HandshakeError::NotAQuestion) };
-    let [ValueRef::Binary(word), pp, tp] = parts.as_slice() else { return Err(HandshakeError::NotAQuestion) };
-    if *word != QUESTION {
+    if parts.len() != version.question.len() {
         return Err(HandshakeError::NotAQuestion);
     }
-    match (msgpack::integer(pp), msgpack::integer(tp)) {
-        (Some(pp), Some(tp)) => Ok(MetaRequest { pp, tp: TpRank(tp) }),
-        _ => Err(HandshakeError::NotAQuestion),
+    let mut request = MetaRequest { pp: 0, tp: TpRank(0) };
+    for (part, value) in version.question.iter().zip(parts) {
+        let understood = match part {
+            Part::Word => matches!(value, ValueRef::Binary(word) if *word == QUESTION).then_some(()),
+            Part::PpRank => msgpack::integer(value).map(|pp| request.pp = pp),
+            Part::TpRank => msgpack::integer(value).map(|tp| request.tp = TpRank(tp)),
+        };
+        understood.ok_or(HandshakeError::NotAQuestion)?;
     }
+    Ok(request)
 }
 
 /// An answer's two frames. `timestamp`: the server's monotonic clock, seconds.
@@ -137,12 +153,13 @@ pub fn reply(payload: &Payload, timestamp: f64) -> Vec<Bytes> {
     vec![msgpack::write(&map).into(), msgpack::write(&Value::F64(timestamp)).into()]
 }
 
-/// Reads an answer's frames, the metadata unopened.
+/// Reads the frames that a release answers, the metadata unopened.
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub fn parse_reply<F: AsRef<[u8]>>(frames: &[F]) -> Result<Reply, HandshakeError> {
-    let [payload, timestamp] = frames else { return Err(HandshakeError::Frames(frames.len())) };
+pub fn parse_reply<F: AsRef<[u8]>>(version: &Version, frames: &[F]) -> Result<Reply, HandshakeError> {
+    let (found, expected) = (frames.len(), version.reply_frames);
+    let [payload, timestamp] = frames else { return Err(HandshakeError::Frames { found, expected }) };
     let what = "handshake payload";
     let map = msgpack::Map::read(what, payload.as_ref())?;
     let hash = |value: &ValueRef<'_>| msgpack::string(value).filter(|hash| hash.len() <= MAX_HASH);

@@ -30,6 +30,7 @@ impl Rank {
                     stale,
                     asked: Asked { session: stage.id().clone(), generation: stage.generation },
                     hash: stage.session.identity.hash.clone(),
+                    version: stage.session.identity.version,
                     layouts: stage.session.shards.iter().map(|shard| Arc::clone(&shard.engine)).collect(),
                     pull: stage.session.shards.iter().map(|shard| Arc::clone(&shard.pull.fabric)).collect(),
                 };

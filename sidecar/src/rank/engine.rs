@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv::readiness::{Facts, MetadataFact, VersionFact};
+use kv::readiness::{Facts, MetadataFact};
 use tokio::time::Instant;
 
 use super::jobs::{self, Event};
@@ -64,8 +64,8 @@ impl Rank {
     /// Asks the side channel if the engine has (re)started since the last time, or the last question failed and its pause is over.
     pub(super) fn ask_engine(&mut self) {
         let engine = &mut self.engine;
-        let answers = engine.view.healthy == Some(true) && engine.view.version == VersionFact::Supported;
-        if engine.busy || !answers || engine.view.incarnation == engine.asked {
+        let Some(version) = engine.view.spoken else { return };
+        if engine.busy || engine.view.healthy != Some(true) || engine.view.incarnation == engine.asked {
             return;
         }
         engine.busy = true;
@@ -74,7 +74,7 @@ impl Rank {
         let (side_channel, endpoint) = (Arc::clone(&self.shared.side_channel), self.own.engine_endpoint.clone());
         let (tp_size, events) = (self.shared.config.tp_size, self.events.clone());
         self.shared.tasks.spawn(async move {
-            let answer = Identity::ask(&*side_channel, &endpoint, tp_size).await;
+            let answer = Identity::ask(&*side_channel, &endpoint, tp_size, version).await;
             jobs::report(&events, Event::Identity { incarnation, answer }).await;
         });
     }
@@ -167,6 +167,16 @@ impl Rank {
             slots = session.slots,
             "staging is ready"
         );
+        let tokens = identity.shards.first().map_or(0, |shard| shard.layout.block_tokens());
+        let fits = tokens.saturating_mul(u64::from(session.slots));
+        if let Some(max_model_len) = self.engine.view.max_model_len.filter(|longest| *longest > fits) {
+            tracing::warn!(
+                dp_rank = %self.own.dp_rank,
+                max_model_len,
+                staging_tokens = fits,
+                "staging is smaller than the longest request: such requests will be refused, --staging-bytes can be raised"
+            );
+        }
         let stage = Stage::new(session);
         self.shared.agents.lock().insert(self.own.local_rank, stage.agents());
         self.stage = Some(stage);

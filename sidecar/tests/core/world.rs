@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vllm_wire::handshake::{self, AgentMetadata, Payload};
+use vllm_wire::versions::V0_32_0;
 use vllm_wire::notif::{self, Notif};
 use vllm_wire::params::KvTransferParams;
 
@@ -129,7 +130,7 @@ pub(crate) struct Desk {
 impl Answer for Desk {
     fn answer(&self, request: &[u8]) -> Answered {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let Ok(request) = handshake::parse_request(request) else { return Answered::Die };
+        let Ok(request) = handshake::parse_request(&V0_32_0, request) else { return Answered::Die };
         match self.payloads.lock().get(usize::from(request.tp.0)) {
             Some(payload) if request.pp == 0 => Answered::Reply(handshake::reply(payload, 1.0)),
             Some(_) | None => Answered::Die,
@@ -264,9 +265,9 @@ impl FakeEngine {
         shard: usize,
     ) -> (AgentName, AgentMetadata) {
         let endpoint = Endpoint::new(params.remote_host.clone(), params.remote_port);
-        let request = handshake::request(0, TpRank(u16::try_from(shard).unwrap()));
+        let request = handshake::request(&V0_32_0, 0, TpRank(u16::try_from(shard).unwrap()));
         let frames = net.ask(&endpoint, request, Duration::from_secs(5)).await.unwrap();
-        let payload = handshake::parse_reply(&frames).unwrap().payload;
+        let payload = handshake::parse_reply(&V0_32_0, &frames).unwrap().payload;
         assert_eq!(payload.compatibility_hash, HASH);
         let theirs = AgentMetadata::decode(&payload.agent_metadata).unwrap();
         assert_eq!(theirs.engine_id, params.remote_engine_id);
@@ -335,7 +336,7 @@ fn kv_bytes(request: &str, shard: usize, position: usize, region: usize, len: u6
 }
 
 fn payload(metadata: &AgentMetadata, hash: &str) -> Payload {
-    Payload { compatibility_hash: hash.to_owned(), agent_metadata: metadata.encode() }
+    Payload { compatibility_hash: hash.to_owned(), agent_metadata: metadata.encode(&V0_32_0) }
 }
 
 fn metadata(id: &EngineId, blob: Bytes, base: u64) -> AgentMetadata {

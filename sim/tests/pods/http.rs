@@ -6,6 +6,7 @@ use kv::ids::TpRank;
 use serde_json::{Value, json};
 use side_channel::Endpoint;
 use vllm_wire::handshake;
+use vllm_wire::versions::V0_32_0;
 
 use crate::rig::{events, loopback, pod, prompt, wait_for};
 
@@ -152,13 +153,13 @@ async fn a_fragile_listener_lives_as_long_as_it_is_asked_rightly() {
     let to = |rank: usize| Endpoint::new("127.0.0.1", ports[rank]);
     let ask = async |rank: usize, question| seams.side_channel.ask(&to(rank), question, Duration::from_secs(5)).await;
     for tp in [0, 1, 1] {
-        let answer = ask(0, handshake::request(0, TpRank(tp))).await.unwrap();
-        let reply = handshake::parse_reply(&answer).unwrap();
+        let answer = ask(0, handshake::request(&V0_32_0, 0, TpRank(tp))).await.unwrap();
+        let reply = handshake::parse_reply(&V0_32_0, &answer).unwrap();
         let metadata = handshake::AgentMetadata::decode(&reply.payload.agent_metadata).unwrap();
         assert_eq!(metadata.engine_id, pod.pod.engines()[0].id);
         assert_eq!(metadata.layout().unwrap().regions.len(), 2);
     }
-    assert!(ask(0, handshake::request(0, TpRank(2))).await.is_err(), "an unknown shard");
+    assert!(ask(0, handshake::request(&V0_32_0, 0, TpRank(2))).await.is_err(), "an unknown shard");
     assert!(!pod.pod.is_listening(0));
     assert!(ask(1, "get_meta_msg".into()).await.is_err());
     assert!(!pod.pod.is_listening(1));

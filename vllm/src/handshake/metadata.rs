@@ -7,15 +7,19 @@ use rmpv::{Value, ValueRef};
 
 use super::HandshakeError;
 use crate::msgpack::{self, Map, binary, integer, list, nullable, string};
+use crate::versions::Version;
 
 /// The most regions of one worker's cache that we take; a model has one per attention layer.
 pub const MAX_REGIONS: usize = 4096;
 
 const WHAT: &str = "agent metadata";
 const INTEGERS: &str = "a list of integers in range";
+/// The back end of vLLM's CPU platform; its cache is host memory.
+const CPU_BACKEND: &str = "CPU_ATTN";
 const INTEGER: &str = "an integer in range";
 
-/// The 21 fields, in encoded order. Lists have one entry per region.
+/// The 21 fields of the newest release, in encoded order; an older one's are fewer, and what it lacks has its default here.
+/// Lists have one entry per region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentMetadata {
     /// Whose metadata this is; must equal the `remote_engine_id` that led here.
@@ -82,9 +86,18 @@ pub enum UnsupportedLayout {
     /// Packed regions of push mode.
     #[error("the cache has packed regions of push mode, which kvgate does not support")]
     Packed,
-    /// Several kinds of memory, or an unknown one, or none named.
+    /// Several kinds of memory, or an unknown one.
     #[error("region memory types are {0:?}; kvgate supports all DRAM or all VRAM")]
     Memory(Vec<String>),
+    /// No kind of memory is told, and the back end may keep its cache on a GPU.
+    #[error(
+        "the engine does not say in what memory its cache lies (region_mem_types, told from connector version 11 on) and \
+         {backend} is no CPU back end: it would take kvgate's staging, which is host memory, for memory of its own kind"
+    )]
+    MemoryUntold {
+        /// The attention back end.
+        backend: String,
+    },
     /// A list of another length than the others.
     #[error("{field} has {found} entries for {regions} regions")]
     ListLength {
@@ -109,8 +122,8 @@ pub enum UnsupportedLayout {
 }
 
 impl AgentMetadata {
-    /// The bytes that vLLM's decoder reads, keys in its own order.
-    pub fn encode(&self) -> Bytes {
+    /// The bytes that a release writes: its keys, in its order. What it has no key for is left out.
+    pub fn encode(&self, version: &Version) -> Bytes {
         fn ints<T: Copy + Into<Value>>(list: &[T]) -> Value {
             Value::Array(list.iter().map(|number| (*number).into()).collect())
         }
@@ -150,11 +163,12 @@ impl AgentMetadata {
                 Value::Map(layouts.map(|(name, sizes)| (name.as_str().into(), pair(*sizes))).collect()),
             ),
         ];
-        let map = fields.into_iter().map(|(key, value)| (key.into(), value)).collect();
+        let known = fields.into_iter().filter(|(key, _)| version.has_field(key));
+        let map = known.map(|(key, value)| (key.into(), value)).collect();
         msgpack::write(&Value::Map(map)).into()
     }
 
-    /// Reads what a worker sent: order free, unknown keys ignored, optional ones may be absent.
+    /// Reads what a worker of any supported release sent: order free, unknown keys ignored, optional ones may be absent.
     ///
     /// # Errors
     /// [`HandshakeError`] that names the field.
@@ -240,7 +254,12 @@ impl AgentMetadata {
     }
 
     fn memory(&self) -> Result<MemoryKind, UnsupportedLayout> {
-        let types = self.region_mem_types.as_deref().unwrap_or_default();
+        let Some(types) = self.region_mem_types.as_deref() else {
+            // A reader then takes every remote region for its own kind of memory. Only a CPU engine's kind is certain.
+            let backend = &self.attn_backend_name;
+            let untold = UnsupportedLayout::MemoryUntold { backend: backend.clone() };
+            return if backend == CPU_BACKEND { Ok(MemoryKind::Dram) } else { Err(untold) };
+        };
         let all = |kind: &str| !types.is_empty() && types.iter().all(|found| found == kind);
         if all("DRAM") {
             Ok(MemoryKind::Dram)

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::msgpack::MAX_BYTES;
+use crate::versions::V0_32_0;
 
 const QUESTION_0_0: &str = "93c40c6765745f6d6574615f6d73670000";
 const QUESTION_0_300: &str = "93c40c6765745f6d6574615f6d736700cd012c";
@@ -51,7 +52,7 @@ fn metadata() -> AgentMetadata {
 
 /// The metadata as a map, for tests that change one entry.
 fn entries() -> Vec<(Value, Value)> {
-    let value = rmpv::decode::read_value(&mut &metadata().encode()[..]).unwrap();
+    let value = rmpv::decode::read_value(&mut &metadata().encode(&V0_32_0)[..]).unwrap();
     let Value::Map(entries) = value else { panic!("metadata is a map") };
     entries
 }
@@ -64,9 +65,9 @@ fn with(field: &str, value: Value) -> Result<AgentMetadata, HandshakeError> {
 
 #[test]
 fn the_question_is_vllms() {
-    assert_eq!(request(0, TpRank(0)), unhex(QUESTION_0_0));
-    assert_eq!(request(0, TpRank(300)), unhex(QUESTION_0_300));
-    assert_eq!(parse_request(&unhex(QUESTION_0_300)).unwrap(), MetaRequest { pp: 0, tp: TpRank(300) });
+    assert_eq!(request(&V0_32_0, 0, TpRank(0)), unhex(QUESTION_0_0));
+    assert_eq!(request(&V0_32_0, 0, TpRank(300)), unhex(QUESTION_0_300));
+    assert_eq!(parse_request(&V0_32_0, &unhex(QUESTION_0_300)).unwrap(), MetaRequest { pp: 0, tp: TpRank(300) });
 }
 
 #[test]
@@ -78,12 +79,15 @@ fn other_questions_are_refused() {
     let float = Value::Array(vec![Value::Binary(QUESTION.to_vec()), 0.into(), 0.0.into()]);
     let other = Value::Array(vec![Value::Binary(b"get_meta".to_vec()), 0.into(), 0.into()]);
     for question in [text, two, four, negative, float, other, Value::Nil] {
-        assert!(matches!(parse_request(&msgpack::write(&question)), Err(HandshakeError::NotAQuestion)), "{question}");
+        assert!(
+            matches!(parse_request(&V0_32_0, &msgpack::write(&question)), Err(HandshakeError::NotAQuestion)),
+            "{question}"
+        );
     }
     let mut trailing = unhex(QUESTION_0_0);
     trailing.push(0);
-    assert!(matches!(parse_request(&trailing), Err(HandshakeError::Trailing { bytes: 1, .. })));
-    assert!(matches!(parse_request(b""), Err(HandshakeError::Msgpack { .. })));
+    assert!(matches!(parse_request(&V0_32_0, &trailing), Err(HandshakeError::Trailing { bytes: 1, .. })));
+    assert!(matches!(parse_request(&V0_32_0, b""), Err(HandshakeError::Msgpack { .. })));
 }
 
 #[test]
@@ -96,33 +100,33 @@ fn the_answer_is_vllms() {
     golden.extend(b"\xb4agent_metadata_bytes\xc5\x01\xf7");
     golden.extend(unhex(METADATA));
     assert_eq!(frames, [Bytes::from(golden), unhex(CLOCK_1234_5).into()]);
-    assert_eq!(parse_reply(&frames).unwrap(), Reply { payload, timestamp: 1234.5 });
+    assert_eq!(parse_reply(&V0_32_0, &frames).unwrap(), Reply { payload, timestamp: 1234.5 });
 }
 
 #[test]
 fn answers_are_checked_frame_by_frame() {
     let payload = Payload { compatibility_hash: "h".to_owned(), agent_metadata: Bytes::new() };
     let frames = reply(&payload, 0.0);
-    assert!(matches!(parse_reply(&frames[..1]), Err(HandshakeError::Frames(1))));
+    assert!(matches!(parse_reply(&V0_32_0, &frames[..1]), Err(HandshakeError::Frames { found: 1, expected: 2 })));
     let three = [&frames[0], &frames[1], &frames[1]];
-    assert!(matches!(parse_reply(&three), Err(HandshakeError::Frames(3))));
+    assert!(matches!(parse_reply(&V0_32_0, &three), Err(HandshakeError::Frames { found: 3, expected: 2 })));
     let integer_clock = [frames[0].clone(), msgpack::write(&7.into()).into()];
-    assert!((parse_reply(&integer_clock).unwrap().timestamp - 7.0).abs() < 1e-9);
+    assert!((parse_reply(&V0_32_0, &integer_clock).unwrap().timestamp - 7.0).abs() < 1e-9);
     let no_clock = [frames[0].clone(), msgpack::write(&Value::Nil).into()];
-    assert!(matches!(parse_reply(&no_clock), Err(HandshakeError::Field { what: "timestamp", .. })));
+    assert!(matches!(parse_reply(&V0_32_0, &no_clock), Err(HandshakeError::Field { what: "timestamp", .. })));
     let text = Value::Map(vec![("compatibility_hash".into(), "h".into()), ("agent_metadata_bytes".into(), "x".into())]);
     let text = [Bytes::from(msgpack::write(&text)), frames[1].clone()];
-    assert!(matches!(parse_reply(&text), Err(HandshakeError::Field { field: "agent_metadata_bytes", .. })));
+    assert!(matches!(parse_reply(&V0_32_0, &text), Err(HandshakeError::Field { field: "agent_metadata_bytes", .. })));
 }
 
 #[test]
 fn metadata_is_vllms_byte_for_byte() {
-    assert_eq!(metadata().encode(), unhex(METADATA));
+    assert_eq!(metadata().encode(&V0_32_0), unhex(METADATA));
     assert_eq!(AgentMetadata::decode(&unhex(METADATA)).unwrap(), metadata());
     let odd = AgentMetadata::decode(&unhex(ODD_METADATA)).unwrap();
     assert_eq!(odd.ssm_sizes, (300, 70_000));
     assert_eq!(odd.packed_member_layouts, [("a".to_owned(), (1, 2))]);
-    assert_eq!(odd.encode(), unhex(ODD_METADATA));
+    assert_eq!(odd.encode(&V0_32_0), unhex(ODD_METADATA));
 }
 
 #[test]
@@ -207,7 +211,7 @@ fn what_cannot_be_copied_is_refused_in_words() {
     assert_eq!(words(|m| m.packed_member_layouts = vec![("a".to_owned(), (1, 2))]), UnsupportedLayout::Packed);
     let mixed = words(|m| m.region_mem_types = Some(vec!["VRAM".to_owned(), "DRAM".to_owned()]));
     assert_eq!(mixed, UnsupportedLayout::Memory(vec!["DRAM".to_owned(), "VRAM".to_owned()]));
-    assert_eq!(words(|m| m.region_mem_types = None), UnsupportedLayout::Memory(vec![]));
+    assert_eq!(words(|m| m.region_mem_types = Some(vec![])), UnsupportedLayout::Memory(vec![]));
     let short = words(|m| m.block_lens.truncate(1));
     assert_eq!(short, UnsupportedLayout::ListLength { field: "block_lens", found: 1, regions: 2 });
     assert_eq!(words(|m| m.region_group_ids = Some(vec![0, -2])), UnsupportedLayout::Group { region: 1, group: -2 });
@@ -218,8 +222,8 @@ fn what_cannot_be_copied_is_refused_in_words() {
 proptest! {
     #[test]
     fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        parse_request(&bytes).ok();
-        parse_reply(&[&bytes, &bytes]).ok();
+        parse_request(&V0_32_0, &bytes).ok();
+        parse_reply(&V0_32_0, &[&bytes, &bytes]).ok();
         AgentMetadata::decode(&bytes).ok();
     }
 
@@ -231,7 +235,7 @@ proptest! {
         bytes.truncate(cut);
         if let Ok(metadata) = AgentMetadata::decode(&bytes) {
             metadata.layout().ok();
-            prop_assert_eq!(AgentMetadata::decode(&metadata.encode()).unwrap(), metadata);
+            prop_assert_eq!(AgentMetadata::decode(&metadata.encode(&V0_32_0)).unwrap(), metadata);
         }
     }
 }
