@@ -49,7 +49,9 @@ pub trait Fabric: Debug + Send + Sync + 'static {
     /// How the agent is doing.
     fn stats(&self) -> FabricStats;
 
-    /// Ends the agent: it takes no new command, waits up to `deadline` for transfers in flight, then is destroyed.
+    /// Ends the agent: it takes no new command, waits up to `deadline` for transfers in flight, then is destroyed. What is
+    /// still running then is cut off, which a peer over tcp does not always survive (see `agent/driver/ending.rs`): leave
+    /// transfers the time to end, unless their peer is dead.
     fn close(&self, deadline: Duration) -> Pending<Closed>;
 }
 
