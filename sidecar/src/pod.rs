@@ -316,8 +316,13 @@ impl Pod {
             })
         };
         // Whether that worked is seen by each rank itself when it ends.
-        if tokio::time::timeout(deadline, ranks.wait_for(idle)).await.is_err() {
-            tracing::warn!(?deadline, "work had not ended in time and is cut off");
+        tokio::select! {
+            () = self.inner.shared.stop.cancelled() => {}
+            drained = tokio::time::timeout(deadline, ranks.wait_for(idle)) => {
+                if drained.is_err() {
+                    tracing::warn!(?deadline, "work had not ended in time and is cut off");
+                }
+            }
         }
         self.inner.shared.stop.cancel();
         let mut worst = ShutDown::Drained;

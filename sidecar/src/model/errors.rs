@@ -269,6 +269,14 @@ pub enum TransferError {
         /// The key.
         attempt: AttemptId,
     },
+    /// The prefill is being moved, or has been.
+    #[error("{request} is moved by transfer {by} already, and its prefill engine frees it when that has landed")]
+    SourceTaken {
+        /// P's request.
+        request: EngineRequestId,
+        /// The other transfer.
+        by: TransferId,
+    },
     /// A claim for something that is not (or no longer) landed.
     #[error("transfer {transfer} is {state}, only a landed one can be claimed")]
     NotLanded {
@@ -416,7 +424,7 @@ impl TransferError {
         match self {
             Self::ParamsInvalid(_) => Code::ParamsInvalid,
             Self::NotFound(_) => Code::NotFound,
-            Self::AttemptConflict { .. } => Code::AttemptConflict,
+            Self::AttemptConflict { .. } | Self::SourceTaken { .. } => Code::AttemptConflict,
             Self::NotLanded { .. } | Self::Cancelled => Code::Cancelled,
             Self::RankUnknown { .. } => Code::RankUnknown,
             Self::RequestExceedsStaging { .. } => Code::RequestExceedsStaging,

@@ -17,6 +17,9 @@ use super::{Rank, Waiter, answer};
 use crate::model::counters::add;
 use crate::model::{Ended, ParamsProblem, Role, Stages, StartTransfer, TransferError, TransferPhase, TransferSnapshot};
 
+/// The most transfers of one rank that are under way or wait for staging.
+const MOST_ACTIVE: usize = 4096;
+
 impl Rank {
     /// Begins a transfer, or joins the one that has this id.
     pub(super) fn start(
@@ -30,7 +33,7 @@ impl Rank {
             self.join(&transfer, waiter);
             return answer(begun, Ok(transfer));
         }
-        match self.admit(&start) {
+        match self.admit(&start).and_then(|blocks| self.take_source(&transfer, &start).map(|()| blocks)) {
             Ok(blocks) => {
                 self.begin(&transfer, start, blocks, waiter);
                 answer(begun, Ok(transfer));
@@ -44,6 +47,13 @@ impl Rank {
                 answer(begun, Err(error));
             }
         }
+    }
+
+    /// One prefill lands once: P is told then, and may reuse the blocks that another attempt would still be reading.
+    fn take_source(&self, transfer: &TransferId, start: &StartTransfer) -> Result<(), TransferError> {
+        let (engine, request) = (&start.params.remote_engine_id, &start.params.remote_request_id);
+        let taken = |by| TransferError::SourceTaken { request: request.clone(), by };
+        self.shared.board.take_source(engine, request, transfer).map_err(taken)
     }
 
     fn join(&mut self, transfer: &TransferId, waiter: Option<Waiter>) {
@@ -71,6 +81,9 @@ impl Rank {
         let Some(stage) = self.stage.as_ref().filter(|_| state == RankState::Ready) else {
             return Err(TransferError::RankNotReady { rank: self.own.dp_rank, state, reasons });
         };
+        if stage.active.len() >= MOST_ACTIVE {
+            return Err(TransferError::Busy { rank: self.own.dp_rank });
+        }
         check_params(&start.params, stage, self.shared.config.tp_size).map_err(TransferError::ParamsInvalid)?;
         let blocks = u32::try_from(start.params.remote_block_ids.total()).unwrap_or(u32::MAX);
         let usage = stage.slots.usage();

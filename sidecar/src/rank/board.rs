@@ -34,6 +34,8 @@ pub(crate) struct AttemptKey {
 pub(crate) struct Board {
     shown: Mutex<BTreeMap<TransferId, watch::Receiver<Arc<Shown>>>>,
     attempts: Mutex<BTreeMap<AttemptId, (AttemptKey, TransferId)>>,
+    /// Prefills that are being moved or have been: once P is told, its blocks may be reused.
+    sources: Mutex<BTreeMap<(EngineId, EngineRequestId), TransferId>>,
 }
 
 impl Board {
@@ -67,6 +69,30 @@ impl Board {
         let mut attempts = self.attempts.lock();
         if attempts.get(attempt).is_some_and(|(_, taken)| taken == transfer) {
             attempts.remove(attempt);
+        }
+    }
+
+    /// Takes a prefill for a transfer, on whichever rank of the pod.
+    ///
+    /// # Errors
+    /// The transfer that has it.
+    pub(crate) fn take_source(
+        &self,
+        engine: &EngineId,
+        request: &EngineRequestId,
+        transfer: &TransferId,
+    ) -> Result<(), TransferId> {
+        let mut sources = self.sources.lock();
+        let holder = sources.entry((engine.clone(), request.clone())).or_insert_with(|| transfer.clone());
+        if holder == transfer { Ok(()) } else { Err(holder.clone()) }
+    }
+
+    /// Frees a prefill for another attempt, if this transfer has it.
+    pub(crate) fn free_source(&self, engine: &EngineId, request: &EngineRequestId, transfer: &TransferId) {
+        let key = (engine.clone(), request.clone());
+        let mut sources = self.sources.lock();
+        if sources.get(&key) == Some(transfer) {
+            sources.remove(&key);
         }
     }
 

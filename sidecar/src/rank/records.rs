@@ -67,6 +67,11 @@ impl Records {
     pub(crate) fn decide(&mut self, transfer: &TransferId, outcome: Outcome) {
         if let Some(record) = self.records.get_mut(transfer) {
             record.shown.landed = outcome.as_ref().ok().cloned();
+            if outcome.is_err() {
+                // P has not been told, so another attempt may read the same blocks.
+                let shown = &record.shown.snapshot;
+                self.board.free_source(&shown.source_engine, &shown.source_request, transfer);
+            }
             record.outcome = Some(outcome);
         }
     }
@@ -77,7 +82,9 @@ impl Records {
         while self.ended.len() > KEEP {
             let Some(oldest) = self.ended.pop_front() else { return };
             if let Some(record) = self.records.remove(&oldest) {
-                self.board.free_attempt(&record.shown.snapshot.attempt, &oldest);
+                let shown = &record.shown.snapshot;
+                self.board.free_attempt(&shown.attempt, &oldest);
+                self.board.free_source(&shown.source_engine, &shown.source_request, &oldest);
                 self.board.forget(&oldest);
             }
         }

@@ -122,3 +122,16 @@ async fn slots_are_zeroed_on_release_when_that_is_asked_for() {
     assert_eq!(world.figures().await.0, 0);
     assert!(!world.d[0].read(&*world.net, &landed.params, "cmpl-1").await, "the bytes are gone");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_prefill_is_moved_once_because_its_blocks_are_free_then() {
+    let mut world = World::ready(Setup { dp: 2, ..Setup::default() }).await;
+    let landed = world.land("cmpl-1", &[1]).await;
+    let mut again = world.start(world.p.prefill("cmpl-1", &[1]));
+    again.dp_rank = kv::ids::DpRank(9);
+    let error = world.pod.transfer(again).await.unwrap_err();
+    assert_eq!(error.code().as_str(), "attempt_conflict");
+    assert!(error.to_string().contains(landed.transfer.as_str()), "{error}");
+    world.settle().await;
+    assert_eq!(world.p.dones("cmpl-1"), [1]);
+}
