@@ -11,7 +11,8 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 const START_WITHIN: Duration = Duration::from_secs(60);
-const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Above the sidecar's own budget for draining and closing.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 /// The ports that a process says it has bound.
 #[derive(Debug, Deserialize)]
