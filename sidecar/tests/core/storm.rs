@@ -108,7 +108,7 @@ async fn storm(seed: u64) {
     // What is in quarantine ends when somebody needs it.
     for rank in 0..2 {
         let all: Vec<u32> = (0..SLOTS).collect();
-        let mut start = world.start(world.p.prefill("last", &all));
+        let mut start = world.start(world.p.prefill(&format!("last-{rank}"), &all));
         start.dp_rank = DpRank(OFFSET + rank);
         world.pod.transfer(start).await.unwrap();
     }
