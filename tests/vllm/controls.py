@@ -1,0 +1,44 @@
+"""Controls: what must come out differently, so that the checks are known to check something."""
+
+import gate as gates
+import web
+from processes import wait_for
+from prompts import prompt
+
+
+def direct_baseline(report, router, d, requests=8):
+    """The same pair without the gate, as other routers do it: it works when nothing goes wrong."""
+    good = 0
+    for number in range(requests):
+        text = prompt(100 + 40 * number)
+        answer = web.complete(router, text, stream=number % 2 == 1)
+        good += answer.same_as(web.complete(d.url, text)) and answer.headers.get("x-kvgate-path") == "direct"
+    report.check("--gate direct on the same pair", good == requests, f"{good} of {requests} equal")
+    report.data["direct_equal"] = f"{good}/{requests}"
+
+
+def other_bytes(report, gate, prefill_sidecar, d, requests=6):
+    """A sidecar that changes what has landed: D's text must differ, or the KV was not what the text came from."""
+    sidecar = gate.sidecar("d-sidecar-corrupt", d, "--fault", "corrupt-staging")
+    router = gate.router("router-corrupt", prefill_sidecar, sidecar)
+    gate.wait_ready(router)
+    differs, shown = 0, ""
+    for _ in range(requests):
+        text = prompt(500)
+        answer = web.complete(router, text)
+        reference = web.complete(d.url, text)
+        differs += answer.good and reference.good and answer.text != reference.text
+        shown = f"{answer.brief()} instead of {reference.brief()}"
+    gate.end("router-corrupt", "d-sidecar-corrupt")
+    report.data["control_zeroed_differs"] = differs == requests
+    report.data["control_zeroed_how"] = "--fault corrupt-staging: bytes of landed blocks are flipped before the receipt"
+    report.check("changed staging gives another text", differs == requests, f"{differs} of {requests}: {shown}")
+
+
+def load_is_shown(report, sidecar):
+    """The sidecar shows what each rank's engine says about itself."""
+    def shown():
+        ranks = gates.ranks(sidecar)
+        return ranks if ranks and all("kv_usage" in rank["load"] for rank in ranks.values()) else None
+    loads = {rank: said["load"] for rank, said in wait_for("load figures", shown, 10).items()}
+    report.check("the sidecar shows each rank's load", len(loads) == 2, str(loads))
