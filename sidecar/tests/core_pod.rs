@@ -13,6 +13,8 @@ mod landing;
 mod on_nixl;
 #[path = "core/refusals.rs"]
 mod refusals;
+#[path = "core/releases.rs"]
+mod releases;
 #[path = "core/storm.rs"]
 mod storm;
 #[path = "core/trouble.rs"]
