@@ -151,11 +151,14 @@ async fn exercise(args: &Args, topology: &mut Topology, client: &Client, folder:
     let mut outcomes = Vec::new();
     for ask in asks(args) {
         topology.children.check()?;
-        if let Some(fault) = args.fault {
-            fault.disturb(topology, client, outcomes.len()).await?;
-        }
         say::progress(&format!("  {} …", ask.name));
-        let outcome = one(&ask, topology, client).await?;
+        let disturb = async {
+            match args.fault {
+                Some(fault) => fault.disturb(topology, client, outcomes.len()).await,
+                None => Ok(()),
+            }
+        };
+        let (outcome, ()) = tokio::try_join!(one(&ask, topology, client), disturb)?;
         say::end_progress();
         say::line(&report::row(&outcome));
         outcomes.push(outcome);

@@ -43,6 +43,10 @@ impl Client {
         self.send(Method::POST, url, Some(body), headers).await
     }
 
+    pub(super) async fn delete(&self, url: &str) -> Result<Answer> {
+        self.send(Method::DELETE, url, None, &[]).await
+    }
+
     async fn send(&self, method: Method, url: &str, body: Option<&Value>, headers: &[(&str, &str)]) -> Result<Answer> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {

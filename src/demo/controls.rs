@@ -70,13 +70,8 @@ impl Fault {
         match self {
             Self::CorruptStaging | Self::SkipGate | Self::WrongRank => Ok(()),
             Self::ExpiredLease => {
-                let (client, prefill) = (client.clone(), topology.prefill.clone());
-                // Runs beside the request below and ends by itself: each POST has a deadline.
-                tokio_util::task::TaskTracker::new().spawn(async move {
-                    sleep(SHORT_LEASE + Duration::from_millis(300)).await;
-                    overwrite(&client, &prefill, round).await
-                });
-                Ok(())
+                sleep(SHORT_LEASE + Duration::from_millis(300)).await;
+                overwrite(client, &topology.prefill, round).await
             }
         }
     }
@@ -162,11 +157,19 @@ async fn bypass(topology: &Topology, client: &Client) -> Result<(u16, u64)> {
     let decode = json!({ "model": MODEL, "prompt": prompt, "max_tokens": 4, "kv_transfer_params": params });
     let rank = SENT_TO.to_string();
     client.post(&format!("{}/v1/completions", topology.decode), &decode, &[("x-data-parallel-rank", &rank)]).await?;
+    let collected = collected_by(&format!("{}/v1/transfers/{id}", topology.decode_sidecar), client).await;
+    // The decode leg has ended; rank 0 will not collect what rank 1 has read.
+    client.delete(&format!("{}/v1/transfers/{id}", topology.decode_sidecar)).await?;
+    Ok((SENT_TO, collected?))
+}
+
+/// The rank that collected a transfer, as the sidecar has learnt from its notification.
+async fn collected_by(url: &str, client: &Client) -> Result<u64> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
-        let answer = client.get(&format!("{}/v1/transfers/{id}", topology.decode_sidecar)).await?;
+        let answer = client.get(url).await?;
         if let Some(rank) = answer.body.get("collected_by").and_then(Value::as_u64) {
-            return Ok((SENT_TO, rank));
+            return Ok(rank);
         }
         if Instant::now() >= until {
             bail!("the sidecar has not noticed who collected: {}", answer.body);

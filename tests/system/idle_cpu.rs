@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::process::{Running, free_ports, nixl_is_here, wait_for};
 
 /// CPU time that a process has used, in clock ticks (1/100 s on Linux).
@@ -31,7 +29,7 @@ fn a_sidecar_with_eight_ranks_idles_below_a_twentieth_of_a_core() {
     wait_for("eight ready ranks", || {
         let (_, body) = sidecar.request("GET", "/v1/ranks", "");
         let ranks = body["ranks"].as_array()?;
-        let ready = ranks.iter().filter(|rank| rank["state"] == Value::from("ready")).count();
+        let ready = ranks.iter().filter(|rank| rank["state"] == "ready").count();
         (ready == 8).then_some(())
     });
     let before = ticks(sidecar.pid());

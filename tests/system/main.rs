@@ -1,12 +1,6 @@
 //! The real binary as real processes on loopback: exit codes, refusals, idle cost, and the demo with its controls.
 
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod demo;
 mod exit_codes;

@@ -29,16 +29,7 @@ pub(crate) fn finished(command: &mut Command) -> (i32, String) {
 
 /// Whether this machine has NIXL; says so when not.
 pub(crate) fn nixl_is_here() -> bool {
-    match nixl_sys::Api::load(None) {
-        Ok(_) => true,
-        Err(error) => {
-            #[expect(clippy::disallowed_methods, reason = "REQUIRE is the tests' own switch")]
-            let required = std::env::var("REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|what| what == "nixl"), "REQUIRE=nixl, but: {error}");
-            println!("SKIPPED: {error}");
-            false
-        }
-    }
+    nixl_sys::testing::require_nixl().is_some()
 }
 
 /// One running process; dropped = killed.
@@ -70,7 +61,6 @@ impl Running {
             assert!(ended.is_none(), "kvgate {args} ended with {ended:?}:\n{}", running.log());
             serde_json::from_slice::<Value>(&std::fs::read(&ports).ok()?).ok()
         });
-        let port = |value: &Value| u16::try_from(value.as_u64().expect("a port")).expect("a port");
         running.http = port(&ports["http"]);
         running.side_channel =
             ports["side_channel"].as_array().map(|all| all.iter().map(port).collect()).unwrap_or_default();
@@ -131,6 +121,10 @@ pub(crate) fn free_ports(count: u16) -> u16 {
             .collect();
         rest.ok().map(|_| base)
     })
+}
+
+fn port(value: &Value) -> u16 {
+    value.as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port")
 }
 
 fn request(port: u16, method: &str, path: &str, body: &str) -> (u16, Value) {
