@@ -1,3 +1,5 @@
+//! The command line as operators write it.
+
 use clap::Parser;
 
 use super::*;

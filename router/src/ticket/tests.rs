@@ -1,3 +1,5 @@
+//! Which receipts cover which decodes.
+
 use kv::ids::LocalRank;
 use serde_json::json;
 
