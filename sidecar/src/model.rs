@@ -369,6 +369,8 @@ pub struct RankSnapshot {
     pub in_flight: u32,
     /// Handles alive: pinned in the engine (P) or landed in staging (D).
     pub handles: u32,
+    /// Those of D whose decode leg may still be open: what a drain waits for.
+    pub awaited: u32,
     /// No new work is taken.
     pub draining: bool,
 }
@@ -384,6 +386,15 @@ pub struct ReportHandle {
     pub lease: Option<Duration>,
     /// How long ago P had certainly not finished yet.
     pub age: Duration,
+}
+
+/// Why a prefill's handle is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetGo {
+    /// Nobody will read its blocks: the engine is to be told.
+    Abandoned,
+    /// They have been read, and who read them has told the engine.
+    Read,
 }
 
 /// Where a handle is.

@@ -14,9 +14,9 @@ use tokio_util::task::TaskTracker;
 use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
 use crate::model::{
-    Counters, EngineLoad, HandleError, HandleSnapshot, Landed, PodConfig, RankSnapshot, ReceiptSink, ReportHandle,
-    Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError, TransferFilter,
-    TransferSnapshot,
+    Counters, EngineLoad, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankSnapshot, ReceiptSink,
+    ReportHandle, Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError,
+    TransferFilter, TransferSnapshot,
 };
 use crate::rank::board::AttemptKey;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
@@ -285,15 +285,15 @@ impl Pod {
         answer.await.unwrap_or(Err(TransferError::ShuttingDown.into()))
     }
 
-    /// Tells the engine that nobody will read a prefill's blocks (prefill role). Idempotent: an unknown request is told too, as the
-    /// engine ignores what it does not know.
+    /// Lets a prefill's handle go (prefill role). For an abandoned one the engine is told that nobody will read its blocks. Idempotent: an
+    /// unknown request is told too, as the engine ignores what it does not know.
     ///
     /// # Errors
     /// [`HandleError`] for a foreign rank, a rank that is not ready, or the decode role.
-    pub async fn release_handle(&self, rank: DpRank, request: &EngineRequestId) -> Result<(), HandleError> {
+    pub async fn release_handle(&self, rank: DpRank, request: &EngineRequestId, why: LetGo) -> Result<(), HandleError> {
         let rank = self.rank(rank)?;
         let (reply, answer) = oneshot::channel();
-        let sent = rank.commands.send(Command::Release(request.clone(), reply)).await;
+        let sent = rank.commands.send(Command::Release(request.clone(), why, reply)).await;
         sent.map_err(|_ended| TransferError::ShuttingDown)?;
         answer.await.unwrap_or(Err(TransferError::ShuttingDown.into()))
     }
@@ -311,9 +311,7 @@ impl Pod {
         self.drain();
         let mut ranks = self.inner.view.clone();
         let idle = |ranks: &Arc<Vec<RankSnapshot>>| {
-            ranks.iter().all(|rank| {
-                rank.draining && rank.in_flight == 0 && (rank.handles == 0 || rank.virtual_engine_id.is_none())
-            })
+            ranks.iter().all(|rank| rank.draining && rank.in_flight == 0 && rank.awaited == 0)
         };
         // Whether that worked is seen by each rank itself when it ends.
         tokio::select! {
@@ -450,6 +448,7 @@ fn unknown_rank(config: &PodConfig, local_rank: LocalRank) -> RankSnapshot {
         staging: StagingFigures::default(),
         in_flight: 0,
         handles: 0,
+        awaited: 0,
         draining: false,
     }
 }

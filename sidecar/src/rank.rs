@@ -47,8 +47,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::model::{
-    Counters, HandleError, HandleSnapshot, Landed, PodConfig, RankSnapshot, ReceiptSink, ReportHandle, Role, ShutDown,
-    StartTransfer, TransferError, TransferSnapshot,
+    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankSnapshot, ReceiptSink, ReportHandle, Role,
+    ShutDown, StartTransfer, TransferError, TransferSnapshot,
 };
 use crate::session::Builder;
 use crate::virtual_engine::Desk;
@@ -91,8 +91,8 @@ pub(crate) enum Command {
     Finish(TransferId, oneshot::Sender<Result<TransferSnapshot, TransferError>>),
     /// A prefill has finished (prefill role).
     Report(Box<ReportHandle>, oneshot::Sender<Result<HandleSnapshot, HandleError>>),
-    /// Nobody will read a prefill's blocks (prefill role).
-    Release(EngineRequestId, oneshot::Sender<Result<(), HandleError>>),
+    /// A prefill's blocks are done with (prefill role).
+    Release(EngineRequestId, LetGo, oneshot::Sender<Result<(), HandleError>>),
 }
 
 /// Lists that the ranks write and everyone reads, by local rank.
@@ -247,7 +247,7 @@ impl Rank {
             Command::Claim(transfer, reply) => answer(reply, self.claim(&transfer)),
             Command::Finish(transfer, reply) => answer(reply, self.finish(&transfer)),
             Command::Report(report, reply) => answer(reply, self.report_handle(*report)),
-            Command::Release(request, reply) => self.release_handle(request, reply),
+            Command::Release(request, why, reply) => self.release_handle(request, why, reply),
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::http::Api;
 use crate::http::input::{self, JsonBody, QueryArgs, Segment};
 use crate::http::rank_json::HandleJson;
-use crate::model::{HandleError, ReportHandle};
+use crate::model::{HandleError, LetGo, ReportHandle};
 use crate::problem::Problem;
 
 #[derive(Debug, Deserialize)]
@@ -70,17 +70,33 @@ pub(super) async fn report(
 #[derive(Debug, Deserialize)]
 pub(super) struct ReleaseQuery {
     dp_rank: u16,
+    #[serde(default)]
+    reason: Reason,
 }
 
-/// `DELETE /v1/handles/{remote_request_id}?dp_rank=`: nobody will read these blocks.
+/// `?reason=`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Reason {
+    #[default]
+    Abandoned,
+    Read,
+}
+
+/// `DELETE /v1/handles/{remote_request_id}?dp_rank=&reason=`: nobody will read these blocks (`abandoned`, the default: the engine is told),
+/// or they have been read (`read`: whoever read them has told it).
 pub(super) async fn release(
     State(api): State<Api>,
     segment: Segment,
     QueryArgs(query): QueryArgs<ReleaseQuery>,
 ) -> Result<StatusCode, Problem> {
     let request = EngineRequestId::new(input::id("remote_request_id", &segment.0)?.to_owned());
+    let why = match query.reason {
+        Reason::Abandoned => LetGo::Abandoned,
+        Reason::Read => LetGo::Read,
+    };
     let pod = api.pod().clone();
-    let released = api.settled(async move { pod.release_handle(DpRank(query.dp_rank), &request).await }).await?;
+    let released = api.settled(async move { pod.release_handle(DpRank(query.dp_rank), &request, why).await }).await?;
     released.map(|()| StatusCode::NO_CONTENT).map_err(refused)
 }
 

@@ -18,7 +18,7 @@ use vllm_wire::notif;
 use super::jobs::{self, Event};
 use super::{Rank, Wake, answer};
 use crate::model::counters::add;
-use crate::model::{HandleError, HandleSnapshot, HandleState, ParamsProblem, ReportHandle, Role, TransferError};
+use crate::model::{HandleError, HandleSnapshot, HandleState, LetGo, ParamsProblem, ReportHandle, Role, TransferError};
 use crate::session::Teller;
 
 /// Handles that are kept per rank; beyond that the oldest is forgotten (its lease frees it in the engine all the same).
@@ -123,13 +123,26 @@ impl Rank {
         handle.map(|handle| self.show_handle(&request, handle)).ok_or(HandleError::NotFound { rank, request })
     }
 
-    /// Tells every shard of the engine that nobody will read a prefill's blocks.
-    pub(super) fn release_handle(&mut self, request: EngineRequestId, reply: oneshot::Sender<Result<(), HandleError>>) {
+    /// Lets a handle go. Unless its blocks have been read, and the engine told by who read them, tells every shard of the engine that
+    /// nobody will.
+    pub(super) fn release_handle(
+        &mut self,
+        request: EngineRequestId,
+        why: LetGo,
+        reply: oneshot::Sender<Result<(), HandleError>>,
+    ) {
         self.handles_changed = true;
         let engine = match self.handles_engine() {
             Ok(engine) => engine,
             Err(error) => return answer(reply, Err(error)),
         };
+        match why {
+            LetGo::Read => {
+                self.forget_handle(&request);
+                return answer(reply, Ok(()));
+            }
+            LetGo::Abandoned => {}
+        }
         let known = self.handles.handles.get_mut(&request);
         if known.as_ref().is_some_and(|handle| handle.state == HandleState::Released) {
             return answer(reply, Ok(()));
@@ -173,10 +186,14 @@ impl Rank {
                 let forget = Instant::now() + handle.lease.length();
                 self.timers.set(&Wake::Handle(request.clone()), Some(forget));
             }
-            HandleState::Expired | HandleState::Released | HandleState::Landed => {
-                self.handles.handles.remove(request);
-                self.handles.order.retain(|kept| kept != request);
-            }
+            HandleState::Expired | HandleState::Released | HandleState::Landed => self.forget_handle(request),
+        }
+    }
+
+    fn forget_handle(&mut self, request: &EngineRequestId) {
+        if self.handles.handles.remove(request).is_some() {
+            self.handles.order.retain(|kept| kept != request);
+            self.timers.set(&Wake::Handle(request.clone()), None);
         }
     }
 

@@ -43,7 +43,14 @@ impl Rank {
 
     /// Whether nothing is under way and nothing waits to be collected.
     pub(super) fn is_idle(&self) -> bool {
-        self.stage.as_ref().is_none_or(|stage| stage.active.is_empty() && stage.landed.is_empty())
+        self.stage.as_ref().is_none_or(|stage| stage.active.is_empty()) && self.awaited() == 0
+    }
+
+    /// Landed sets whose decode leg may still be open. One that is only waiting for its quiet period to pass will not be reused by a
+    /// process that ends, and no text depends on it.
+    fn awaited(&self) -> usize {
+        let open = |landed: &&super::stage::LandedSlots| matches!(landed.state, kv::collect::State::Waiting { .. });
+        self.stage.as_ref().map_or(0, |stage| stage.landed.values().filter(open).count())
     }
 
     fn snapshot(&self) -> RankSnapshot {
@@ -71,6 +78,7 @@ impl Rank {
             staging: self.stage.as_ref().map_or_else(StagingFigures::default, |stage| stage.figures()),
             in_flight: count(in_flight),
             handles: count(landed.saturating_add(self.handles.pinned())),
+            awaited: count(self.awaited()),
             draining: self.shared.gate.is_cancelled(),
         }
     }

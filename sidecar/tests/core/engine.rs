@@ -97,6 +97,16 @@ async fn a_drained_pod_takes_nothing_new_and_ends_when_what_has_landed_is_collec
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_what_the_router_has_finished() {
+    let world = World::ready(Setup::default()).await;
+    let landed = world.land("cmpl-1", &[1]).await;
+    world.pod.finish(&landed.transfer).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(world.pod.shut_down(Duration::from_secs(60)).await, ShutDown::Drained);
+    assert!(begun.elapsed() < Duration::from_secs(1), "the quiet period of 10 s is not waited for");
+}
+
+#[tokio::test(start_paused = true)]
 async fn past_its_deadline_a_shutdown_cuts_off() {
     let world = World::ready(Setup::default()).await;
     world.land("cmpl-1", &[1]).await;

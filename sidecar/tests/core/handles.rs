@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kv::ids::{DpRank, EngineRequestId};
-use sidecar::model::{HandleState, ReportHandle, Role};
+use sidecar::model::{HandleState, LetGo, ReportHandle, Role};
 
 use crate::world::{OFFSET, Setup, World};
 
@@ -25,14 +25,26 @@ async fn an_abandoned_prefill_is_told_once_per_shard() {
     world.settle().await;
     assert_eq!(world.pod.handles().len(), 1, "reporting is idempotent");
     let request = EngineRequestId::new("cmpl-1");
-    world.pod.release_handle(DpRank(OFFSET), &request).await.unwrap();
-    world.pod.release_handle(DpRank(OFFSET), &request).await.unwrap();
+    world.pod.release_handle(DpRank(OFFSET), &request, LetGo::Abandoned).await.unwrap();
+    world.pod.release_handle(DpRank(OFFSET), &request, LetGo::Abandoned).await.unwrap();
     world.settle().await;
     assert_eq!(world.d[0].dones("cmpl-1"), [1, 1]);
     assert_eq!(world.pod.handles()[0].state, HandleState::Released);
-    world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("unknown")).await.unwrap();
+    world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("unknown"), LetGo::Abandoned).await.unwrap();
     world.settle().await;
     assert_eq!(world.d[0].dones("unknown"), [1, 1], "the engine ignores what it does not know");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prefill_that_was_read_is_forgotten_and_not_told_again() {
+    let mut world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    let request = EngineRequestId::new("cmpl-1");
+    world.pod.release_handle(DpRank(OFFSET), &request, LetGo::Read).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(world.pod.handles().is_empty());
+    assert_eq!(world.d[0].dones("cmpl-1"), [0], "whoever read it has told the engine");
+    assert_eq!(world.pod.counters().leaked_handles.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,9 +29,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vllm_wire::handshake::{self, AgentMetadata, Payload};
-use vllm_wire::versions::V0_32_0;
 use vllm_wire::notif::{self, Notif};
 use vllm_wire::params::KvTransferParams;
+use vllm_wire::versions::V0_32_0;
 
 pub(crate) const REGIONS: u64 = 3;
 pub(crate) const BLOCK_LEN: u64 = 64;

@@ -46,7 +46,7 @@ fn chain(error: &RunError) -> String {
 
 #[tokio::test]
 async fn an_impossible_command_line_ends_with_64() {
-    let error = run(args(&["--listen", "0.0.0.0:0"]), CancellationToken::new()).await.unwrap_err();
+    let error = run(args(&["--listen", "0.0.0.0:0"]), "abc", CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(chain(&error).contains("--token-file"), "{}", chain(&error));
 }
@@ -55,7 +55,7 @@ async fn an_impossible_command_line_ends_with_64() {
 async fn a_taken_port_is_named_and_ends_with_1() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let error = run(args(&["--listen", &address]), CancellationToken::new()).await.unwrap_err();
+    let error = run(args(&["--listen", &address]), "abc", CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     let said = chain(&error);
     assert!(said.contains(&address) && said.contains("--listen") && said.contains("in use"), "{said}");
@@ -63,17 +63,21 @@ async fn a_taken_port_is_named_and_ends_with_1() {
 
 #[tokio::test]
 async fn a_nixl_that_is_not_there_is_named_and_ends_with_1() {
-    let error =
-        run(args(&["--listen", "127.0.0.1:0", "--nixl-library", "/no/such/libnixl_capi.so"]), CancellationToken::new())
-            .await
-            .unwrap_err();
+    let error = run(
+        args(&["--listen", "127.0.0.1:0", "--nixl-library", "/no/such/libnixl_capi.so"]),
+        "abc",
+        CancellationToken::new(),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(chain(&error).contains("/no/such/libnixl_capi.so"), "{}", chain(&error));
 }
 
 #[tokio::test]
 async fn a_receipt_log_that_cannot_be_opened_is_named() {
-    let error = run(args(&["--receipt-log", "/no/such/folder/log"]), CancellationToken::new()).await.unwrap_err();
+    let error =
+        run(args(&["--receipt-log", "/no/such/folder/log"]), "abc", CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(chain(&error).contains("/no/such/folder/log"));
 }
@@ -157,7 +161,7 @@ async fn the_whole_process_runs_on_the_real_library_and_says_which() {
         assert!(version.contains("libnixl_capi.so") && version.contains(&nixl.origin().version), "{version}");
         stop.cancel();
     };
-    let (ended, ()) = timeout(SOON, async { tokio::join!(run(args, stop.clone()), client) }).await.unwrap();
+    let (ended, ()) = timeout(SOON, async { tokio::join!(run(args, "abc", stop.clone()), client) }).await.unwrap();
     ended.unwrap();
 }
 
