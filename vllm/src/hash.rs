@@ -56,6 +56,12 @@ pub fn compatibility_hash(factors: &Factors) -> String {
 }
 
 impl Factors {
+    /// The factors' names, as vLLM hashes them.
+    #[cfg(test)]
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.to_json().as_object().into_iter().flat_map(Map::keys).cloned().collect()
+    }
+
     fn to_json(&self) -> Value {
         json!({
             "vllm_version": self.vllm_version,

@@ -1,4 +1,5 @@
-//! vLLM's formats on the wire, without I/O. Facts: `docs/vllm-nixl-protocol.md`, measured on vLLM 0.32.0.
+//! vLLM's formats on the wire, without I/O. Facts: `docs/vllm-nixl-protocol.md`, measured on vLLM 0.32.0; how other releases
+//! differ: [`versions`].
 //!
 //! | module | is |
 //! |---|---|
@@ -9,7 +10,7 @@
 //! | [`notif`] | NIXL notifications: "read" and heartbeats |
 //! | [`headers`] | HTTP header names |
 //! | [`metrics`] | what we read from `/metrics` |
-//! | [`versions`] | which vLLM we know |
+//! | [`versions`] | which vLLM releases we know, and how they differ |
 //! | [`openai`] | error bodies and error events |
 #![forbid(unsafe_code)]
 
