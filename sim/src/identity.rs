@@ -6,14 +6,12 @@ use kv::ids::EngineId;
 use kv::layout::{KvLayout, MemoryKind, RegionGroup, RegionLayout};
 use vllm_wire::handshake::{AgentMetadata, Payload};
 use vllm_wire::hash::{Factors, compatibility_hash};
-use vllm_wire::versions::V0_32_0;
+use vllm_wire::versions::{V0_32_0, Version, supported};
 
 use crate::geometry::Geometry;
 
-/// The vLLM that we imitate.
-pub const VLLM_VERSION: &str = "0.32.0";
-/// Its NIXL connector's version.
-const CONNECTOR_VERSION: u32 = 14;
+/// The vLLM that we imitate unless told otherwise.
+pub const VLLM_VERSION: &str = V0_32_0.release;
 
 /// vLLM's word for the layout of the CPU attention back end, which we imitate.
 const LAYOUT: &str = "LBHNC";
@@ -24,6 +22,8 @@ const BACKEND: &str = "CPU_ATTN";
 pub struct Identity {
     /// Its engine id.
     pub engine: EngineId,
+    /// Whose messages it speaks: those of the release that it says it is, the newest one's if nobody knows that release.
+    pub version: &'static Version,
     /// The compatibility hash that its readers compare.
     pub hash: String,
     /// The geometry of each of its shards, with base addresses of nobody (0).
@@ -33,8 +33,9 @@ pub struct Identity {
 impl Identity {
     /// The identity of an engine that serves `model`.
     pub fn new(engine: EngineId, vllm_version: &str, model: &str, geometry: &Geometry) -> Self {
-        let hash = compatibility_hash(&factors(vllm_version, model, geometry));
-        Self { engine, hash, layout: layout(geometry, 0) }
+        let version = supported(vllm_version).unwrap_or(&V0_32_0);
+        let hash = compatibility_hash(&factors((vllm_version, version.connector), model, geometry));
+        Self { engine, version, hash, layout: layout(geometry, 0) }
     }
 
     /// The handshake payload of the shard whose arena starts at `base` and whose agent has `agent_metadata`.
@@ -64,7 +65,7 @@ impl Identity {
             region_members: Vec::new(),
             packed_member_layouts: Vec::new(),
         };
-        Payload { compatibility_hash: self.hash.clone(), agent_metadata: metadata.encode(&V0_32_0) }
+        Payload { compatibility_hash: self.hash.clone(), agent_metadata: metadata.encode(self.version) }
     }
 }
 
@@ -88,10 +89,10 @@ fn layout(geometry: &Geometry, base: u64) -> KvLayout {
     }
 }
 
-fn factors(vllm_version: &str, model: &str, geometry: &Geometry) -> Factors {
+fn factors((vllm_version, connector): (&str, u32), model: &str, geometry: &Geometry) -> Factors {
     Factors {
         vllm_version: vllm_version.to_owned(),
-        nixl_connector_version: CONNECTOR_VERSION,
+        nixl_connector_version: connector,
         model: model.to_owned(),
         dtype: dtype(geometry.dtype_bytes),
         num_kv_heads: geometry.kv_heads,

@@ -8,21 +8,25 @@ use std::collections::BTreeMap;
 use kv::ids::{EngineId, TpRank};
 use side_channel::{Answer, Answered};
 use vllm_wire::handshake::{self, Payload};
-use vllm_wire::versions::V0_32_0;
+use vllm_wire::versions::Version;
+
+use crate::identity::Identity;
 
 /// Answers one rank's side channel.
 #[derive(Debug)]
 pub struct Listener {
     engine: EngineId,
+    version: &'static Version,
     payloads: BTreeMap<TpRank, Payload>,
     fragile: bool,
     started: tokio::time::Instant,
 }
 
 impl Listener {
-    /// A listener that knows the payload of every TP shard.
-    pub fn new(engine: EngineId, payloads: BTreeMap<TpRank, Payload>, fragile: bool) -> Self {
-        Self { engine, payloads, fragile, started: tokio::time::Instant::now() }
+    /// A listener of an engine that knows the payload of every TP shard.
+    pub fn new(identity: &Identity, payloads: BTreeMap<TpRank, Payload>, fragile: bool) -> Self {
+        let (engine, version) = (identity.engine.clone(), identity.version);
+        Self { engine, version, payloads, fragile, started: tokio::time::Instant::now() }
     }
 
     fn unexpected(&self, what: &'static str) -> Answered {
@@ -39,7 +43,7 @@ impl Listener {
 
 impl Answer for Listener {
     fn answer(&self, request: &[u8]) -> Answered {
-        let Ok(asked) = handshake::parse_request(&V0_32_0, request) else { return self.unexpected("malformed") };
+        let Ok(asked) = handshake::parse_request(self.version, request) else { return self.unexpected("malformed") };
         let payload = if asked.pp == 0 { self.payloads.get(&asked.tp) } else { None };
         let Some(payload) = payload else { return self.unexpected("unknown rank") };
         let clock = self.started.elapsed().as_secs_f64();

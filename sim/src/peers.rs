@@ -14,7 +14,6 @@ use nixl::{AgentName, Fabric, FabricError, MemKind, PeerMemory};
 use side_channel::{AskError, Endpoint, SideChannel};
 use tokio::sync::Mutex;
 use vllm_wire::handshake::{self, AgentMetadata, HandshakeError, UnsupportedLayout};
-use vllm_wire::versions::V0_32_0;
 use vllm_wire::notif;
 
 use crate::arena::Arena;
@@ -214,7 +213,8 @@ impl Peers {
         if remote.tp_size != ours {
             return Err(PeerError::TpSize { engine: engine.clone(), ours, theirs: remote.tp_size });
         }
-        let requests: Vec<Bytes> = (0..ours).map(|tp| handshake::request(&V0_32_0, 0, TpRank(tp))).collect();
+        let requests: Vec<Bytes> =
+            (0..ours).map(|tp| handshake::request(self.identity.version, 0, TpRank(tp))).collect();
         let deadline = ANSWER_WITHIN * u32::from(ours);
         let answers = self.side_channel.ask_all(&remote.endpoint, requests, deadline).await;
         let answers = answers.map_err(|source| PeerError::Ask { engine: engine.clone(), source })?;
@@ -229,7 +229,7 @@ impl Peers {
     async fn load(&self, remote: &Remote, frames: &[Bytes], fabric: &dyn Fabric) -> Result<PeerShard, PeerError> {
         let engine = &remote.engine;
         let bad = |source| PeerError::Metadata { engine: engine.clone(), source };
-        let reply = handshake::parse_reply(&V0_32_0, frames).map_err(bad)?;
+        let reply = handshake::parse_reply(self.identity.version, frames).map_err(bad)?;
         if reply.payload.compatibility_hash != self.identity.hash {
             let (ours, theirs) = (self.identity.hash.clone(), reply.payload.compatibility_hash);
             return Err(PeerError::Hash { engine: engine.clone(), ours, theirs });

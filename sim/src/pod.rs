@@ -220,7 +220,7 @@ impl Starting<'_> {
         let config = self.config;
         let identity = Arc::new(Identity::new(id.clone(), &config.vllm_version, &config.model, &config.geometry));
         let (shards, payloads) = self.shards(rank, &identity).await?;
-        let listener = Listener::new(id.clone(), payloads, config.fragile_listener);
+        let listener = Listener::new(&identity, payloads, config.fragile_listener);
         let port = match config.side_channel.port {
             0 => 0,
             base => base.saturating_add(rank.0),

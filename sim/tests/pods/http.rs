@@ -6,7 +6,7 @@ use kv::ids::TpRank;
 use serde_json::{Value, json};
 use side_channel::Endpoint;
 use vllm_wire::handshake;
-use vllm_wire::versions::V0_32_0;
+use vllm_wire::versions::{SUPPORTED, V0_32_0};
 
 use crate::rig::{events, loopback, pod, prompt, wait_for};
 
@@ -163,4 +163,21 @@ async fn a_fragile_listener_lives_as_long_as_it_is_asked_rightly() {
     assert!(!pod.pod.is_listening(0));
     assert!(ask(1, "get_meta_msg".into()).await.is_err());
     assert!(!pod.pod.is_listening(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_speaks_the_release_that_it_says_it_is() {
+    let prompt = prompt(7, 30);
+    for version in SUPPORTED {
+        let (seams, flags) = (loopback(), format!("--vllm-version {}", version.release));
+        let (p, d) = (pod(&seams, &flags).await, pod(&seams, &flags).await);
+        let to = Endpoint::new("127.0.0.1", p.pod.side_channel_ports()[0]);
+        let question = handshake::request(version, 0, TpRank(0));
+        let answer = seams.side_channel.ask(&to, question, Duration::from_secs(5)).await.unwrap();
+        let payload = handshake::parse_reply(version, &answer).unwrap().payload;
+        let metadata = handshake::AgentMetadata::decode(&payload.agent_metadata).unwrap();
+        assert_eq!(metadata.encode(version), payload.agent_metadata, "{}", version.release);
+        let params = p.prefill(&prompt).await;
+        assert_eq!(d.decode(&prompt, &params).await, p.plain(&prompt).await, "{}", version.release);
+    }
 }
