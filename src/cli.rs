@@ -73,7 +73,7 @@ fn run(command: Command) -> Result<ExitCode, (anyhow::Error, u8)> {
                 let code = error.exit_code();
                 (error.into(), code)
             })?,
-            Command::Router(args) => router::run(*args, stop).await.map_err(|error| {
+            Command::Router(args) => router::run(*args, GIT_SHA, stop).await.map_err(|error| {
                 let code = error.exit_code();
                 (error.into(), code)
             })?,

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::sidecar::{HandleReport, LandedAnswer, SidecarError, Sidecars, TransferAsk};
+use crate::sidecar::{HandleReport, LandedAnswer, LetGo, SidecarError, Sidecars, TransferAsk};
 use crate::ticket::Receipt;
 
 /// Tries of each notice to a sidecar; between them [`PAUSE`].
@@ -33,18 +33,23 @@ pub(crate) struct Handoffs {
 /// A prefill's blocks, pinned in P's engine. Dropped: P's sidecar is asked to release them.
 #[derive(Debug)]
 pub(crate) struct PinnedBlocks {
-    settle: Option<oneshot::Sender<bool>>,
+    settle: Option<oneshot::Sender<LetGo>>,
 }
 
 impl PinnedBlocks {
-    /// The blocks are not ours to release: P has been told by the transfer, or will be, or its lease has to end them.
-    pub(crate) fn forget(mut self) {
-        self.settle(false);
+    /// The blocks have been read: D's sidecar tells P's engine, P's sidecar only forgets them.
+    fn read(mut self) {
+        self.settle(LetGo::Read);
     }
 
-    fn settle(&mut self, release: bool) {
+    /// Nobody knows whether they are being read: P's lease has to end them.
+    fn leave_to_lease(mut self) {
+        self.settle = None;
+    }
+
+    fn settle(&mut self, why: LetGo) {
         if let Some(settle) = self.settle.take()
-            && settle.send(release).is_err()
+            && settle.send(why).is_err()
         {
             debug!("pinned blocks outlive the task that settles them");
         }
@@ -53,7 +58,7 @@ impl PinnedBlocks {
 
 impl Drop for PinnedBlocks {
     fn drop(&mut self) {
-        self.settle(true);
+        self.settle(LetGo::Abandoned);
     }
 }
 
@@ -89,9 +94,9 @@ impl Handoffs {
             if let Err(error) = sidecars.report_handle(&sidecar, &report).await {
                 debug!(error = &error as &dyn std::error::Error, "prefill's blocks are not reported");
             }
-            // The sender settles before it is gone; without a word the blocks are left to P's lease.
-            if rx.await.unwrap_or(false) {
-                release(&sidecars, &sidecar, report.rank, &report.request).await;
+            // Without a word the blocks are left to P's lease.
+            if let Ok(why) = rx.await {
+                release(&sidecars, &sidecar, report.rank, &report.request, why).await;
             }
         });
         PinnedBlocks { settle: Some(tx) }
@@ -135,7 +140,7 @@ impl Handoffs {
         };
         match answered {
             Ok(LandedAnswer { receipt, collect_by }) => {
-                blocks.forget();
+                blocks.read();
                 let claimed = self.claimed(ask.sidecar, receipt.transfer.clone(), collect_by);
                 Ok(Landed { receipt, claimed })
             }
@@ -174,7 +179,8 @@ impl Handoffs {
         self.tasks.spawn(async move {
             match this.cancel(&ask).await {
                 Some(false) => drop(blocks),
-                Some(true) | None => blocks.forget(),
+                Some(true) => blocks.read(),
+                None => blocks.leave_to_lease(),
             }
         });
     }
@@ -214,14 +220,14 @@ async fn finish(sidecars: &Sidecars, sidecar: &Uri, transfer: &TransferId) {
     }
 }
 
-async fn release(sidecars: &Sidecars, sidecar: &Uri, rank: DpRank, request: &EngineRequestId) {
+async fn release(sidecars: &Sidecars, sidecar: &Uri, rank: DpRank, request: &EngineRequestId, why: LetGo) {
     for tries_left in (0..TRIES).rev() {
-        match sidecars.release_handle(sidecar, rank, request).await {
+        match sidecars.release_handle(sidecar, rank, request, why).await {
             Ok(()) => return,
             // The sidecar knows better: unknown, or told already.
             Err(SidecarError::Problem { .. }) => return,
             Err(error) if tries_left == 0 => {
-                warn!(%request, error = &error as &dyn std::error::Error, "abandoned prefill is not released; its lease will end");
+                warn!(%request, ?why, error = &error as &dyn std::error::Error, "prefill is not let go; its lease will end");
             }
             Err(_) => sleep(PAUSE).await,
         }

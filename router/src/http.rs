@@ -35,7 +35,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Routes {
         .route("/readyz", get(ready))
         .route("/livez", get(|| async { "alive" }))
         .route("/metrics", get(metrics))
-        .route("/version", get(|| async { Json(json!({ "version": env!("CARGO_PKG_VERSION") })) }))
+        .route("/version", get(version))
         .fallback(async || {
             ApiError::client(StatusCode::NOT_FOUND, "not_found", "there is no such path").into_response()
         })
@@ -52,6 +52,10 @@ async fn completions(State(shared): State<Arc<Shared>>, request: Request) -> Res
 
 async fn chat(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     request::serve(shared, Endpoint::Chat, request).await
+}
+
+async fn version(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "git_sha": shared.git_sha }))
 }
 
 /// The models are those of the decode engines, which all serve the same: any ready one is asked, else the first.

@@ -29,6 +29,8 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub struct Parts {
     /// How engines and sidecars are reached.
     pub upstream: Arc<dyn Upstream>,
+    /// The commit it was built from, for `/version`.
+    pub git_sha: &'static str,
     /// Begins every id that this router makes; must differ between routers and their restarts. `[A-Za-z0-9-]`, short.
     pub id_prefix: String,
 }
@@ -59,6 +61,7 @@ impl Ids {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: RouterConfig,
+    pub(crate) git_sha: &'static str,
     pub(crate) board: Board,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
@@ -81,7 +84,7 @@ pub struct Router {
 impl Router {
     /// Starts watching the pods. Must be called within a tokio runtime.
     pub fn start(config: RouterConfig, parts: Parts) -> Self {
-        let Parts { upstream, id_prefix } = parts;
+        let Parts { upstream, git_sha, id_prefix } = parts;
         let gated = matches!(config.gate, Gate::Stage);
         let sides = [(Side::Prefill, &config.prefill), (Side::Decode, &config.decode)];
         let pods = sides.into_iter().flat_map(|(side, urls)| {
@@ -111,6 +114,7 @@ impl Router {
             turn: AtomicUsize::new(0),
             tasks,
             cut: CancellationToken::new(),
+            git_sha,
             config,
         };
         Self { shared: Arc::new(shared), watchers }

@@ -60,7 +60,7 @@ impl RunError {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start; its [`exit_code`](RunError::exit_code) is the process's.
-pub async fn run(args: Args, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> Result<(), RunError> {
     let config = args.check()?;
     if config.faults.any() {
         warn!(faults = ?config.faults, "fault injection is on");
@@ -83,7 +83,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), RunError> {
             debug!(error = &refused as &dyn std::error::Error, "TCP_NODELAY was refused");
         }
     });
-    let parts = Parts { upstream: Arc::new(Pooled::tcp()), id_prefix: Uuid::new_v4().simple().to_string() };
+    let id_prefix = Uuid::new_v4().simple().to_string();
+    let parts = Parts { upstream: Arc::new(Pooled::tcp()), git_sha, id_prefix };
     let router = Router::start(config, parts);
     if let Some(path) = &args.ports_file {
         write_ports(path, address.port()).map_err(|source| RunError::PortsFile { path: path.clone(), source })?;

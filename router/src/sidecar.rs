@@ -144,6 +144,24 @@ struct HandleBody<'a> {
     age_ms: u64,
 }
 
+/// Why a prefill's handle is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LetGo {
+    /// Nobody will read its blocks.
+    Abandoned,
+    /// D's sidecar has read them and tells P's engine itself.
+    Read,
+}
+
+impl LetGo {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Abandoned => "abandoned",
+            Self::Read => "read",
+        }
+    }
+}
+
 impl Sidecars {
     pub(crate) fn new(upstream: Arc<dyn Upstream>, authorization: Option<HeaderValue>) -> Self {
         Self { upstream, authorization }
@@ -208,14 +226,15 @@ impl Sidecars {
         Ok(())
     }
 
-    /// Has P's sidecar tell its engine that nobody will read a prefill's blocks.
+    /// Has P's sidecar let a prefill's handle go: one that nobody will read (it tells its engine), or one that D's sidecar has read.
     pub(crate) async fn release_handle(
         &self,
         sidecar: &Uri,
         rank: DpRank,
         request: &EngineRequestId,
+        reason: LetGo,
     ) -> Result<(), SidecarError> {
-        let path = format!("/v1/handles/{}?dp_rank={rank}", segment(request.as_str()));
+        let path = format!("/v1/handles/{}?dp_rank={rank}&reason={}", segment(request.as_str()), reason.as_str());
         self.short::<Value>(Method::DELETE, sidecar, &path, None::<&()>).await?;
         Ok(())
     }

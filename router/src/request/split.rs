@@ -14,6 +14,7 @@ use crate::choice::Avoid;
 use crate::config::{FallbackKind, Gate};
 use crate::engine::{Answer, Call, LegError};
 use crate::error::ApiError;
+use crate::faults::Faults;
 use crate::handoff::{Claimed, Landed, PinnedBlocks};
 use crate::headers::{Path, Trail};
 use crate::ladder::{Ladder, Next, Retry};
@@ -228,6 +229,7 @@ impl Job<'_> {
     ) -> Result<(DecodeTicket, Option<Claimed>), (AttemptError, Option<Box<Prefilled>>)> {
         let faults = &self.shared.config.faults;
         if let Gate::Direct(proof) = self.shared.config.gate {
+            hold_back(faults).await;
             let params = self.with_tokens(prefilled.answer.raw_params.clone(), &prefilled.answer);
             return Ok((DecodeTicket::without_receipt(Ungated::Direct(proof), decode.clone(), params), None));
         }
@@ -272,9 +274,7 @@ impl Job<'_> {
             if faults.wrong_rank() { neighbour(decode, self.shared.config.ranks_per_pod) } else { decode.clone() };
         let ticket = DecodeTicket::from_receipt(&receipt, aim).map_err(|error| (AttemptError::Receipt(error), None))?;
         self.shared.metrics.receipt();
-        if let Some(wait) = faults.delay_decode() {
-            sleep(wait).await;
-        }
+        hold_back(faults).await;
         Ok((ticket, Some(claimed)))
     }
 
@@ -286,6 +286,13 @@ impl Job<'_> {
             merge_token_ids(&mut params, ids);
         }
         params
+    }
+}
+
+/// The delay-decode control.
+async fn hold_back(faults: &Faults) {
+    if let Some(wait) = faults.delay_decode() {
+        sleep(wait).await;
     }
 }
 

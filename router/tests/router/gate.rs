@@ -30,7 +30,8 @@ fn check_gate(journal: &Journal) -> usize {
             | Event::Claimed { .. }
             | Event::Finished { .. }
             | Event::Reported { .. }
-            | Event::Released { .. } => {}
+            | Event::Released { .. }
+            | Event::Forgotten { .. } => {}
         }
     }
     decodes
@@ -62,6 +63,14 @@ async fn one_request_goes_from_prefill_over_its_receipt_to_the_same_rank() {
             && body["dp_rank"].as_u64() == answer.header("x-kvgate-prefill-rank").parse().ok() && body["age_ms"].is_u64())
     };
     world.journal.wait_for("the handle's report", 1, reported).await;
+    world
+        .journal
+        .wait_for(
+            "P's sidecar forgets what was read",
+            1,
+            |event| matches!(event, Event::Forgotten { request, rank: 0 } if request.starts_with("cmpl-test-1")),
+        )
+        .await;
     assert_eq!(world.journal.count(|event| matches!(event, Event::Released { .. })), 0, "P was told by the transfer");
     for event in world.journal.events() {
         if let Event::Prefill { headers, .. } | Event::Decode { headers, .. } = event {
@@ -131,6 +140,14 @@ async fn fault_delay_decode_keeps_the_claim_alive_meanwhile() {
         .count();
     assert!(claims >= 2, "{claims} claims in 300 ms at 30 ms each");
     check_gate(&world.journal);
+}
+
+#[tokio::test]
+async fn fault_delay_decode_holds_the_direct_gate_too() {
+    let world = World::new(Setup { args: "--gate direct --fault delay-decode=300", ..Setup::default() }).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.status.as_u16(), 200);
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(300));
 }
 
 #[tokio::test]

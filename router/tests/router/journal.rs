@@ -47,6 +47,10 @@ pub(crate) enum Event {
         request: String,
         rank: u16,
     },
+    Forgotten {
+        request: String,
+        rank: u16,
+    },
 }
 
 #[derive(Clone, Debug, Default)]

@@ -200,8 +200,15 @@ async fn report(State(sidecar): State<Arc<Sidecar>>, Json(body): Json<Value>) ->
 async fn release(
     State(sidecar): State<Arc<Sidecar>>,
     Path(request): Path<String>,
-    Query(query): Query<BTreeMap<String, u16>>,
+    Query(query): Query<BTreeMap<String, String>>,
 ) -> StatusCode {
-    sidecar.journal.write(Event::Released { request, rank: query["dp_rank"] });
+    let rank = query["dp_rank"].parse().expect("a rank");
+    sidecar.journal.write(match query["reason"].as_str() {
+        "read" => Event::Forgotten { request, rank },
+        reason => {
+            assert_eq!(reason, "abandoned");
+            Event::Released { request, rank }
+        }
+    });
     StatusCode::NO_CONTENT
 }
