@@ -1,6 +1,7 @@
 """Gated requests against the same vLLM without P/D, by kind, length, rank pair, and number of clients."""
 
 import json
+import os
 import pathlib
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -142,7 +143,7 @@ def bench_serve(report, router, python, model, folder):
         --random-input-len 400 --random-output-len 16 --num-prompts 40 --max-concurrency 8 --seed 1 --temperature 0
         --save-result --result-dir {folder} --result-filename {result.name}""".split()
     with open(log, "wb") as out:
-        environment = {**__import__("os").environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         subprocess.run([python, ENGINE / "bench_serve.py", *command], stdout=out, stderr=subprocess.STDOUT, env=environment, timeout=240)
     try:
         figures = json.loads(result.read_text())

@@ -106,7 +106,7 @@ def free_ports(count=1):
         try:
             for port in range(base, base + count):
                 held.append(socket.create_server(("127.0.0.1", port)))
-            if base not in GIVEN:
+            if not GIVEN.intersection(range(base, base + count)):
                 GIVEN.update(range(base, base + count))
                 return base
         except OSError:
