@@ -99,10 +99,10 @@ def client_leaves(report, router, sidecar, p, d):
         reply = connection.getresponse()
         seen = web.events(reply)
         first = [next(seen) for _ in range(3)]
-        running = wait_for("D to show the request", lambda: d.load()[0], 10)
+        running, _, usage = wait_for("D to show the request", lambda: load if (load := d.load())[0] and load[2] else None, 10)
         reply.close()
         connection.close()
-        report.check(f"client left after {len(first)} events of 1500", running == 1, f"running on D: {running:.0f}")
+        report.check(f"client left after {len(first)} events of 1500", running == 1, f"on D: {running:.0f} running, KV use {usage:.3f}")
     try:
         wait_for("P, D and staging to be as before", lambda: (p.load(), d.load(), gates.staging_used(sidecar)) == before, 20)
         report.check("after clients left, blocks of P, D and staging are free", True, str(before))

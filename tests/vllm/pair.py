@@ -111,7 +111,7 @@ def wait_up(*servers):
         if now - start > HEALTHY_WITHIN:
             logs = "\n".join(tail(server.process.log) for server in servers if lacking[server.side])
             raise Failure(f"not healthy after {HEALTHY_WITHIN} s: {missing}\n{logs}")
-        if now - said > 10:
+        if now - said > 15:
             progress(f"waiting for vLLM: {missing}")
             said = now
         time.sleep(0.5)

@@ -25,7 +25,7 @@ import speed
 from pair import Server, wait_up
 from processes import wait_for
 from report import Report
-from say import START, Failure, problem, progress, tail
+from say import START, Failure, grumbles, problem, progress
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 ROOT = TREE / "target" / "vllm"
@@ -162,8 +162,10 @@ def main():
             bench.end()
     good = report.write(ROOT / "report.json", time.monotonic() - START)
     if not good:
-        for log in sorted(folder.glob("*sidecar*.log")) + sorted(folder.glob("[pd].*.log")):
-            problem(f"end of {log}:\n{tail(log, 10)}")
+        for log in sorted(folder.glob("*.log")):
+            complaints = grumbles(log)
+            if complaints:
+                problem(f"{log}:\n{complaints}")
         problem("failed:\n" + "\n".join(f"  {line}" for line in report.failures))
     shown = {key: report.data[key] for key in ("vllm", "requests", "equal", "rank_pairs", "ttft_ratio", "pinned_ratio", "ok", "seconds")}
     print(f"test-vllm: {json.dumps(shown)}\ntest-vllm: {ROOT / 'report.json'}")

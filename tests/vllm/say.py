@@ -25,3 +25,14 @@ def tail(path, lines=25):
     except OSError as error:
         return f"  (no log: {error})"
     return "\n".join("  " + line[:400] for line in text.splitlines()[-lines:])
+
+
+def grumbles(path, lines=6):
+    """The last warnings and errors of a log, indented; an empty text when there are none."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    words = (" WARN ", " ERROR ", "Error:", "AssertionError", "Traceback", "expired KV", "invalid KV")
+    found = [line for line in text.splitlines() if any(word in line for word in words)]
+    return "\n".join("  " + line[:300] for line in found[-lines:])
