@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 DEFAULT_VERSION = "0.32.0"
 UV = "uv==0.13.9"
 STAMP = ".complete"
+MEMORY_MIB = 6000
 
 
 class Missing(Failure):
@@ -33,6 +35,16 @@ def python():
         if ask.stdout.split() == ["3", "11"]:
             return path
     raise Missing("no CPython 3.11 found (set VLLM_PYTHON)")
+
+
+def fits():
+    """Whether this machine is one that the pinned wheels and two engines can run on."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise Missing(f"the pinned wheels are for Linux on x86_64, this is {platform.system()} on {platform.machine()}")
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) >> 10
+    if free < MEMORY_MIB:
+        raise Missing(f"{free} MiB of memory are free, two engines with two ranks each need {MEMORY_MIB}")
 
 
 def quietly(command, what):

@@ -15,6 +15,8 @@ import signal
 import sys
 import time
 
+sys.dont_write_bytecode = True  # For this program's own modules only; the engines need theirs.
+
 import checks
 import controls
 import gate as gates
@@ -136,13 +138,18 @@ def main():
     signal.signal(signal.SIGTERM, on_signal)
     wanted = [phase for phase in PHASES if not sys.argv[1:] or phase in sys.argv[1:]]
     report = Report(install.version())
+    (ROOT / "report.json").unlink(missing_ok=True)
     try:
+        install.fits()
         python = install.environment(ROOT)
         model = install.model(ROOT, python)
     except install.Missing as missing:
         required = "vllm" in os.environ.get("REQUIRE", "").replace(",", " ").split()
         (problem if required else print)(f"{'FAILED' if required else 'SKIPPED'}: {missing}")
         return 1 if required else 0
+    except Failure as failure:
+        problem(f"FAILED: {failure}")
+        return 1
     folder = ROOT / "run"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
