@@ -42,3 +42,21 @@ def load_is_shown(report, sidecar):
         return ranks if ranks and all("kv_usage" in rank["load"] for rank in ranks.values()) else None
     loads = {rank: said["load"] for rank, said in wait_for("load figures", shown, 10).items()}
     report.check("the sidecar shows each rank's load", len(loads) == 2, str(loads))
+
+
+def other_library(report, gate, p, d, library, requests=4):
+    """Sidecars on NIXL's CUDA 12 build beside engines on its CUDA 13 build: another wheel, the same release."""
+    if library is None:
+        report.data["cu12_beside_cu13"] = "not run: the wheel could not be fetched"
+        return
+    more = ("--nixl-library", library)
+    sidecars = [gate.sidecar(f"{server.side}-sidecar-cu12", server, *more) for server in (p, d)]
+    router = gate.router("router-cu12", *sidecars)
+    gate.wait_ready(router)
+    good = 0
+    for number in range(requests):
+        text = prompt(200 + number)
+        good += web.complete(router, text, stream=number % 2 == 1).same_as(web.complete(d.url, text))
+    gate.end("router-cu12", "d-sidecar-cu12", "p-sidecar-cu12")
+    report.data["cu12_beside_cu13"] = f"{good}/{requests} equal"
+    report.check("sidecars with nixl-cu12 beside engines with nixl-cu13", good == requests, f"{good} of {requests} equal")

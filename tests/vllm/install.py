@@ -86,3 +86,11 @@ def model(root, interpreter):
         quietly([interpreter, "-W", "ignore", source, folder], "making the model")
         (folder / STAMP).touch()
     return folder
+
+
+def other_nixl(tree):
+    """The C library of NIXL's CUDA 12 build, which the engines do not use; None when it cannot be fetched."""
+    wheel = "nixl-cu12==1.5.1"
+    done = subprocess.run([tree / "scripts" / "fetch-nixl"], env={**os.environ, "NIXL_WHEEL": wheel}, capture_output=True)
+    found = sorted((tree / "target" / "nixl" / wheel.replace("==", "-")).glob(".*.mesonpy.libs/libnixl_capi.so*"))
+    return found[0] if done.returncode == 0 and found else None

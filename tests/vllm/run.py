@@ -32,7 +32,7 @@ from say import START, Failure, grumbles, problem, progress
 TREE = pathlib.Path(__file__).resolve().parents[2]
 ROOT = TREE / "target" / "vllm"
 PHASES = ("base", "lease", "cache")
-P_BLOCKS = 1024  # Of both ranks at 64 MiB each.
+D_SEATS = 4  # Requests that each rank of D takes at a time: with 16 clients some must queue.
 
 
 class Bench:
@@ -44,7 +44,8 @@ class Bench:
         binary = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "debug" / "kvgate")
         if not binary.is_file():
             raise Failure(f"{binary} is not there: run `cargo build`, or set KVGATE_BIN")
-        self.gate = gates.Gate(binary, folder, self.p, self.d)
+        # A copy: a build meanwhile must not put two versions into one run.
+        self.gate = gates.Gate(shutil.copy2(binary, folder / "kvgate"), folder, self.p, self.d)
         self.sidecars = {}
 
     def beside(self, lease="30s"):
@@ -61,7 +62,7 @@ def base(bench):
     """Prefix caching off: every check and control that needs a fresh load on D, then P is killed before a transfer."""
     report, gate, p, d = bench.report, bench.gate, bench.p, bench.d
     p.start()
-    d.start()
+    d.start(max_seqs=D_SEATS)
     wait_up(p, d)
     bench.beside()
     ps, ds = bench.sidecars["p"], bench.sidecars["d"]
@@ -78,7 +79,8 @@ def base(bench):
     checks.bench_serve(report, same, bench.python, bench.model, bench.folder)
     controls.direct_baseline(report, direct, d)
     controls.other_bytes(report, gate, ps, d)
-    speed.record(report, {"stage": same, "direct": direct}, p, P_BLOCKS)
+    controls.other_library(report, gate, p, d, install.other_nixl(TREE))
+    speed.record(report, {"stage": same, "direct": direct}, p, d, bench.folder)
     controls.load_is_shown(report, ds)
     gate.end("router-any", "router-same", "router-direct")
     kills.before_transfer(report, gate, p, d, ps)
