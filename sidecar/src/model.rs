@@ -18,6 +18,7 @@ use vllm_wire::params::KvTransferParams;
 
 pub use counters::{Counters, DurationHistogram, Ended, StageHistograms};
 pub use kv::readiness::RankState;
+pub use vllm_wire::metrics::RankLoad;
 
 pub use errors::{Code, HandleError, HandshakeRefusal, ParamsProblem, Retry, StartError, TransferError};
 
@@ -314,17 +315,6 @@ pub struct TransferFilter {
     pub slowest: Option<usize>,
 }
 
-/// What the engine says of its own load.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct EngineLoad {
-    /// Requests running.
-    pub running: u64,
-    /// Requests waiting.
-    pub waiting: u64,
-    /// Share of its KV cache in use, 0 to 1.
-    pub kv_usage: f64,
-}
-
 /// A rank's staging in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StagingFigures {
@@ -361,8 +351,8 @@ pub struct RankSnapshot {
     pub layout: Option<Arc<KvLayout>>,
     /// TP shards.
     pub tp_size: u16,
-    /// The engine's load.
-    pub load: EngineLoad,
+    /// What the engine says of its own load and of NIXL; zeros before its first word.
+    pub load: RankLoad,
     /// Staging (decode role; zeros otherwise).
     pub staging: StagingFigures,
     /// Transfers without an end yet.

@@ -14,9 +14,9 @@ use tokio_util::task::TaskTracker;
 use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
 use crate::model::{
-    Counters, EngineLoad, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankSnapshot, ReceiptSink,
-    ReportHandle, Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError,
-    TransferFilter, TransferSnapshot,
+    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankLoad, RankSnapshot, ReceiptSink, ReportHandle,
+    Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError, TransferFilter,
+    TransferSnapshot,
 };
 use crate::rank::board::AttemptKey;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
@@ -444,7 +444,7 @@ fn unknown_rank(config: &PodConfig, local_rank: LocalRank) -> RankSnapshot {
         side_channel: None,
         layout: None,
         tp_size: config.tp_size,
-        load: EngineLoad::default(),
+        load: RankLoad::default(),
         staging: StagingFigures::default(),
         in_flight: 0,
         handles: 0,

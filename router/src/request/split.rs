@@ -110,7 +110,8 @@ impl Job<'_> {
         let mut ladder = Ladder::new(self.shared.config.max_attempts);
         let mut avoid = Avoid::default();
         let Some((prefill, decode)) = self.terms(&avoid).pair(&self.shared.board) else {
-            return Err(not_ready(&self.shared.board, &[Side::Prefill, Side::Decode]));
+            let error = not_ready(&self.shared.board, &[Side::Prefill, Side::Decode]);
+            return self.fall_back(error).await;
         };
         let mut start = Start::Anew { prefill, decode };
         loop {
@@ -140,7 +141,7 @@ impl Job<'_> {
             };
             start = match again {
                 Some(start) => start,
-                None => return self.fall_back(&error).await,
+                None => return self.fall_back(error.public()).await,
             };
         }
     }
@@ -150,9 +151,9 @@ impl Job<'_> {
         Some(Start::Anew { prefill, decode })
     }
 
-    async fn fall_back(&mut self, error: &AttemptError) -> Result<Done, ApiError> {
+    async fn fall_back(&mut self, error: ApiError) -> Result<Done, ApiError> {
         match self.shared.config.fallback {
-            FallbackKind::Off => Err(error.public()),
+            FallbackKind::Off => Err(error),
             FallbackKind::LocalPrefill => {
                 (self.trail.prefill, self.trail.transfer) = (None, None);
                 self.trail.path = Path::Fallback;

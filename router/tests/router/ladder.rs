@@ -152,6 +152,18 @@ async fn the_fallback_is_marked_and_only_there_when_asked_for() {
 }
 
 #[tokio::test]
+async fn the_fallback_serves_also_when_no_prefill_rank_is_ready() {
+    let world = World::new(Setup { args: "--fallback local-prefill", ..Setup::default() }).await;
+    for rank in 0..2 {
+        world.prefill_sidecar.set(rank, "gone");
+    }
+    world.wait_until_ready(2).await;
+    let answer = world.complete(BODY).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-path")), (200, "fallback"));
+    assert_eq!(prefills(&world), 0);
+}
+
+#[tokio::test]
 async fn a_lost_answer_ends_that_transfer_before_its_prefill_is_released() {
     let world = World::new(Setup::default()).await;
     world.decode_sidecar().next(Transfers::Breaks);

@@ -48,6 +48,10 @@ struct LoadJson {
     running: u64,
     waiting: u64,
     kv_usage: f64,
+    nixl_failed: u64,
+    nixl_failed_notifications: u64,
+    nixl_expired: u64,
+    nixl_late_notifications: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,6 +80,10 @@ impl From<&RankSnapshot> for RankJson {
                 waiting: rank.load.waiting,
                 // JSON has no word for NaN or infinity.
                 kv_usage: if rank.load.kv_usage.is_finite() { rank.load.kv_usage } else { 0.0 },
+                nixl_failed: rank.load.nixl_failed,
+                nixl_failed_notifications: rank.load.nixl_failed_notifications,
+                nixl_expired: rank.load.nixl_expired,
+                nixl_late_notifications: rank.load.nixl_late_notifications,
             },
             staging: StagingJson {
                 capacity_blocks: rank.staging.capacity_blocks,

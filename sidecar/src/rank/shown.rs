@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Rank, Wake};
-use crate::model::{EngineLoad, RankSnapshot, StagingFigures};
+use crate::model::{RankLoad, RankSnapshot, StagingFigures};
 
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -83,12 +83,7 @@ impl Rank {
         }
     }
 
-    fn load(&self) -> EngineLoad {
-        let load = self.engine.view.loads.get(&self.own.dp_rank.0);
-        load.map_or_else(EngineLoad::default, |load| EngineLoad {
-            running: load.running,
-            waiting: load.waiting,
-            kv_usage: load.kv_usage,
-        })
+    fn load(&self) -> RankLoad {
+        self.engine.view.loads.get(&self.own.dp_rank.0).copied().unwrap_or_default()
     }
 }

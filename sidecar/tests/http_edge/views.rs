@@ -19,7 +19,7 @@ async fn every_owned_rank_is_listed_with_all_its_members() {
     for member in ["capacity_blocks", "used_blocks", "quarantined_blocks", "block_bytes"] {
         assert!(one["staging"].get(member).is_some(), "{member}: {one}");
     }
-    for member in ["running", "waiting", "kv_usage"] {
+    for member in ["running", "waiting", "kv_usage", "nixl_failed", "nixl_expired"] {
         assert!(one["load"].get(member).is_some(), "{member}: {one}");
     }
 }
