@@ -59,6 +59,7 @@ class Server:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
+            "PYTHONDONTWRITEBYTECODE": "",  # Each of eight processes would compile what the install has not.
         }
 
     def start(self, lease=30, prefix_cache=False, kv_mib=64, max_seqs=8):
