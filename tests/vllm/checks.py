@@ -71,7 +71,8 @@ def same_rank(report, router, d):
             reference = web.complete(d.url, text, chat)
             for turn, answer in enumerate(answers):
                 ranks = (answer.headers.get("x-kvgate-prefill-rank"), answer.headers.get("x-kvgate-decode-rank"))
-                good &= report.equal(f"same rank, {label(chat, stream)}, {tokens} tokens, turn {turn}", answer, reference)
+                name = f"same rank, {label(chat, stream)}, {tokens} tokens, turn {turn}"
+                good &= report.equal(name, answer, reference)
                 good &= ranks[0] == ranks[1]
                 seen.add(ranks)
     report.check("pairing same: equal texts, P's rank is D's rank", good, f"rank pairs {sorted(map(str, seen))}")
@@ -91,7 +92,7 @@ def many_clients(report, router, d, clients=16, requests=48):
 
 def client_leaves(report, router, sidecar, p, d):
     """A client that leaves mid-stream: P's and D's figures return to what they were before."""
-    before = settled(p, d, sidecar)
+    before, name = settled(p, d, sidecar), "after clients left, blocks of P, D and staging are free"
     for tokens in (64, 400):
         connection = web.connect(router, 60)
         body = web.body_of(prompt(tokens), stream=True, max_tokens=1500)
@@ -99,23 +100,35 @@ def client_leaves(report, router, sidecar, p, d):
         reply = connection.getresponse()
         seen = web.events(reply)
         first = [next(seen) for _ in range(3)]
-        running, _, usage = wait_for("D to show the request", lambda: load if (load := d.load())[0] and load[2] else None, 10)
+        running, _, usage = wait_for("D to show the request", lambda: shown(d), 10)
         reply.close()
         connection.close()
-        report.check(f"client left after {len(first)} events of 1500", running == 1, f"on D: {running:.0f} running, KV use {usage:.3f}")
+        note = f"on D: {running:.0f} running, KV use {usage:.3f}"
+        report.check(f"client left after {len(first)} events of 1500", running == 1, note)
+
+    def now():
+        return p.load(), d.load(), gates.staging_used(sidecar)
+
     try:
-        wait_for("P, D and staging to be as before", lambda: (p.load(), d.load(), gates.staging_used(sidecar)) == before, 20)
-        report.check("after clients left, blocks of P, D and staging are free", True, str(before))
+        wait_for("P, D and staging to be as before", lambda: now() == before, 20)
+        report.check(name, True, str(before))
     except Failure as failure:
-        after = (p.load(), d.load(), gates.staging_used(sidecar))
-        report.check("after clients left, blocks of P, D and staging are free", False, f"{failure}: {after}, before {before}")
+        report.check(name, False, f"{failure}: {now()}, before {before}")
+
+
+def shown(server):
+    """A server's load once it shows a running request with KV."""
+    load = server.load()
+    return load if load[0] and load[2] else None
 
 
 def settled(p, d, sidecar):
     """(P's load, D's load, staging blocks used) once nothing runs."""
+
     def idle():
         now = (p.load(), d.load(), gates.staging_used(sidecar))
         return now if now[0][:2] == now[1][:2] == (0.0, 0.0) and now[2] == 0 else None
+
     return wait_for("P, D and staging to be idle", idle, 45)
 
 
@@ -144,13 +157,15 @@ def bench_serve(report, router, python, model, folder):
         --save-result --result-dir {folder} --result-filename {result.name}""".split()
     with open(log, "wb") as out:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        subprocess.run([python, ENGINE / "bench_serve.py", *command], stdout=out, stderr=subprocess.STDOUT, env=environment, timeout=240)
+        program = [python, ENGINE / "bench_serve.py", *command]
+        subprocess.run(program, stdout=out, stderr=subprocess.STDOUT, env=environment, timeout=240)
     try:
         figures = json.loads(result.read_text())
     except (OSError, ValueError):
         report.check("vllm bench serve", False, "\n" + tail(log))
         return
-    kept = {key: figures.get(key) for key in ("completed", "failed", "median_ttft_ms", "p99_ttft_ms", "request_throughput")}
+    keys = ("completed", "failed", "median_ttft_ms", "p99_ttft_ms", "request_throughput")
+    kept = {key: figures.get(key) for key in keys}
     report.data["bench_serve"] = kept
     good = kept["completed"] == 40 and not kept["failed"]
     report.check("vllm bench serve through the router", good, json.dumps(kept))

@@ -130,10 +130,14 @@ def after_landing(report, gate, p, d, prefill_sidecar, sidecar):
 
 def restarted(report, name, sidecar, before):
     """A restarted engine is noticed and ready again, with the same sidecar process."""
+
     def ready():
         now = gates.ranks(sidecar)
-        new = all(now[rank].get("engine_id") not in (None, before[rank]) and now[rank]["state"] == "ready" for rank in before)
-        return now if now and new else None
+        fresh = [
+            shown.get("engine_id") not in (None, before[rank]) and shown["state"] == "ready" for rank, shown in now.items()
+        ]
+        return now if len(fresh) == len(before) and all(fresh) else None
+
     now = wait_for(f"{name}'s sidecar to see the restarted engine", ready, 60)
     ids = {rank: shown["engine_id"] for rank, shown in now.items()}
     report.check(f"{name} restarted: new engine ids, ready again without a restart of its sidecar", True, str(ids))

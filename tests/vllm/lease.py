@@ -124,7 +124,7 @@ def run(report, gate, p, d, prefill_sidecar, decode_sidecar):
     # A starved machine may miss a lease of 2 s now and then; that is a clear error then, and counted as one.
     for mode, story in (("gated", "D late by 2.5 s, gated"), ("pull_late_heartbeats", "pull late by 2.5 s, heartbeats on")):
         right, count = counted[mode]["right"], counted[mode]["right"] + counted[mode]["error"]
-        report.check(f"lease: {story}: the right text", right * 2 > count, f"{right} right, {counted[mode]['error']} clear errors")
+        report.check(f"lease: {story}: the right text", right * 2 > count, f"{right} of {count} right")
     late = counted["pull_late"]
     told = late["error"] + late["right"] == TRIES and late["error"] > 0
     report.check("lease: pull late by 2.5 s, no heartbeats: a clear error", told, f"{late['error']} of {TRIES}")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 
 sys.dont_write_bytecode = True  # For this program's own modules only; the engines need theirs.
 
@@ -50,12 +51,19 @@ class Bench:
 
     def beside(self, lease="30s"):
         """The two sidecars that stay for all phases of one lease."""
-        self.sidecars = {side: self.gate.sidecar(f"{side}-sidecar", server, lease=lease) for side, server in (("p", self.p), ("d", self.d))}
+        for server in (self.p, self.d):
+            self.sidecars[server.side] = self.gate.sidecar(f"{server.side}-sidecar", server, lease=lease)
 
     def end(self):
         self.gate.end()
         self.p.stop()
         self.d.stop()
+
+
+def engine_ids(sidecar):
+    """Each rank's engine id; empty while one is not known."""
+    ids = {rank: shown.get("engine_id") for rank, shown in gates.ranks(sidecar).items()}
+    return ids if all(ids.values()) else {}
 
 
 def base(bench):
@@ -89,7 +97,7 @@ def base(bench):
 def short_lease(bench):
     """P with a lease of 2 s and a small cache, so that its blocks are reused soon; then P is killed during a transfer."""
     report, gate, p, d = bench.report, bench.gate, bench.p, bench.d
-    before = {rank: shown.get("engine_id") for rank, shown in gates.ranks(bench.sidecars["p"]).items()} if bench.sidecars else {}
+    before = engine_ids(bench.sidecars["p"]) if bench.sidecars else {}
     p.stop()
     p.start(lease=lease.LEASE, kv_mib=16)
     if not d.process:
@@ -110,10 +118,7 @@ def cache(bench):
     if d.process:
         gate.end()
         bench.sidecars = {"d": gate.sidecar("d-sidecar", d)}
-        def known():
-            ids = {rank: shown.get("engine_id") for rank, shown in gates.ranks(bench.sidecars["d"]).items()}
-            return ids if ids and all(ids.values()) else None
-        before = wait_for("the sidecar to know D", known, 30)
+        before = wait_for("the sidecar to know D", lambda: engine_ids(bench.sidecars["d"]), 30)
         d.stop()
     p.stop()
     p.start(prefix_cache=True)
@@ -165,6 +170,8 @@ def main():
         report.check("run", False, str(failure))
     except KeyboardInterrupt:
         report.check("run", False, "interrupted")
+    except Exception:
+        report.check("run", False, traceback.format_exc())
     finally:
         if bench:
             progress("ending everything")
@@ -176,7 +183,8 @@ def main():
             if complaints:
                 problem(f"{log}:\n{complaints}")
         problem("failed:\n" + "\n".join(f"  {line}" for line in report.failures))
-    shown = {key: report.data[key] for key in ("vllm", "requests", "equal", "rank_pairs", "ttft_ratio", "pinned_ratio", "ok", "seconds")}
+    keys = ("vllm", "requests", "equal", "rank_pairs", "ttft_ratio", "pinned_ratio", "ok", "seconds")
+    shown = {key: report.data[key] for key in keys}
     print(f"test-vllm: {json.dumps(shown)}\ntest-vllm: {ROOT / 'report.json'}")
     return 0 if good else 1
 

@@ -94,4 +94,5 @@ def record(report, routers, p, d, folder):
     report.data["ttft_ratio"] = round(times["stage"] / times["direct"], 3)
     report.data["pinned_block_seconds"] = {gate: round(value, 1) for gate, value in held.items()}
     report.data["pinned_ratio"] = round(held["stage"] / held["direct"], 3) if held["direct"] else None
-    progress(f"time to first token: {report.data['ttft_ms']} ms, ratio {report.data['ttft_ratio']}; pinned ratio {report.data['pinned_ratio']}")
+    ratios = f"ratios {report.data['ttft_ratio']} and, of blocks pinned on P, {report.data['pinned_ratio']}"
+    progress(f"time to first token {report.data['ttft_ms']} ms; {ratios}")
