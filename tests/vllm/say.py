@@ -34,5 +34,6 @@ def grumbles(path, lines=6):
     except OSError:
         return ""
     words = (" WARN ", " ERROR ", "Error:", "AssertionError", "Traceback", "expired KV", "invalid KV")
-    found = [line for line in text.splitlines() if any(word in line for word in words)]
+    wanted = [line for line in text.splitlines() if any(word in line for word in words)]
+    found = [line for line in wanted if "fault injection is on" not in line and "ulimit" not in line]
     return "\n".join("  " + line[:300] for line in found[-lines:])
