@@ -49,11 +49,11 @@ pub struct Args {
     #[arg(long, env = "KVGATE_PD_DISAGGREGATION", action = ArgAction::SetTrue)]
     pub pd_disaggregation: bool,
 
-    /// A prefill engine, repeatable; its sidecar is http://<host>:7700 unless `,sidecar=URL` follows.
+    /// A prefill engine, repeatable; its sidecar is http://HOST:7700 of the same host unless `,sidecar=URL` follows.
     #[arg(long, env = "KVGATE_PREFILL", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', required = true)]
     pub prefill: Vec<PodUrl>,
 
-    /// A decode engine, repeatable; its sidecar is http://<host>:7700 unless `,sidecar=URL` follows.
+    /// A decode engine, repeatable; its sidecar is http://HOST:7700 of the same host unless `,sidecar=URL` follows.
     #[arg(long, env = "KVGATE_DECODE", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', required = true)]
     pub decode: Vec<PodUrl>,
 
