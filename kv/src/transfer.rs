@@ -296,8 +296,11 @@ fn over(terms: &Terms, now: Instant) -> Option<Failure> {
     }
 }
 
-fn beaten(mut terms: Terms, sent_at: Instant) -> Terms {
-    terms.lease.beat(sent_at);
+/// When the heartbeat got out lies between `sent_at` and `now`: the first counts for what it buys, the second for whether it came in time.
+fn beaten(mut terms: Terms, sent_at: Instant, now: Instant) -> Terms {
+    if !terms.lease.is_over(now) {
+        terms.lease.beat(sent_at);
+    }
     terms
 }
 
@@ -310,7 +313,7 @@ fn queued(terms: Terms, event: Event, now: Instant) -> Step {
         },
         E::StagingRefused(why) => go(S::Failed(why), &[F::Publish]),
         E::Cancel(why) => give_up(why),
-        E::BeatSent(at) => go(S::Queued(beaten(terms, at)), &[]),
+        E::BeatSent(at) => go(S::Queued(beaten(terms, at, now)), &[]),
         E::Tick => match over(&terms, now) {
             Some(why) => give_up(why),
             None => go(S::Queued(terms), &[]),
@@ -337,7 +340,7 @@ fn awaiting_peer(terms: Terms, event: Event, now: Instant) -> Step {
         },
         E::PeerFailed => fail(Failure::Peer),
         E::Cancel(why) => fail(why),
-        E::BeatSent(at) => go(S::AwaitingPeer(beaten(terms, at)), &[]),
+        E::BeatSent(at) => go(S::AwaitingPeer(beaten(terms, at, now)), &[]),
         E::Tick => match over(&terms, now) {
             Some(why) => fail(why),
             None => go(S::AwaitingPeer(terms), &[]),
@@ -377,7 +380,7 @@ fn in_flight(terms: Terms, mut running: ShardSet, bytes: u64, event: Event, now:
             quiesce(why, running, !quiet)
         }
         E::Cancel(why) => quiesce(why, running, false),
-        E::BeatSent(at) => stay(beaten(terms, at), running, bytes),
+        E::BeatSent(at) => stay(beaten(terms, at, now), running, bytes),
         E::Tick => match over(&terms, now) {
             Some(why) => quiesce(why, running, false),
             None => stay(terms, running, bytes),

@@ -58,6 +58,14 @@ fn heartbeats_keep_the_lease() {
 }
 
 #[test]
+fn a_heartbeat_that_may_have_got_out_after_the_end_revives_nothing() {
+    // It was meant to leave in time; that it did is known only when the lease is over.
+    let late = E::BeatSent(at(28_000));
+    let (state, _) = run(&[(1, E::StagingGranted), (2, E::PeerReady), (29_000, late), (29_001, LANDED)]);
+    assert_eq!(state, S::Failed(Failure::LeaseExpired));
+}
+
+#[test]
 fn a_lease_that_ends_in_flight_answers_at_once_and_frees_only_after_the_read() {
     let (state, effects) = run(&[(1, E::StagingGranted), (2, E::PeerReady), (29_000, E::Tick)]);
     let running = ShardSet::all(1);
