@@ -20,8 +20,8 @@ demo: setup  ## prefill pod, decode pod, sidecars, router on this machine; check
 	$(CARGO) build --locked
 	target/debug/kvgate demo $(DEMO_ARGS)
 
-test: setup  ## every test; REQUIRE=nixl turns a skip into a failure
-	$(CARGO) test --workspace --locked
+test: setup  ## every test, with what each measured or SKIPPED; REQUIRE=nixl turns a skip into a failure
+	$(CARGO) test --workspace --locked -- --show-output
 
 test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk and of memory); VLLM_VERSION=0.32.0
 	$(CARGO) build --locked
@@ -31,7 +31,7 @@ lint:  ## formatting, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
-	@! $(CARGO) tree --locked -p router --edges normal | grep -i nixl || { echo "router must not depend on NIXL"; exit 1; }
+	@! $(CARGO) tree --locked -p router --edges normal --prefix none | grep -i '^nixl' || { echo "router must not depend on NIXL"; exit 1; }
 
 fmt:  ## format the code
 	$(CARGO) fmt --all
