@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +37,8 @@ const UNIT: u64 = 1024;
 #[derive(Debug)]
 pub(crate) struct Admission {
     places: Arc<Semaphore>,
-    all_places: u32,
+    /// Counts the places that are taken; the semaphore's own number says nothing while somebody waits for all of it.
+    taken: TaskTracker,
     running: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
     queue_deadline: Duration,
@@ -44,7 +47,10 @@ pub(crate) struct Admission {
 
 /// A place in the router, working or waiting.
 #[derive(Debug)]
-pub(crate) struct Place(#[expect(dead_code, reason = "held until dropped")] OwnedSemaphorePermit);
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _taken: TaskTrackerToken,
+}
 
 /// Memory for one body.
 #[derive(Debug)]
@@ -65,7 +71,7 @@ impl Admission {
         let permits = |count: u32| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS)));
         Self {
             places: permits(all_places),
-            all_places,
+            taken: TaskTracker::new(),
             running: permits(in_flight.min(all_places)),
             bodies: permits(units),
             queue_deadline,
@@ -75,10 +81,13 @@ impl Admission {
 
     /// Takes a place at once or not at all.
     pub(crate) fn enter(&self) -> Result<Place, Refused> {
+        let taken = self.taken.token();
+        // Asked after the token was taken, so that a drain either is seen here or waits for this request.
         if self.is_draining() {
             return Err(Refused::Draining);
         }
-        Arc::clone(&self.places).try_acquire_owned().map(Place).map_err(|_| Refused::Full)
+        let permit = Arc::clone(&self.places).try_acquire_owned();
+        permit.map(|permit| Place { _permit: permit, _taken: taken }).map_err(|_| Refused::Full)
     }
 
     /// Takes memory for a body of at most so many bytes, at once or not at all.
@@ -104,20 +113,21 @@ impl Admission {
     /// From now on nobody is let in.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.taken.close();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Resolves when every place is free, that is when the last request is through.
+    /// Resolves after a [`Self::drain`] when the last request is through.
     pub(crate) async fn empty(&self) {
-        drop(self.places.acquire_many(self.all_places).await);
+        self.taken.wait().await;
     }
 
     /// Requests inside, working or waiting.
     pub(crate) fn inside(&self) -> usize {
-        usize::try_from(self.all_places).unwrap_or(usize::MAX).saturating_sub(self.places.available_permits())
+        self.taken.len()
     }
 }
 
@@ -157,8 +167,13 @@ mod tests {
         let running = door.start(door.enter().unwrap()).await.unwrap();
         door.drain();
         assert_eq!(door.enter().unwrap_err(), Refused::Draining);
-        assert!(tokio::time::timeout(Duration::from_secs(60), door.empty()).await.is_err());
-        drop(running);
-        door.empty().await;
+        {
+            let mut empty = std::pin::pin!(door.empty());
+            assert!(tokio::time::timeout(Duration::from_secs(60), &mut empty).await.is_err());
+            assert_eq!(door.inside(), 1, "also while somebody waits for the last one");
+            drop(running);
+            empty.await;
+        }
+        assert_eq!(door.inside(), 0);
     }
 }

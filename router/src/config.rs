@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Args as ClapArgs, ValueEnum};
+use vllm_wire::body::MAX_BODY;
 
 pub use pod_url::{PodUrl, PodUrlError};
 
@@ -223,6 +224,17 @@ pub struct RouterConfig {
     pub faults: Arc<Faults>,
 }
 
+impl RouterConfig {
+    /// A sidecar that stands for more than one pod, which no sidecar can do: it knows the ranks of its own.
+    pub(crate) fn shared_sidecar(&self) -> Option<&http::Uri> {
+        let gated = matches!(self.gate, Gate::Stage);
+        let mut all = self.prefill.iter().chain(&self.decode).map(|pod| &pod.sidecar).filter(|_| gated);
+        let count =
+            |sidecar: &http::Uri| self.prefill.iter().chain(&self.decode).filter(|pod| pod.sidecar == *sidecar).count();
+        all.find(|sidecar| count(sidecar) > 1)
+    }
+}
+
 impl Args {
     /// Checks what clap cannot check for one flag alone.
     ///
@@ -234,7 +246,8 @@ impl Args {
         range((1..=MAX_RANKS_PER_POD).contains(&ranks), "--intra-node-data-parallel-size", "between 1 and 1024")?;
         range(self.max_in_flight > 0, "--max-in-flight", "at least 1")?;
         range(self.max_attempts > 0, "--max-attempts", "at least 1")?;
-        range(self.max_body_bytes > 0, "--max-body-bytes", "at least 1")?;
+        let largest = u32::try_from(MAX_BODY).unwrap_or(u32::MAX);
+        range((1..=largest).contains(&self.max_body_bytes), "--max-body-bytes", "between 1 and 67108864 (64 MiB)")?;
         range(
             self.max_bodies_bytes >= u64::from(self.max_body_bytes),
             "--max-bodies-bytes",

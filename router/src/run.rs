@@ -65,6 +65,9 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
     if config.faults.any() {
         warn!(faults = ?config.faults, "fault injection is on");
     }
+    if let Some(sidecar) = config.shared_sidecar() {
+        warn!(%sidecar, "one sidecar stands for several pods, whose states will be mixed up: name each pod's with URL,sidecar=URL");
+    }
     let listen = |source| RunError::Listen { host: args.host.clone(), port: args.port, source };
     let listener = TcpListener::bind((args.host.as_str(), args.port)).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;

@@ -20,6 +20,8 @@ pub use crate::params::merge_token_ids;
 pub const MAX_BODY: usize = 64 * 1024 * 1024;
 /// The deepest nesting of a body.
 pub const MAX_DEPTH: usize = 128;
+/// The most top-level members of a body; each costs many times the five bytes that it may have. OpenAI knows about 60 fields.
+pub const MAX_MEMBERS: usize = 1024;
 
 /// Which API a body is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +51,9 @@ pub enum BodyError {
     /// Deeper than [`MAX_DEPTH`].
     #[error("the body is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
+    /// More than [`MAX_MEMBERS`].
+    #[error("the body has {0} top-level fields, too many")]
+    TooManyMembers(usize),
     /// Not text.
     #[error("the body is not UTF-8")]
     NotUtf8(#[source] std::str::Utf8Error),

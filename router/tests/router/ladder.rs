@@ -152,6 +152,17 @@ async fn the_fallback_is_marked_and_only_there_when_asked_for() {
 }
 
 #[tokio::test]
+async fn the_fallback_gets_what_is_left_of_the_tries_and_at_least_one() {
+    let world = World::new(Setup { args: "--fallback local-prefill --max-attempts 2", ..Setup::default() }).await;
+    for _ in 0..2 {
+        world.decode_sidecar().next(Transfers::Problem(502, "peer_unreachable", "new_prefill"));
+        world.decode().next(Decodes::Status(500, "{}"));
+    }
+    let answer = world.complete(BODY).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-attempts")), (502, "3"));
+}
+
+#[tokio::test]
 async fn the_fallback_serves_also_when_no_prefill_rank_is_ready() {
     let world = World::new(Setup { args: "--fallback local-prefill", ..Setup::default() }).await;
     for rank in 0..2 {

@@ -7,7 +7,7 @@ use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{BodyError, MAX_BODY, MAX_DEPTH};
+use super::{BodyError, MAX_BODY, MAX_DEPTH, MAX_MEMBERS};
 
 /// One member: where it stands and what its key means.
 pub(super) struct Member<'a> {
@@ -51,8 +51,11 @@ pub(super) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
         return Err(BodyError::TooDeep);
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let raw = json.deserialize_map(RawMembers).map_err(|error| refuse(text, error))?;
+    let (raw, found) = json.deserialize_map(RawMembers).map_err(|error| refuse(text, error))?;
     json.end().map_err(BodyError::NotJson)?;
+    if found > MAX_MEMBERS {
+        return Err(BodyError::TooManyMembers(found));
+    }
     let start = |raw: &str| raw.as_ptr().addr() - text.as_ptr().addr();
     let members = raw.into_iter().map(|(key, value)| {
         let (key, value) = (key.get(), value.get());
@@ -70,18 +73,22 @@ fn refuse(text: &str, error: serde_json::Error) -> BodyError {
 struct RawMembers;
 
 impl<'de> Visitor<'de> for RawMembers {
-    type Value = Vec<(&'de RawValue, &'de RawValue)>;
+    /// The first [`MAX_MEMBERS`], and how many there are.
+    type Value = (Vec<(&'de RawValue, &'de RawValue)>, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
+        let (mut members, mut found) = (Vec::new(), 0_usize);
         while let Some(member) = map.next_entry()? {
-            members.push(member);
+            found += 1;
+            if found <= MAX_MEMBERS {
+                members.push(member);
+            }
         }
-        Ok(members)
+        Ok((members, found))
     }
 }
 

@@ -128,6 +128,9 @@ fn what_is_no_json_object_is_named() {
     let brackets_in_text = format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000));
     for_decode(brackets_in_text.as_bytes(), None).unwrap();
     assert!(matches!(refused(&vec![b' '; MAX_BODY + 1]), BodyError::TooLarge(_)));
+    let members = |count: usize| format!("{{{}}}", vec!["\"\":0"; count].join(","));
+    for_decode(members(MAX_MEMBERS).as_bytes(), None).unwrap();
+    assert!(matches!(refused(members(MAX_MEMBERS + 1).as_bytes()), BodyError::TooManyMembers(_)));
     // A lone surrogate is valid for Python and names nothing that we look for.
     for_decode(br#"{"\ud800":1}"#, None).unwrap();
 }
