@@ -15,8 +15,9 @@ use crate::{
 
 /// One NIXL agent as a KV mover needs it. Object safe: users hold `Arc<dyn Fabric>`.
 ///
-/// No method blocks. Commands go to the agent in order; when its queue is full they answer
-/// [`Busy`](crate::FabricError::Busy), once it is closing [`Closed`](crate::FabricError::Closed).
+/// No method blocks. Commands go to the agent in order, notifications ahead of everything else that waits (a read may be posted for as
+/// long as it takes); when its queue is full they answer [`Busy`](crate::FabricError::Busy), once it is closing
+/// [`Closed`](crate::FabricError::Closed).
 pub trait Fabric: Debug + Send + Sync + 'static {
     /// What peers call this agent.
     fn name(&self) -> &AgentName;

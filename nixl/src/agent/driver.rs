@@ -133,6 +133,9 @@ impl Driver {
 
     fn lap(&mut self, taken: Taken) {
         for command in taken.commands {
+            for urgent in self.inbox.take_urgent() {
+                self.carry_out(urgent);
+            }
             self.carry_out(command);
         }
         for retired in taken.retired {

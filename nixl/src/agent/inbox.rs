@@ -56,6 +56,8 @@ pub(super) struct Inbox {
 
 struct State {
     commands: VecDeque<Command>,
+    /// Notifications: they carry leases, and a read ahead of them may be posted for as long as it takes.
+    urgent: VecDeque<Command>,
     /// Bounded by what has been registered and prepared, and must never be refused: a lost entry is memory lost.
     retired: Vec<Retired>,
     attention: Option<Attention>,
@@ -74,7 +76,14 @@ pub(super) struct Taken {
 
 impl Inbox {
     pub(super) fn new(capacity: usize, attention: Option<Attention>) -> Arc<Self> {
-        let state = State { commands: VecDeque::new(), retired: Vec::new(), attention, close: None, woken: false };
+        let state = State {
+            commands: VecDeque::new(),
+            urgent: VecDeque::new(),
+            retired: Vec::new(),
+            attention,
+            close: None,
+            woken: false,
+        };
         Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), capacity })
     }
 
@@ -84,10 +93,11 @@ impl Inbox {
         if state.close.is_some() {
             return Err(FabricError::Closed);
         }
-        if state.commands.len() >= self.capacity {
+        let queue = if matches!(command, Command::Notify(..)) { &mut state.urgent } else { &mut state.commands };
+        if queue.len() >= self.capacity {
             return Err(FabricError::Busy);
         }
-        state.commands.push_back(command);
+        queue.push_back(command);
         drop(state);
         self.changed.notify_one();
         Ok(())
@@ -107,26 +117,29 @@ impl Inbox {
     }
 
     pub(super) fn queued(&self) -> usize {
-        self.state.lock().commands.len()
+        let state = self.state.lock();
+        state.commands.len() + state.urgent.len()
     }
 
-    /// Takes up to `most` commands and everything else.
+    /// Takes the notifications that have come meanwhile.
+    pub(super) fn take_urgent(&self) -> VecDeque<Command> {
+        std::mem::take(&mut self.state.lock().urgent)
+    }
+
+    /// Takes all notifications, up to `most` other commands, and everything else.
     pub(super) fn take(&self, most: usize) -> Taken {
         let mut state = self.state.lock();
         state.woken = false;
+        let mut commands: Vec<Command> = std::mem::take(&mut state.urgent).into();
         let count = state.commands.len().min(most);
-        Taken {
-            commands: state.commands.drain(..count).collect(),
-            retired: std::mem::take(&mut state.retired),
-            attention: state.attention,
-            close: state.close,
-        }
+        commands.extend(state.commands.drain(..count));
+        Taken { commands, retired: std::mem::take(&mut state.retired), attention: state.attention, close: state.close }
     }
 
     /// Waits until something is there, at most `limit`.
     pub(super) fn wait(&self, limit: Option<Duration>) {
         let mut state = self.state.lock();
-        if state.woken || !state.commands.is_empty() {
+        if state.woken || !state.commands.is_empty() || !state.urgent.is_empty() {
             return;
         }
         // A wait that ends early only makes one lap more.

@@ -35,6 +35,29 @@ fn a_full_queue_is_busy_and_a_long_post_shows_in_the_lap() {
 }
 
 #[test]
+fn a_notification_waits_for_one_post_not_for_all_of_them() {
+    let mock = Mock::take();
+    let pair = mock.pair();
+    mock.set(Knob::StuckPostMs, 200);
+    let mut reads: Vec<_> = (0..15).map(|_| pair.reader.read(pair.read())).collect();
+    // The agent has taken all others out of its queue when the first two are over.
+    for reading in reads.drain(..2) {
+        assert!(reading.done.wait().is_ok());
+    }
+    let begun = std::time::Instant::now();
+    pair.reader.notify(pair.peer.clone(), Bytes::from_static(b"HB:a")).wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    mock.set(Knob::StuckPostMs, 0);
+    for reading in reads {
+        assert!(reading.done.wait().is_ok());
+    }
+    for agent in [pair.reader, pair.source] {
+        assert_eq!(agent.close(DEADLINE).wait(), Ok(Closed::Quiet));
+    }
+    mock.is_clean();
+}
+
+#[test]
 fn too_many_reads_in_flight_are_busy() {
     let mock = Mock::take();
     let pair = mock.pair();
