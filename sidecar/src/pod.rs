@@ -180,7 +180,7 @@ impl Pod {
         let fresh = TransferId::new(format!("{dp_rank}-{}", uuid::Uuid::new_v4().simple()));
         let send = |transfer: &TransferId| {
             let transfer = transfer.clone();
-            let command = Command::Start { transfer, start: Box::new(start), begun, waiter };
+            let command = Command::Start { transfer, start: Box::new(start), at: Instant::now(), begun, waiter };
             rank.commands.try_send(command).map_err(|error| refused(&error, dp_rank))
         };
         match self.inner.shared.board.enlist(&attempt, key, fresh, send) {

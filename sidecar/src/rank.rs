@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Start {
         transfer: TransferId,
         start: Box<StartTransfer>,
+        /// When it was asked for: P's lease goes on while the command waits.
+        at: Instant,
         begun: oneshot::Sender<Result<TransferId, TransferError>>,
         /// `None`: it goes on without anybody waiting.
         waiter: Option<Waiter>,
@@ -242,7 +244,10 @@ impl Rank {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Start { transfer, start, begun, waiter } => self.start(transfer, *start, begun, waiter),
+            Command::Start { transfer, mut start, at, begun, waiter } => {
+                start.prefill_done_age = start.prefill_done_age.saturating_add(at.elapsed());
+                self.start(transfer, *start, begun, waiter);
+            }
             Command::Abandoned(transfer) => self.abandoned(&transfer),
             Command::Claim(transfer, reply) => answer(reply, self.claim(&transfer)),
             Command::Finish(transfer, reply) => answer(reply, self.finish(&transfer)),

@@ -53,7 +53,9 @@ impl Rank {
     fn take_source(&self, transfer: &TransferId, start: &StartTransfer) -> Result<(), TransferError> {
         let (engine, request) = (&start.params.remote_engine_id, &start.params.remote_request_id);
         let taken = |by| TransferError::SourceTaken { request: request.clone(), by };
-        self.shared.board.take_source(engine, request, transfer).map_err(taken)
+        let kv_lease = self.shared.config.kv_lease;
+        let until = Instant::now() + start.lease.map_or(kv_lease, |lease| lease.max(kv_lease));
+        self.shared.board.take_source(engine, request, transfer, until).map_err(taken)
     }
 
     fn join(&mut self, transfer: &TransferId, waiter: Option<Waiter>) {

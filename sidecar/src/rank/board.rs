@@ -1,13 +1,17 @@
 //! What everyone may read of the pod's transfers, and which attempt stands for which. Only the ranks' tasks write transfers here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::model::{Landed, TransferFilter, TransferSnapshot};
+
+/// The most prefills that are remembered longer than the transfers that moved them.
+const PASSING: usize = 65_536;
 
 /// One transfer to be read.
 #[derive(Clone, Debug)]
@@ -34,8 +38,18 @@ pub(crate) struct AttemptKey {
 pub(crate) struct Board {
     shown: Mutex<BTreeMap<TransferId, watch::Receiver<Arc<Shown>>>>,
     attempts: Mutex<BTreeMap<AttemptId, (AttemptKey, TransferId)>>,
-    /// Prefills that are being moved or have been: once P is told, its blocks may be reused.
-    sources: Mutex<BTreeMap<(EngineId, EngineRequestId), TransferId>>,
+    sources: Mutex<Sources>,
+}
+
+type Source = (EngineId, EngineRequestId);
+
+/// Prefills that are being moved or have been: once P is told, its blocks may be reused.
+#[derive(Debug, Default)]
+struct Sources {
+    /// Each with the end of its lease: whoever asks for it from then on is refused for that.
+    holders: BTreeMap<Source, (TransferId, Instant)>,
+    /// Those whose transfer is forgotten, by that end.
+    passing: BTreeSet<(Instant, Source)>,
 }
 
 impl Board {
@@ -72,7 +86,7 @@ impl Board {
         }
     }
 
-    /// Takes a prefill for a transfer, on whichever rank of the pod.
+    /// Takes a prefill for a transfer, on whichever rank of the pod; its lease is over at `until` unless P is sent heartbeats.
     ///
     /// # Errors
     /// The transfer that has it.
@@ -81,9 +95,16 @@ impl Board {
         engine: &EngineId,
         request: &EngineRequestId,
         transfer: &TransferId,
+        until: Instant,
     ) -> Result<(), TransferId> {
         let mut sources = self.sources.lock();
-        let holder = sources.entry((engine.clone(), request.clone())).or_insert_with(|| transfer.clone());
+        let now = Instant::now();
+        while sources.passing.first().is_some_and(|(end, _)| *end <= now) || sources.passing.len() > PASSING {
+            let Some((_, source)) = sources.passing.pop_first() else { break };
+            sources.holders.remove(&source);
+        }
+        let source = (engine.clone(), request.clone());
+        let (holder, _) = sources.holders.entry(source).or_insert_with(|| (transfer.clone(), until));
         if holder == transfer { Ok(()) } else { Err(holder.clone()) }
     }
 
@@ -91,8 +112,18 @@ impl Board {
     pub(crate) fn free_source(&self, engine: &EngineId, request: &EngineRequestId, transfer: &TransferId) {
         let key = (engine.clone(), request.clone());
         let mut sources = self.sources.lock();
-        if sources.get(&key) == Some(transfer) {
-            sources.remove(&key);
+        if sources.holders.get(&key).is_some_and(|(holder, _)| holder == transfer) {
+            sources.holders.remove(&key);
+        }
+    }
+
+    /// The transfer that has moved a prefill is about to be forgotten; that it was moved is not, for as long as its lease could run.
+    pub(crate) fn outlive(&self, engine: &EngineId, request: &EngineRequestId, transfer: &TransferId) {
+        let key = (engine.clone(), request.clone());
+        let mut sources = self.sources.lock();
+        if let Some((_, until)) = sources.holders.get(&key).filter(|(holder, _)| holder == transfer) {
+            let until = *until;
+            sources.passing.insert((until, key));
         }
     }
 

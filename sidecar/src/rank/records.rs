@@ -84,7 +84,7 @@ impl Records {
             if let Some(record) = self.records.remove(&oldest) {
                 let shown = &record.shown.snapshot;
                 self.board.free_attempt(&shown.attempt, &oldest);
-                self.board.free_source(&shown.source_engine, &shown.source_request, &oldest);
+                self.board.outlive(&shown.source_engine, &shown.source_request, &oldest);
                 self.board.forget(&oldest);
             }
         }

@@ -35,6 +35,7 @@ impl Rank {
                 self.drive(transfer, E::ShardLanded { shard, bytes: done.bytes });
             }
             Err(error) => {
+                let blames_peer = blames_peer(&error);
                 let quiet = match &error {
                     ReadError::GivenUp | ReadError::Plan(_) | ReadError::Descs(_) => true,
                     ReadError::Fabric(error) => error.memory_is_quiet(),
@@ -49,7 +50,9 @@ impl Rank {
                 {
                     active.error = source;
                 }
-                self.forget_peer_of(transfer);
+                if blames_peer {
+                    self.forget_peer_of(transfer);
+                }
                 self.drive(transfer, E::ShardFailed { shard, code, quiet });
             }
         }
@@ -197,6 +200,13 @@ impl Rank {
         let code = error.code();
         self.records.change(transfer, |shown| shown.failure = Some(TransferFailure { code, detail }));
     }
+}
+
+/// Whether asking again who is there could help. Others may be reading from the peer: their heartbeats and notifications do not get out
+/// while its metadata is dropped and loaded anew, so that must not happen for a fault of our own.
+fn blames_peer(error: &ReadError) -> bool {
+    use nixl::FabricError as Error;
+    matches!(error, ReadError::Fabric(Error::Nixl(_) | Error::Transfer(_) | Error::UnknownPeer(_)))
 }
 
 fn nixl_code(error: &nixl::FabricError) -> i32 {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use kv::ids::AttemptId;
+use kv::blocks::GroupedBlocks;
+use kv::ids::{AttemptId, BlockId};
 use sidecar::model::TransferPhase;
 use vllm_wire::notif;
 
-use crate::world::{BLOCK_BYTES, Setup, World};
+use crate::world::{BLOCK_BYTES, POOL, Setup, World};
 
 async fn from_p_to_d(tp: u16) {
     let mut world = World::ready(Setup { tp, ..Setup::default() }).await;
@@ -134,4 +135,22 @@ async fn a_prefill_is_moved_once_because_its_blocks_are_free_then() {
     assert!(error.to_string().contains(landed.transfer.as_str()), "{error}");
     world.settle().await;
     assert_eq!(world.p.dones("cmpl-1"), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moved_prefill_stays_moved_while_its_lease_could_run_however_much_has_ended_since() {
+    let mut world = World::ready(Setup::default()).await;
+    let landed = world.land("cmpl-1", &[1]).await;
+    world.d[0].done(&*world.net, &landed.params).await;
+    world.settle().await;
+    for number in 0..1030 {
+        let mut nonsense = world.p.prefill(&format!("other-{number}"), &[2]);
+        nonsense.remote_block_ids = GroupedBlocks::new(vec![vec![BlockId(POOL)]]).unwrap();
+        assert_eq!(world.refused(nonsense).await, "params_invalid");
+    }
+    assert!(world.pod.get(&landed.transfer).is_none(), "its record is forgotten");
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "attempt_conflict");
+    assert_eq!(world.p.dones("cmpl-1"), [1]);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    world.land("cmpl-1", &[1]).await;
 }

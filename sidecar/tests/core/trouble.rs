@@ -59,6 +59,32 @@ async fn a_held_pull_is_never_posted_once_its_lease_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_goes_on_while_its_transfer_waits_to_be_looked_at() {
+    let world = World::ready(silent()).await;
+    let mut transfer = std::pin::pin!(world.pod.transfer(world.start(world.p.prefill("cmpl-1", &[1]))));
+    tokio::select! {
+        biased;
+        ended = &mut transfer => panic!("the rank has not run yet: {ended:?}"),
+        () = std::future::ready(()) => {}
+    }
+    // The rank's task gets to run only now.
+    tokio::time::advance(secs(29)).await;
+    assert_eq!(transfer.await.unwrap_err().code().as_str(), "lease_expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_was_given_up_before_it_was_posted_says_nothing_about_its_peer() {
+    let faults = Faults { hold_pull: Some(secs(5)), ..Faults::default() };
+    let world = World::ready(Setup { faults, ..Setup::default() }).await;
+    let start = world.start(world.p.prefill("cmpl-1", &[1]));
+    assert!(tokio::time::timeout(secs(1), world.pod.transfer(start)).await.is_err());
+    world.settle().await;
+    world.land("cmpl-2", &[2]).await;
+    let asked = world.p.desk.asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(asked, 1, "forgetting the peer would cut off the heartbeats of everyone else who reads from it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_over_already_is_refused_at_once() {
     let world = World::ready(Setup::default()).await;
     let mut start = world.start(world.p.prefill("cmpl-1", &[1]));
