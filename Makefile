@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 DEMO_ARGS ?=
+BENCH_ROWS ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup build demo test test-vllm lint fmt bindings-check clean
+.PHONY: help setup build demo test test-vllm bench-vllm lint fmt bindings-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ test: setup  ## every test, with what each measured or SKIPPED; REQUIRE=nixl tur
 test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk and of memory); VLLM_VERSION=0.32.0
 	$(CARGO) build --locked
 	@$(PYTHON) tests/vllm/run.py
+
+bench-vllm: build  ## the same pair: what the gate costs and saves, as ratios; target/bench/vllm.json (BENCH_ROWS="tiny seats-8")
+	@$(PYTHON) bench/vllm.py $(BENCH_ROWS)
 
 lint:  ## formatting, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check

@@ -169,8 +169,11 @@ async fn exercise(args: &Args, topology: &mut Topology, client: &Client, folder:
     let mut report = Report::new(&outcomes, evidence, nixl);
     report.gate = args.gate.as_str();
     let code = match args.fault {
+        // A text that came without a decode of transferred KV proves nothing.
         None => ExitCode::from(u8::from(
-            report.correct < report.requests || (args.gate == Gate::Stage && report.decodes_without_receipt > 0),
+            report.correct < report.requests
+                || report.decodes < report.requests
+                || (args.gate == Gate::Stage && report.decodes_without_receipt > 0),
         )),
         Some(fault) => fault.judge(&mut report, topology, client).await?,
     };

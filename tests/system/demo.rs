@@ -68,6 +68,8 @@ fn a_lease_that_is_over_gives_no_receipt_and_no_wrong_text() {
     assert_eq!(code, 0, "{text}");
     assert_eq!(number(&report, "wrong_texts"), 0, "{text}");
     assert_eq!(number(&report, "decodes_without_receipt"), 0, "{text}");
+    assert_eq!(number(&report, "receipts"), 0, "every pull is held past the lease: {text}");
+    assert!(number(&report, "clear_errors") > 0, "the fault showed: {text}");
 }
 
 #[test]
