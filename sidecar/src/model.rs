@@ -160,7 +160,8 @@ pub struct Stages {
     pub queued: Option<Duration>,
     /// Asking P's side channel; zero when the peer is known.
     pub handshake: Option<Duration>,
-    /// From the read being due to NIXL having accepted it (the slowest shard).
+    /// From the read being due to the start of NIXL's post call: planning, and the agent's other reads (the slowest shard). While the
+    /// read goes on, to the end of that call.
     pub post: Option<Duration>,
     /// From the start of the post to the last byte (the slowest shard).
     pub wire: Option<Duration>,

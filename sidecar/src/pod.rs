@@ -21,6 +21,7 @@ use crate::model::{
 use crate::rank::board::AttemptKey;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
 use crate::session::{Builder, Directory};
+use crate::staging;
 use crate::virtual_engine::Desk;
 use crate::watcher::{EngineView, watch_engine};
 
@@ -414,6 +415,13 @@ fn check(config: &PodConfig) -> Result<(), StartError> {
     let listen = config.side_channel_listen.port;
     if config.role == Role::Decode && listen != 0 && listen.checked_add(config.dp_size - 1).is_none() {
         return Err(StartError::Config("--side-channel-listen: the last rank's port would be above 65535"));
+    }
+    // Arenas are touched as they fill: a rank that is checked by itself would be told yes too often.
+    let (ranks, each) = (config.dp_size, config.staging_bytes);
+    if config.role == Role::Decode
+        && let Some(available) = staging::too_little(each.saturating_mul(u64::from(ranks)))
+    {
+        return Err(StartError::HostMemory { ranks, each, available });
     }
     Ok(())
 }

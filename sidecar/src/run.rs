@@ -81,7 +81,7 @@ impl RunError {
             | Self::Listen { .. }
             | Self::Nixl(_)
             | Self::NixlThread
-            | Self::Start(StartError::Listen { .. })
+            | Self::Start(StartError::HostMemory { .. } | StartError::Listen { .. })
             | Self::PortsFile { .. } => 1,
         }
     }

@@ -61,13 +61,16 @@ pub(crate) fn slots_in(bytes: u64, shards: &[Arc<KvLayout>]) -> Result<u32, Stag
 /// # Errors
 /// [`StagingError::HostMemory`].
 pub(crate) fn check_host(bytes: u64) -> Result<(), StagingError> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available(&meminfo) {
-        Some(available) if available < bytes.saturating_add(HOST_RESERVE) => {
-            Err(StagingError::HostMemory { bytes, available })
-        }
-        Some(_) | None => Ok(()),
+    match too_little(bytes) {
+        Some(available) => Err(StagingError::HostMemory { bytes, available }),
+        None => Ok(()),
     }
+}
+
+/// What the host has, when `bytes` more would take its last memory.
+pub(crate) fn too_little(bytes: u64) -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    available(&meminfo).filter(|available| *available < bytes.saturating_add(HOST_RESERVE))
 }
 
 fn available(meminfo: &str) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::process::{Running, free_ports, nixl_is_here, wait_for};
+use crate::process::{Running, finished, free_ports, kvgate, nixl_is_here, wait_for};
 
 /// A decode engine with its sidecar, ready.
 struct Pod {
@@ -111,4 +111,17 @@ fn an_engine_of_another_version_is_never_asked_on_its_side_channel() {
     });
     assert!(reasons.contains("0.32.0"), "the supported range is named: {reasons}");
     assert_eq!(pod.sidecar.request("GET", "/readyz", "").0, 503);
+}
+
+#[test]
+fn staging_that_the_host_cannot_hold_over_all_ranks_is_refused_at_start() {
+    if !nixl_is_here() {
+        return;
+    }
+    let (code, text) = finished(&mut kvgate(
+        "sidecar --role decode --engine http://127.0.0.1:1 --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 \
+         --data-parallel-size 1000 --staging-bytes 1TiB",
+    ));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("1000 ranks") && text.contains("--staging-bytes"), "{text}");
 }

@@ -481,6 +481,19 @@ pub enum StartError {
     /// Staging that is not built yet.
     #[error("staging in {0} memory is not supported yet, use dram")]
     Staging(&'static str),
+    /// Staging that the host cannot hold over all ranks.
+    #[error(
+        "{ranks} ranks with {each} bytes of staging each leave less than 1 GiB of the host's {available} available bytes: \
+         give less with --staging-bytes"
+    )]
+    HostMemory {
+        /// DP ranks of the pod.
+        ranks: u16,
+        /// Bytes of staging for each.
+        each: u64,
+        /// What the host says it has.
+        available: u64,
+    },
     /// The virtual engine's port.
     #[error("listen on {endpoint} for the side channel of DP rank {rank}")]
     Listen {

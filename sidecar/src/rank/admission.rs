@@ -136,6 +136,7 @@ impl Rank {
             arrived: None,
             quiescing: None,
             post: Duration::ZERO,
+            waited: Duration::ZERO,
             wire: Duration::ZERO,
         };
         let active = Active {

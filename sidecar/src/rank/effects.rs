@@ -146,7 +146,8 @@ impl Rank {
             virtual_engine.params_for_decode(&active.params, endpoint, active.assignment.as_ref()?, &request).ok()?;
         let lease_left = active.lease_over.saturating_duration_since(now);
         let verify = active.marks.arrived.map_or(Duration::ZERO, |arrived| now.duration_since(arrived));
-        let stages = Stages { wire: Some(active.marks.wire), verify: Some(verify), ..shown.stages };
+        let (post, wire) = (Some(active.marks.waited), Some(active.marks.wire));
+        let stages = Stages { post, wire, verify: Some(verify), ..shown.stages };
         let receipt = Receipt {
             dp_rank: self.own.dp_rank,
             engine_id: stage.session.identity.engine.clone(),

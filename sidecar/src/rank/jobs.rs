@@ -38,7 +38,7 @@ pub(crate) enum Event {
     /// NIXL has accepted one shard's read.
     Posted { transfer: TransferId, shard: TpRank, took: Duration },
     /// One shard's read has ended.
-    ReadEnded { transfer: TransferId, shard: TpRank, answer: Result<ReadDone, ReadError> },
+    ReadEnded { transfer: TransferId, shard: TpRank, answer: Result<ReadEnd, ReadError> },
     /// What landed was checked and put on record.
     Verified { transfer: TransferId },
     /// A heartbeat went out to all of P's shards, or did not.
@@ -99,7 +99,7 @@ impl ReadShard {
         report(&self.events, Event::ReadEnded { transfer, shard, answer }).await;
     }
 
-    async fn read(&self) -> Result<ReadDone, ReadError> {
+    async fn read(&self) -> Result<ReadEnd, ReadError> {
         let due = Instant::now();
         if let Some(hold) = self.hold {
             tokio::select! {
@@ -112,11 +112,14 @@ impl ReadShard {
             return Err(ReadError::GivenUp);
         }
         let reading = self.puller.fabric.read(read);
-        if reading.posted.await.is_ok() {
-            let (transfer, shard, took) = (self.transfer.clone(), self.shard, due.elapsed());
+        let posted = reading.posted.await.is_ok();
+        let took = due.elapsed();
+        if posted {
+            let (transfer, shard) = (self.transfer.clone(), self.shard);
             report(&self.events, Event::Posted { transfer, shard, took }).await;
         }
-        reading.done.await.map_err(ReadError::Fabric)
+        let done = reading.done.await.map_err(ReadError::Fabric)?;
+        Ok(ReadEnd { waited: took.saturating_sub(done.post), done })
     }
 
     fn descriptors(&self) -> Result<Read, ReadError> {
@@ -130,6 +133,15 @@ impl ReadShard {
         let remote = RemoteDescs::new(&peer.memory, remote).map_err(ReadError::Descs)?;
         Ok(Read { peer: peer.agent.clone(), local, remote, notify: None })
     }
+}
+
+/// A read that ended well.
+#[derive(Debug)]
+pub(crate) struct ReadEnd {
+    /// What the agent says of it; its wire time begins with the post.
+    pub done: ReadDone,
+    /// From the read being due to the start of its post.
+    pub waited: Duration,
 }
 
 /// Asks a peer.

@@ -72,8 +72,10 @@ pub(super) struct Marks {
     pub arrived: Option<Instant>,
     /// Not wanted any more, but being read.
     pub quiescing: Option<Instant>,
-    /// The slowest post so far.
+    /// The slowest way to an accepted post so far; shown while the read goes on.
     pub post: Duration,
+    /// The slowest way to the start of a post, of the reads that have ended.
+    pub waited: Duration,
     /// The slowest read so far.
     pub wire: Duration,
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
 use kv::transfer::{Event as E, Failure, State};
-use nixl::ReadDone;
 use tokio::time::Instant;
 
-use super::jobs::ReadError;
+use super::jobs::{ReadEnd, ReadError};
 use super::{Rank, Wake};
 use crate::model::{TransferError, TransferFailure, TransferPhase, TransferSnapshot};
 
@@ -26,10 +25,11 @@ impl Rank {
         });
     }
 
-    pub(super) fn on_read_ended(&mut self, transfer: &TransferId, shard: TpRank, answer: Result<ReadDone, ReadError>) {
+    pub(super) fn on_read_ended(&mut self, transfer: &TransferId, shard: TpRank, answer: Result<ReadEnd, ReadError>) {
         let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
         match answer {
-            Ok(done) => {
+            Ok(ReadEnd { done, waited }) => {
+                active.marks.waited = active.marks.waited.max(waited);
                 active.marks.wire = active.marks.wire.max(done.wire);
                 active.marks.arrived = Some(Instant::now());
                 self.drive(transfer, E::ShardLanded { shard, bytes: done.bytes });
