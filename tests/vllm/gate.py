@@ -36,10 +36,10 @@ class Gate:
 
         return f"http://127.0.0.1:{wait_for(f'{name} to bind its ports', bound, 30, [process])['http']}"
 
-    def sidecar(self, name, server, *more, lease="30s", env=None):
+    def sidecar(self, name, server, *more, lease="30s", staging="64MiB", env=None):
         role = {"p": "prefill", "d": "decode"}[server.side]
         words = f"""sidecar --role {role} --engine {server.url} --engine-side-channel 127.0.0.1:{server.side_channel}
-            --data-parallel-size {DP} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 64MiB
+            --data-parallel-size {DP} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes {staging}
             --kv-lease {lease}""".split()
         return self.start(name, *words, *more, env=env)
 

@@ -77,13 +77,14 @@ def environment(root):
     return interpreter
 
 
-def model(root, interpreter):
-    """A folder with the tiny seeded model; the same file every time."""
+def model(root, interpreter, *shape):
+    """A folder with the tiny seeded model; the same file every time. `shape`: other flags of make_model.py."""
     source = HERE / "engine" / "make_model.py"
-    folder = root / f"model-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    digest = hashlib.sha256(source.read_bytes() + " ".join(shape).encode()).hexdigest()
+    folder = root / f"model-{digest[:12]}"
     if not (folder / STAMP).is_file():
         progress("making the tiny model")
-        quietly([interpreter, "-W", "ignore", source, folder], "making the model")
+        quietly([interpreter, "-W", "ignore", source, folder, *shape], "making the model")
         (folder / STAMP).touch()
     return folder
 

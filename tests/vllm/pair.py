@@ -23,8 +23,9 @@ HEALTHY_WITHIN = 300
 class Server:
     """One vLLM API server with its engines."""
 
-    def __init__(self, side, python, model, folder):
+    def __init__(self, side, python, model, folder, dtype="float32", env=None):
         self.side, self.python, self.model, self.folder = side, python, model, folder
+        self.dtype, self.env = dtype, env or {}
         self.port, self.side_channel = free_ports(), free_ports(DP)
         self.url = f"http://127.0.0.1:{self.port}"
         self.process, self.starts = None, 0
@@ -38,7 +39,7 @@ class Server:
             "kv_connector_extra_config": {"kv_lease_duration": lease},
         }
         flags = f"""--served-model-name tiny --host 127.0.0.1 --port {self.port} --data-parallel-size {DP}
-            --dtype float32 --enforce-eager --max-model-len {MAX_LEN} --max-num-seqs {max_seqs}
+            --dtype {self.dtype} --enforce-eager --max-model-len {MAX_LEN} --max-num-seqs {max_seqs}
             --max-num-batched-tokens {MAX_LEN} --block-size {BLOCK} --kv-cache-memory-bytes {kv_mib << 20}
             --distributed-executor-backend vllm.v1.executor.uniproc_executor.UniProcExecutor
             --disable-uvicorn-access-log --{"" if prefix_cache else "no-"}enable-prefix-caching""".split()
@@ -60,6 +61,7 @@ class Server:
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "PYTHONDONTWRITEBYTECODE": "",  # Each of eight processes would compile what the install has not.
+            **self.env,
         }
 
     def start(self, lease=30, prefix_cache=False, kv_mib=64, max_seqs=8):

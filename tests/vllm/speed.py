@@ -52,23 +52,26 @@ class Occupancy:
 
 def pinned(routers, p, d, folder):
     """Block-seconds of P per gate: 32 clients, 64 output tokens, D takes few requests at a time and so has a queue."""
-    seen = {}
-    for gate, router in routers.items():
-        texts = [prompt(500) for _ in range(LOAD)]
-        occupancy = Occupancy(p, d)
-        start = time.monotonic()
-        try:
-            with ThreadPoolExecutor(CLIENTS) as pool:
-                answers = list(pool.map(lambda text: web.complete(router, text, max_tokens=64), texts))
-            end = time.monotonic()
-            while p.load()[2] > 0 and time.monotonic() < end + 10:
-                time.sleep(0.1)
-        finally:
-            seen[gate] = occupancy.close()
-        (folder / f"pinned-{gate}.json").write_text(json.dumps(occupancy.timeline))
-        good = sum(answer.good for answer in answers)
-        progress(f"pinned, {gate}: {seen[gate]:.0f} block-seconds, {good} of {LOAD} answered in {end - start:.1f} s")
-    return seen
+    return {gate: pinned_by(gate, router, p, d, folder)[0] for gate, router in routers.items()}
+
+
+def pinned_by(gate, router, p, d, folder):
+    """(block-seconds of P, requests answered, seconds) of one load through one router."""
+    texts = [prompt(500) for _ in range(LOAD)]
+    occupancy = Occupancy(p, d)
+    start = time.monotonic()
+    try:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            answers = list(pool.map(lambda text: web.complete(router, text, max_tokens=64), texts))
+        end = time.monotonic()
+        while p.load()[2] > 0 and time.monotonic() < end + 10:
+            time.sleep(0.1)
+    finally:
+        total = occupancy.close()
+    (folder / f"pinned-{gate}.json").write_text(json.dumps(occupancy.timeline))
+    good = sum(answer.good for answer in answers)
+    progress(f"pinned, {gate}: {total:.0f} block-seconds, {good} of {LOAD} answered in {end - start:.1f} s")
+    return total, good, end - start
 
 
 def gauge(report, p, d):
