@@ -74,16 +74,21 @@ pub(crate) async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode
     clear(&folder)?;
     let client = Client::new();
     let plan = plan(args);
-    let (started, children) = tokio::select! {
-        both = topology::start(&folder, &plan, &client, Children::default()) => both,
-        () = stop.cancelled() => return Ok(interrupted()),
+    let mut children = Children::default();
+    let started = tokio::select! {
+        started = topology::start(&folder, &plan, &client, &mut children) => Some(started),
+        () = stop.cancelled() => None,
     };
     let started = match started {
-        Ok(started) => started,
-        Err(error) => {
+        Some(Ok(started)) => started,
+        Some(Err(error)) => {
             say::end_progress();
             children.stop().await;
             return Err(error);
+        }
+        None => {
+            children.stop().await;
+            return Ok(interrupted());
         }
     };
     let mut topology = Topology::new(started, children);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use http::Uri;
+use http::{StatusCode, Uri};
 use kv::ids::{DpRank, EngineRequestId, TransferId};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -157,8 +157,17 @@ impl Handoffs {
         let named = self.sidecars.name_of(ask).await;
         let ended = match &named {
             Ok(transfer) => self.sidecars.finish(&ask.sidecar, transfer).await,
-            // The attempt has ended already, and this is the answer to it.
-            Err(SidecarError::Problem { status, .. }) if status.is_client_error() => Ok(false),
+            // The attempt has ended already, and this is the answer to it. Who was not let in, came too slowly or found the queue full has
+            // not been answered about the attempt at all.
+            Err(SidecarError::Problem { status, .. })
+                if status.is_client_error()
+                    && !matches!(
+                        *status,
+                        StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+                    ) =>
+            {
+                Ok(false)
+            }
             Err(_) => return None,
         };
         match ended {

@@ -53,10 +53,11 @@ impl Children {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        let mut process = Process { name: name.to_owned(), child, log, ports: Ports { http: 0 } };
+        // From here on it is ours to end, also when this future is dropped while it waits.
+        self.0.push(Process { name: name.to_owned(), child, log, ports: Ports { http: 0 } });
+        let process = self.0.last_mut().context("the process that was just started")?;
         process.ports = process.wait_for_ports(&ports).await?;
-        self.0.push(process);
-        self.0.last().context("the process that was just started")
+        Ok(process)
     }
 
     /// The first process that has ended by itself, with its log's tail.

@@ -49,18 +49,6 @@ pub(super) struct Topology {
     pub(super) receipt_log: PathBuf,
 }
 
-/// Starts everything into `children` and waits until every rank is ready. On failure the children that were started stay
-/// in `children`, for the caller to end.
-pub(super) async fn start(
-    folder: &Path,
-    plan: &Plan,
-    client: &Client,
-    mut children: Children,
-) -> (Result<Started>, Children) {
-    let result = start_all(folder, plan, client, &mut children).await;
-    (result, children)
-}
-
 /// [`Topology`] without its processes.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -76,7 +64,9 @@ impl Topology {
     }
 }
 
-async fn start_all(folder: &Path, plan: &Plan, client: &Client, children: &mut Children) -> Result<Started> {
+/// Starts everything into `children` and waits until every rank is ready. On failure, or when dropped before its end, what was started
+/// is in `children`, for the caller to end.
+pub(super) async fn start(folder: &Path, plan: &Plan, client: &Client, children: &mut Children) -> Result<Started> {
     let (request_log, receipt_log) = (folder.join("decode.requests.jsonl"), folder.join("decode.receipts.jsonl"));
     let path = |path: &Path| path.display().to_string();
     let lease = format!("{}ms", plan.prefill_lease.as_millis());

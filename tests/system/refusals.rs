@@ -120,7 +120,7 @@ fn staging_that_the_host_cannot_hold_over_all_ranks_is_refused_at_start() {
     }
     let (code, text) = finished(&mut kvgate(
         "sidecar --role decode --engine http://127.0.0.1:1 --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 \
-         --data-parallel-size 1000 --staging-bytes 1TiB",
+         --data-parallel-size 1000 --staging-bytes 1024GiB",
     ));
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("1000 ranks") && text.contains("--staging-bytes"), "{text}");
