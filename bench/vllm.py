@@ -4,7 +4,7 @@
   vllm.py [ROW…]     rows: tiny tiny-tcp seed seed-tcp seats-8 seats-4 (all by default)
   KVGATE_BIN=PATH    the binary under test (target/release/kvgate)
 
-The seed rows' prompts begin with the same 1,952 tokens, which P has in its prefix cache and D has not: a CPU without
+The seed rows' prompts begin with the same 1,984 tokens, which P has in its prefix cache and D has not: a CPU without
 matrix units needs half a minute for the attention of such a prefill. What is left is nearly all transfer, the gate's worst case.
 
 Rows that are not named keep what an earlier run wrote. Every figure is a ratio within one row: the same pair, the same
@@ -45,9 +45,11 @@ SEED = "--layers 32 --heads 8 --kv-heads 8 --head-dim 128 --hidden 64 --dtype bf
 MODELS = {
     "tiny": {"shape": (), "dtype": "float32", "token_bytes": 4 << 10, "tokens": 500, "cached": 0, "kv_mib": 64,
              "staging": "64MiB"},
-    "seed": {"shape": SEED, "dtype": "bfloat16", "token_bytes": 128 << 10, "tokens": 2000, "cached": 1952,
+    "seed": {"shape": SEED, "dtype": "bfloat16", "token_bytes": 128 << 10, "tokens": 2000, "cached": 1984,
              "kv_mib": 768, "staging": "768MiB"},
 }
+# `cached` is a multiple of the block with less than a block to follow: then the second of two equal prompts finds no more of
+# itself cached than the first did, and both compute the same, to the last bit.
 # The pair of one start serves neighbouring rows: {row: (model, UCX_TLS, D's seats per rank, what is measured)}.
 ROWS = {
     "tiny": ("tiny", None, 8, "ttft"),
@@ -132,6 +134,7 @@ def ttft(pair):
     tokens, sidecar = pair.kind["tokens"], pair.process("d-sidecar")
     resting, head = idle(pair), shared(pair)
     seen, equal, cpu = {name: [] for name in GATES}, 0, 0.0
+    parts = {"prefill_ms": [], "transfer_ms": []}
     begun = time.monotonic()
     for number in range(WARM_UP + PAIRS):
         text, texts = head + prompt(tokens - len(head)), []
@@ -143,7 +146,10 @@ def ttft(pair):
             texts.append(answer.text)
             if number >= WARM_UP:
                 seen[name].append(answer.ttft * 1e3)
-                cpu += cpu_seconds(sidecar) - before if name == "stage" else 0
+                if name == "stage":
+                    cpu += cpu_seconds(sidecar) - before
+                    for part, values in parts.items():
+                        values.append(float(answer.headers.get(f"x-kvgate-{part.replace('_', '-')}") or 0))
         equal += number >= WARM_UP and texts[0] == texts[1]
     moved = PAIRS * -(-tokens // BLOCK) * BLOCK * pair.kind["token_bytes"]
     ratio = statistics.median(seen["stage"]) / statistics.median(seen["direct"])
@@ -152,6 +158,7 @@ def ttft(pair):
         "ttft_ratio": round(ratio, 3),
         "ttft_ms": {name: spread(values) for name, values in seen.items()},
         "ttft_difference_ms": spread([a - b for a, b in zip(seen["stage"], seen["direct"])]),
+        "gated_parts": {part: spread(values) for part, values in parts.items()},
         "pairs": PAIRS,
         "tokens": tokens,
         "request_mib": round(-(-tokens // BLOCK) * BLOCK * pair.kind["token_bytes"] / (1 << 20), 1),
