@@ -6,13 +6,15 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::model::Faults;
+use crate::model::{Faults, Spoil};
 
 /// One value of the hidden `--fault` flag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// Landed bytes are changed before the receipt is given: the decode's text must come out wrong.
     CorruptStaging,
+    /// Landed bytes are zeroed before the receipt is given, as if the pull had moved nothing.
+    ZeroStaging,
     /// Every pull waits this long before it starts.
     HoldPull(Duration),
     /// The producer's lease is not kept alive.
@@ -23,7 +25,7 @@ pub enum Fault {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum FaultError {
     /// No such fault.
-    #[error("`{0}` is no fault: corrupt-staging, hold-pull=MS or no-heartbeat")]
+    #[error("`{0}` is no fault: corrupt-staging, zero-staging, hold-pull=MS or no-heartbeat")]
     Unknown(String),
     /// The fault is a number of milliseconds and this is none.
     #[error("`{0}` needs a number of milliseconds, as in hold-pull=500")]
@@ -37,6 +39,7 @@ impl FromStr for Fault {
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
         match (name, value) {
             ("corrupt-staging", None) => Ok(Self::CorruptStaging),
+            ("zero-staging", None) => Ok(Self::ZeroStaging),
             ("no-heartbeat", None) => Ok(Self::NoHeartbeat),
             ("hold-pull", value) => value
                 .and_then(|value| value.parse().ok())
@@ -52,7 +55,8 @@ pub fn fold(faults: &[Fault]) -> Faults {
     let mut folded = Faults::default();
     for fault in faults {
         match fault {
-            Fault::CorruptStaging => folded.corrupt_staging = true,
+            Fault::CorruptStaging => folded.spoil = Some(Spoil::Flip),
+            Fault::ZeroStaging => folded.spoil = Some(Spoil::Zero),
             Fault::HoldPull(hold) => folded.hold_pull = Some(*hold),
             Fault::NoHeartbeat => folded.no_heartbeat = true,
         }
@@ -76,7 +80,9 @@ mod tests {
         let faults: Vec<Fault> =
             ["corrupt-staging", "hold-pull=250", "no-heartbeat"].iter().map(|text| text.parse().unwrap()).collect();
         let folded = fold(&faults);
-        assert!(folded.corrupt_staging && folded.no_heartbeat);
+        assert!(folded.no_heartbeat);
+        assert_eq!(folded.spoil, Some(Spoil::Flip));
+        assert_eq!(fold(&["zero-staging".parse().unwrap()]).spoil, Some(Spoil::Zero));
         assert_eq!(folded.hold_pull, Some(Duration::from_millis(250)));
     }
 

@@ -52,11 +52,20 @@ pub enum StagingKind {
     Vram,
 }
 
+/// How landed bytes are spoilt by a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoil {
+    /// Every bit is flipped.
+    Flip,
+    /// Every byte becomes 0, as if nothing had been read.
+    Zero,
+}
+
 /// Faults for controls and tests; all off in production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Flips bytes of what has landed, before the receipt.
-    pub corrupt_staging: bool,
+    /// What becomes of the bytes that have landed, before the receipt.
+    pub spoil: Option<Spoil>,
     /// Waits this long before each READ is posted.
     pub hold_pull: Option<Duration>,
     /// Sends no heartbeats to P.

@@ -129,7 +129,7 @@ impl Arena {
     ///
     /// # Errors
     /// [`OutOfRange`] for a slot that the arena does not have.
-    pub(crate) fn corrupt(&self, slots: &[SlotId]) -> Result<(), OutOfRange> {
+    pub(crate) fn flip(&self, slots: &[SlotId]) -> Result<(), OutOfRange> {
         let mut buffer = vec![0; 1 << 16];
         for slot in slots {
             for (offset, len) in self.ranges(*slot) {
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(arena.memory.len(), 384 * 3);
         assert_eq!(arena.ranges(SlotId(1)).collect::<Vec<_>>(), [(192, 192), (192 * 3 + 192, 192)]);
         assert_eq!((arena.layout.memory, arena.layout.device), (MemoryKind::Dram, 0));
-        arena.corrupt(&[SlotId(0), SlotId(1), SlotId(2)]).unwrap();
+        arena.flip(&[SlotId(0), SlotId(1), SlotId(2)]).unwrap();
         arena.zero(&[SlotId(1)]).unwrap();
         let mut bytes = vec![7; 384 * 3];
         arena.memory.read_at(0, &mut bytes).unwrap();

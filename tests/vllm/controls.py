@@ -17,10 +17,16 @@ def direct_baseline(report, router, d, requests=8):
     report.data["direct_equal"] = f"{good}/{requests}"
 
 
-def other_bytes(report, gate, prefill_sidecar, d, requests=6):
-    """A sidecar that changes what has landed: D's text must differ, or the KV was not what the text came from."""
-    sidecar = gate.sidecar("d-sidecar-corrupt", d, "--fault", "corrupt-staging")
-    router = gate.router("router-corrupt", prefill_sidecar, sidecar)
+def other_bytes(report, gate, prefill_sidecar, d):
+    """Sidecars that change what has landed: D's text must differ, or the KV was not what the text came from."""
+    zeroed = _differing(report, gate, prefill_sidecar, d, "zero-staging")
+    report.data["control_zeroed_differs"] = zeroed
+    _differing(report, gate, prefill_sidecar, d, "corrupt-staging")
+
+
+def _differing(report, gate, prefill_sidecar, d, fault, requests=6):
+    sidecar = gate.sidecar(f"d-sidecar-{fault}", d, "--fault", fault)
+    router = gate.router(f"router-{fault}", prefill_sidecar, sidecar)
     gate.wait_ready(router)
     differs, shown = 0, ""
     for _ in range(requests):
@@ -29,10 +35,9 @@ def other_bytes(report, gate, prefill_sidecar, d, requests=6):
         reference = web.complete(d.url, text)
         differs += answer.good and reference.good and answer.text != reference.text
         shown = f"{answer.brief()} instead of {reference.brief()}"
-    gate.end("router-corrupt", "d-sidecar-corrupt")
-    report.data["control_zeroed_differs"] = differs == requests
-    report.data["control_zeroed_how"] = "--fault corrupt-staging: bytes of landed blocks are flipped before the receipt"
-    report.check("changed staging gives another text", differs == requests, f"{differs} of {requests}: {shown}")
+    gate.end(f"router-{fault}", f"d-sidecar-{fault}")
+    report.check(f"{fault} gives another text", differs == requests, f"{differs} of {requests}: {shown}")
+    return differs == requests
 
 
 def load_is_shown(report, sidecar):
@@ -44,12 +49,12 @@ def load_is_shown(report, sidecar):
     report.check("the sidecar shows each rank's load", len(loads) == 2, str(loads))
 
 
-def other_library(report, gate, p, d, library, requests=4):
+def other_library(report, gate, p, d, other, requests=4):
     """Sidecars on NIXL's CUDA 12 build beside engines on its CUDA 13 build: another wheel, the same release."""
-    if library is None:
+    if other is None:
         report.data["cu12_beside_cu13"] = "not run: the wheel could not be fetched"
         return
-    more = ("--nixl-library", library)
+    more = ("--nixl-library", other[1])
     sidecars = [gate.sidecar(f"{server.side}-sidecar-cu12", server, *more) for server in (p, d)]
     router = gate.router("router-cu12", *sidecars)
     gate.wait_ready(router)
@@ -60,3 +65,19 @@ def other_library(report, gate, p, d, library, requests=4):
     gate.end("router-cu12", "d-sidecar-cu12", "p-sidecar-cu12")
     report.data["cu12_beside_cu13"] = f"{good}/{requests} equal"
     report.check("sidecars with nixl-cu12 beside engines with nixl-cu13", good == requests, f"{good} of {requests} equal")
+
+
+def engine_library(report, d, other):
+    """D's engines run on NIXL's CUDA 12 build in this phase, its sidecar and P on the CUDA 13 build."""
+    if other is None:
+        report.data["cu13_beside_cu12"] = "not run: the wheel could not be fetched"
+        return
+    mapped = {
+        line.rsplit("/", 1)[-1].strip() if "nixl-cu12" in line else "other"
+        for pid in d.process.members()
+        for line in open(f"/proc/{pid}/maps", encoding="utf-8")
+        if "libnixl.so" in line
+    }
+    good = bool(mapped) and "other" not in mapped
+    report.data["cu13_beside_cu12"] = "run" if good else f"not run: {sorted(mapped)}"
+    report.check("D's engines have loaded nixl-cu12 for this phase", good, str(sorted(mapped)))

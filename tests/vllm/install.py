@@ -90,8 +90,9 @@ def model(root, interpreter, *shape):
 
 
 def other_nixl(tree):
-    """The C library of NIXL's CUDA 12 build, which the engines do not use; None when it cannot be fetched."""
+    """NIXL's CUDA 12 build, which is not what the engines take by themselves: (folder, C library); None without it."""
     wheel = "nixl-cu12==1.5.1"
     done = subprocess.run([tree / "scripts" / "fetch-nixl"], env={**os.environ, "NIXL_WHEEL": wheel}, capture_output=True)
-    found = sorted((tree / "target" / "nixl" / wheel.replace("==", "-")).glob(".*.mesonpy.libs/libnixl_capi.so*"))
-    return found[0] if done.returncode == 0 and found else None
+    folder = tree / "target" / "nixl" / wheel.replace("==", "-")
+    found = sorted(folder.glob(".*.mesonpy.libs/libnixl_capi.so*"))
+    return (folder, found[0]) if done.returncode == 0 and found else None

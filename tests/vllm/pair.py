@@ -64,12 +64,16 @@ class Server:
             **self.env,
         }
 
-    def start(self, lease=30, prefix_cache=False, kv_mib=64, max_seqs=8):
-        """Starts it and returns at once; see wait_up."""
+    def start(self, lease=30, prefix_cache=False, kv_mib=64, max_seqs=8, other_nixl=None):
+        """Starts it and returns at once; see wait_up. `other_nixl` is the folder of a NIXL build to take instead of its own."""
         self.starts += 1
         log = self.folder / f"{self.side}.{self.starts}.log"
         command = self.command(lease, prefix_cache, kv_mib, max_seqs)
-        self.process = Process(f"vLLM {self.side.upper()}", command, log, self.environment())
+        environment = self.environment()
+        if other_nixl:
+            environment["PYTHONPATH"] += os.pathsep + str(other_nixl)
+            environment["KVGATE_TEST_NIXL_HIDE"] = "nixl_cu13"
+        self.process = Process(f"vLLM {self.side.upper()}", command, log, environment)
 
     def lacks(self):
         """What is missing until it can serve, or an empty text."""

@@ -112,7 +112,8 @@ def short_lease(bench):
 
 
 def cache(bench):
-    """Prefix caching on, both engines restarted beside running sidecars; then P is killed after its KV has landed."""
+    """Prefix caching on, both engines restarted beside running sidecars, D's on another build of NIXL than its sidecar and
+    P; then P is killed after its KV has landed."""
     report, gate, p, d = bench.report, bench.gate, bench.p, bench.d
     before = {}
     if d.process:
@@ -122,8 +123,10 @@ def cache(bench):
         d.stop()
     p.stop()
     p.start(prefix_cache=True)
-    d.start(prefix_cache=True)
+    other = install.other_nixl(TREE)
+    d.start(prefix_cache=True, other_nixl=other and other[0])
     wait_up(p, d)
+    controls.engine_library(report, d, other)
     if before:
         kills.restarted(report, "D", bench.sidecars["d"], before)
         bench.sidecars["p"] = gate.sidecar("p-sidecar", p)

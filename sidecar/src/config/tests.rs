@@ -95,7 +95,7 @@ fn values_that_cannot_be_read_are_usage_errors() {
 fn faults_reach_the_pod() {
     let settings = args(&["--fault", "hold-pull=5", "--fault", "no-heartbeat"]).settings().unwrap();
     assert_eq!(settings.pod.faults.hold_pull, Some(Duration::from_millis(5)));
-    assert!(settings.pod.faults.no_heartbeat && !settings.pod.faults.corrupt_staging);
+    assert!(settings.pod.faults.no_heartbeat && settings.pod.faults.spoil.is_none());
     assert_eq!(settings.faults.len(), 2);
 }
 

@@ -126,9 +126,9 @@ impl Rank {
         let arenas = stage.arenas();
         let Some(active) = stage.active.get_mut(transfer) else { return Vec::new() };
         active.landed = Some(Arc::clone(&landed));
-        let slots = active.assignment.clone().filter(|_| self.shared.config.faults.corrupt_staging);
-        let corrupt = slots.map(|slots| (arenas, slots));
-        let job = jobs::verify(landed, Arc::clone(&self.shared.receipts), corrupt, self.events.clone());
+        let spoil =
+            self.shared.config.faults.spoil.zip(active.assignment.clone()).map(|(how, slots)| (how, arenas, slots));
+        let job = jobs::verify(landed, Arc::clone(&self.shared.receipts), spoil, self.events.clone());
         self.shared.tasks.spawn(job);
         Vec::new()
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Landed, ReceiptSink, TransferError};
+use crate::model::{Landed, ReceiptSink, Spoil, TransferError};
 use crate::peers::{Asked, Handshake, Peer};
 use crate::session::{Identity, IdentityError, Puller, Session, SessionError, Teller};
 use crate::staging::Arena;
@@ -155,15 +155,19 @@ pub(crate) async fn shake_hands(handshake: Handshake, events: mpsc::Sender<Event
 pub(crate) async fn verify(
     landed: Arc<Landed>,
     receipts: Arc<dyn ReceiptSink>,
-    corrupt: Option<(Vec<Arena>, Arc<SlotAssignment>)>,
+    spoil: Option<(Spoil, Vec<Arena>, Arc<SlotAssignment>)>,
     events: mpsc::Sender<Event>,
 ) {
     let transfer = landed.transfer.clone();
     let work = tokio::task::spawn_blocking(move || {
-        if let Some((arenas, slots)) = corrupt {
+        if let Some((how, arenas, slots)) = spoil {
             for (arena, slots) in arenas.iter().flat_map(|arena| slots.groups().iter().map(move |slots| (arena, slots)))
             {
-                if let Err(error) = arena.corrupt(slots) {
+                let spoilt = match how {
+                    Spoil::Flip => arena.flip(slots),
+                    Spoil::Zero => arena.zero(slots),
+                };
+                if let Err(error) = spoilt {
                     tracing::error!(%error, "fault injection failed");
                 }
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nixl::faulty::{NotifyFault, ReadFault};
-use sidecar::model::{Faults, TransferPhase};
+use sidecar::model::{Faults, Spoil, TransferPhase};
 
 use crate::world::{SLOTS, Setup, World};
 
@@ -208,9 +208,11 @@ async fn a_failed_notification_does_not_take_a_receipt_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn corrupted_staging_lands_and_differs() {
-    let faults = Faults { corrupt_staging: true, ..Faults::default() };
-    let world = World::ready(Setup { faults, ..Setup::default() }).await;
-    let landed = world.land("cmpl-1", &[1, 2]).await;
-    assert!(!world.d[0].read(&*world.net, &landed.params, "cmpl-1").await);
+async fn spoilt_staging_lands_and_differs() {
+    for spoil in [Spoil::Flip, Spoil::Zero] {
+        let faults = Faults { spoil: Some(spoil), ..Faults::default() };
+        let world = World::ready(Setup { faults, ..Setup::default() }).await;
+        let landed = world.land("cmpl-1", &[1, 2]).await;
+        assert!(!world.d[0].read(&*world.net, &landed.params, "cmpl-1").await, "{spoil:?}");
+    }
 }
