@@ -87,7 +87,7 @@ async fn models(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
 /// 200 when at least one pair can take a request; the body lists every target and, for operators, why it is not ready.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let avoid = Avoid::default();
-    let terms = Terms { pairing: shared.config.pairing, wish: Wish::default(), avoid: &avoid, turn: 0 };
+    let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, turn: 0 };
     let draining = shared.admission.is_draining();
     let ready = !draining && terms.pair(&shared.board).is_some();
     let sides = [Side::Prefill, Side::Decode];

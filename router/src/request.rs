@@ -68,7 +68,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
         Ok((Done::Begun { decoding, seat, claimed }, running)) => {
             shared.metrics.first_byte(arrived.elapsed());
             let holdings = Holdings { ended, running, decode_rank: seat, claimed };
-            let relay = Relay::new(decoding.held, shared.config.decode_deadline, shared.cut.clone(), holdings);
+            let relay = Relay::new(decoding.held, shared.config.deadlines.decode, shared.cut.clone(), holdings);
             let mut response = Response::new(Body::new(relay));
             *response.status_mut() = decoding.status;
             *response.headers_mut() = decoding.headers;
@@ -138,7 +138,7 @@ async fn answer(
 
 impl Job<'_> {
     fn planned_path(&self) -> Path {
-        match (self.inspected.plain_because, self.shared.config.gate) {
+        match (self.inspected.plain_because, self.shared.config.choice.gate) {
             (Some(_), _) => Path::Local,
             (None, Gate::Stage) => Path::Pd,
             (None, Gate::Direct(_)) => Path::Direct,
@@ -155,7 +155,7 @@ impl Job<'_> {
 
     fn terms<'a>(&self, avoid: &'a Avoid) -> Terms<'a> {
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
-        Terms { pairing: self.shared.config.pairing, wish: self.wish, avoid, turn }
+        Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, turn }
     }
 
     /// The next attempt's identity towards engines.
@@ -167,7 +167,7 @@ impl Job<'_> {
 }
 
 fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
-    if !shared.config.allow_rank_headers {
+    if !shared.config.choice.allow_rank_headers {
         return Ok(Wish::default());
     }
     let rank = |name: &'static str| -> Result<Option<DpRank>, ApiError> {
@@ -187,7 +187,7 @@ fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
 
 /// Reads a body, within its limit and the router's. The memory is given back when the answer has begun.
 async fn read_body(shared: &Shared, body: Body) -> Result<(Bytes, Reserved), ApiError> {
-    let limit = u64::from(shared.config.max_body_bytes);
+    let limit = u64::from(shared.config.limits.max_body_bytes);
     let too_large = || {
         let message = format!("the body is larger than {limit} bytes");
         ApiError::client(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -199,7 +199,7 @@ async fn read_body(shared: &Shared, body: Body) -> Result<(Bytes, Reserved), Api
     }
     let reserved = shared.admission.reserve(length)?;
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match timeout(shared.config.queue_deadline, limited.collect()).await {
+    match timeout(shared.config.deadlines.queue, limited.collect()).await {
         Ok(Ok(body)) => Ok((body.to_bytes(), reserved)),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => {

@@ -85,21 +85,21 @@ impl Router {
     /// Starts watching the pods. Must be called within a tokio runtime.
     pub fn start(config: RouterConfig, parts: Parts) -> Self {
         let Parts { upstream, git_sha, id_prefix } = parts;
-        let gated = matches!(config.gate, Gate::Stage);
-        let sides = [(Side::Prefill, &config.prefill), (Side::Decode, &config.decode)];
+        let gated = matches!(config.choice.gate, Gate::Stage);
+        let sides = [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)];
         let pods = sides.into_iter().flat_map(|(side, urls)| {
             urls.iter().enumerate().map(move |(index, url)| {
                 (PodId { side, index }, url.engine.clone(), gated.then(|| url.sidecar.clone()))
             })
         });
-        let (board, watched) = Board::new(pods.collect(), config.ranks_per_pod);
+        let (board, watched) = Board::new(pods.collect(), config.targets.ranks_per_pod);
         let admission = Arc::new(Admission::new(Limits {
-            in_flight: config.max_in_flight,
-            queue: config.max_queue,
-            queue_deadline: config.queue_deadline,
-            body_bytes: config.max_bodies_bytes,
+            in_flight: config.limits.max_in_flight,
+            queue: config.limits.max_queue,
+            queue_deadline: config.deadlines.queue,
+            body_bytes: config.limits.max_bodies_bytes,
         }));
-        let sidecars = Sidecars::new(Arc::clone(&upstream), config.sidecar_authorization.clone());
+        let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_authorization.clone());
         let (tasks, watchers) = (TaskTracker::new(), CancellationToken::new());
         for (pod, view) in watched {
             watch(&tasks, &watchers, &upstream, &sidecars, (pod, view));
@@ -108,7 +108,7 @@ impl Router {
             board,
             metrics: Metrics::new(Arc::clone(&admission)),
             admission,
-            engines: Engines::new(upstream, config.prefill_deadline, config.decode_deadline),
+            engines: Engines::new(upstream, config.deadlines.prefill, config.deadlines.decode),
             handoffs: Handoffs::new(sidecars, tasks.clone()),
             ids: Ids { prefix: id_prefix, next: AtomicU64::new(1) },
             turn: AtomicUsize::new(0),
@@ -130,7 +130,7 @@ impl Router {
         L::Addr: std::fmt::Debug,
     {
         let (shared, close) = (self.shared, CancellationToken::new());
-        let listener = NoStall::new(listener, shared.config.client_deadline);
+        let listener = NoStall::new(listener, shared.config.deadlines.client);
         let server = axum::serve(listener, crate::http::routes(Arc::clone(&shared)))
             .with_graceful_shutdown(close.clone().cancelled_owned());
         let mut server = std::pin::pin!(server.into_future());
@@ -160,8 +160,8 @@ async fn drain(shared: &Shared, stop: &CancellationToken) -> Ended {
     stop.cancelled().await;
     shared.admission.drain();
     let inside = shared.admission.inside();
-    info!(inside, timeout_ms = millis(shared.config.drain_timeout), "draining");
-    if timeout(shared.config.drain_timeout, shared.admission.empty()).await.is_ok() {
+    info!(inside, timeout_ms = millis(shared.config.listen.drain_timeout), "draining");
+    if timeout(shared.config.listen.drain_timeout, shared.admission.empty()).await.is_ok() {
         return Ended::Drained;
     }
     warn!(inside = shared.admission.inside(), "drain timeout is over; answers under way are cut");

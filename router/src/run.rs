@@ -62,22 +62,23 @@ impl RunError {
 /// [`RunError`] when it cannot start; its [`exit_code`](RunError::exit_code) is the process's.
 pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> Result<(), RunError> {
     let config = args.check()?;
-    if config.faults.any() {
-        warn!(faults = ?config.faults, "fault injection is on");
+    if config.failure.faults.any() {
+        warn!(faults = ?config.failure.faults, "fault injection is on");
     }
     if let Some(sidecar) = config.shared_sidecar() {
         warn!(%sidecar, "one sidecar stands for several pods, whose states will be mixed up: name each pod's with URL,sidecar=URL");
     }
-    let listen = |source| RunError::Listen { host: args.host.clone(), port: args.port, source };
-    let listener = TcpListener::bind((args.host.as_str(), args.port)).await.map_err(listen)?;
+    let crate::config::listen::Listen { host, port, ports_file, .. } = config.listen.clone();
+    let listen = |source| RunError::Listen { host: host.clone(), port, source };
+    let listener = TcpListener::bind((host.as_str(), port)).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     info!(
-        prefill = config.prefill.len(),
-        decode = config.decode.len(),
-        ranks_per_pod = config.ranks_per_pod,
-        gate = if matches!(config.gate, Gate::Stage) { "stage" } else { "direct" },
-        pairing = ?config.pairing,
-        token = config.sidecar_authorization.is_some(),
+        prefill = config.targets.prefill.len(),
+        decode = config.targets.decode.len(),
+        ranks_per_pod = config.targets.ranks_per_pod,
+        gate = if matches!(config.choice.gate, Gate::Stage) { "stage" } else { "direct" },
+        pairing = ?config.choice.pairing,
+        token = config.targets.sidecar_authorization.is_some(),
         "starting"
     );
     // Events must not wait for an acknowledgement of the ones before.
@@ -89,7 +90,7 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
     let id_prefix = Uuid::new_v4().simple().to_string();
     let parts = Parts { upstream: Arc::new(Pooled::tcp()), git_sha, id_prefix };
     let router = Router::start(config, parts);
-    if let Some(path) = &args.ports_file {
+    if let Some(path) = &ports_file {
         write_ports(path, address.port()).map_err(|source| RunError::PortsFile { path: path.clone(), source })?;
     }
     info!(http = %address, "listening");

@@ -2,6 +2,8 @@
 
 use clap::Parser;
 
+use std::time::Duration;
+
 use super::*;
 
 #[derive(Debug, Parser)]
@@ -20,13 +22,13 @@ const SEED: &str = "router --pd-disaggregation --prefill http://10.2.1.187:8000 
 #[test]
 fn the_command_line_of_the_reference_deployment_is_understood() {
     let config = parse(SEED).unwrap().check().unwrap();
-    assert_eq!(config.prefill[0].engine, "http://10.2.1.187:8000/");
-    assert_eq!(config.prefill[0].sidecar, "http://10.2.1.187:7700/");
-    assert_eq!(config.decode[0].sidecar, "http://10.2.1.133:7700/");
-    assert_eq!(config.ranks_per_pod, 8);
-    assert!(matches!(config.gate, Gate::Stage));
-    assert_eq!(config.pairing, Pairing::Same);
-    assert_eq!(config.kv_lease, Duration::from_secs(30));
+    assert_eq!(config.targets.prefill[0].engine, "http://10.2.1.187:8000/");
+    assert_eq!(config.targets.prefill[0].sidecar, "http://10.2.1.187:7700/");
+    assert_eq!(config.targets.decode[0].sidecar, "http://10.2.1.133:7700/");
+    assert_eq!(config.targets.ranks_per_pod, 8);
+    assert!(matches!(config.choice.gate, Gate::Stage));
+    assert_eq!(config.choice.pairing, Pairing::Same);
+    assert_eq!(config.deadlines.kv_lease, Duration::from_secs(30));
 }
 
 #[test]
@@ -34,11 +36,11 @@ fn several_pods_with_their_sidecars() {
     let line = "router --prefill http://a:1,sidecar=http://b:2 --prefill http://[::1]:3 --decode http://d:4 \
                 --fault delay-decode=250 --fault skip-gate --kv-lease 500ms";
     let config = parse(line).unwrap().check().unwrap();
-    assert_eq!(config.prefill[0].sidecar, "http://b:2/");
-    assert_eq!(config.prefill[1].sidecar, "http://[::1]:7700/");
-    assert_eq!(config.faults.delay_decode(), Some(Duration::from_millis(250)));
-    assert!(config.faults.skip_gate().is_some());
-    assert_eq!(config.kv_lease, Duration::from_millis(500));
+    assert_eq!(config.targets.prefill[0].sidecar, "http://b:2/");
+    assert_eq!(config.targets.prefill[1].sidecar, "http://[::1]:7700/");
+    assert_eq!(config.failure.faults.delay_decode(), Some(Duration::from_millis(250)));
+    assert!(config.failure.faults.skip_gate().is_some());
+    assert_eq!(config.deadlines.kv_lease, Duration::from_millis(500));
 }
 
 #[test]
@@ -91,7 +93,7 @@ fn a_token_file_becomes_a_bearer_header_and_an_empty_one_is_refused() {
     let line = format!("router --prefill http://a:1 --decode http://d:4 --token-file {}", file.path().display());
     assert!(matches!(parse(&line).unwrap().check().unwrap_err(), ConfigError::Token { .. }));
     std::fs::write(file.path(), "s3cret\n").unwrap();
-    let header = parse(&line).unwrap().check().unwrap().sidecar_authorization.unwrap();
+    let header = parse(&line).unwrap().check().unwrap().targets.sidecar_authorization.unwrap();
     assert_eq!(header.to_str().unwrap(), "Bearer s3cret");
 }
 

@@ -107,7 +107,7 @@ impl Job<'_> {
     /// Prefill here, decode there; down the ladder while it fails.
     pub(super) async fn split(&mut self) -> Result<Done, ApiError> {
         let prefill_body: Bytes = for_prefill(self.endpoint, &self.body).map_err(|error| bad_body(&error))?.into();
-        let mut ladder = Ladder::new(self.shared.config.max_attempts);
+        let mut ladder = Ladder::new(self.shared.config.failure.max_attempts);
         let mut avoid = Avoid::default();
         let Some((prefill, decode)) = self.terms(&avoid).pair(&self.shared.board) else {
             let error = not_ready(&self.shared.board, &[Side::Prefill, Side::Decode]);
@@ -152,7 +152,7 @@ impl Job<'_> {
     }
 
     async fn fall_back(&mut self, error: ApiError) -> Result<Done, ApiError> {
-        match self.shared.config.fallback {
+        match self.shared.config.failure.fallback {
             FallbackKind::Off => Err(error),
             FallbackKind::LocalPrefill => {
                 (self.trail.prefill, self.trail.transfer) = (None, None);
@@ -213,7 +213,7 @@ impl Job<'_> {
                 engine: answer.params.remote_engine_id.clone(),
                 request: answer.params.remote_request_id.clone(),
                 params: answer.raw_params.clone(),
-                lease: self.shared.config.kv_lease,
+                lease: self.shared.config.deadlines.kv_lease,
                 age,
             };
             self.shared.handoffs.pinned(sidecar, report)
@@ -228,8 +228,8 @@ impl Job<'_> {
         decode: &Target,
         call: &Call,
     ) -> Result<(DecodeTicket, Option<Claimed>), (AttemptError, Option<Box<Prefilled>>)> {
-        let faults = &self.shared.config.faults;
-        if let Gate::Direct(proof) = self.shared.config.gate {
+        let faults = &self.shared.config.failure.faults;
+        if let Gate::Direct(proof) = self.shared.config.choice.gate {
             hold_back(faults).await;
             let params = self.with_tokens(prefilled.answer.raw_params.clone(), &prefilled.answer);
             return Ok((DecodeTicket::without_receipt(Ungated::Direct(proof), decode.clone(), params), None));
@@ -248,8 +248,8 @@ impl Job<'_> {
             },
             label: self.label.clone(),
             params: answer.raw_params.clone(),
-            deadline: self.shared.config.transfer_deadline,
-            lease: self.shared.config.kv_lease,
+            deadline: self.shared.config.deadlines.transfer,
+            lease: self.shared.config.deadlines.kv_lease,
             prefill_done_age: sent_at.elapsed(),
         };
         if let Some(proof) = faults.skip_gate() {
@@ -271,8 +271,11 @@ impl Job<'_> {
         self.trail.transfer_ms = Some(ms(asked_at.elapsed()));
         self.trail.transfer = Some(receipt.transfer.clone());
         receipt.params = self.with_tokens(receipt.params, &answer);
-        let aim =
-            if faults.wrong_rank() { neighbour(decode, self.shared.config.ranks_per_pod) } else { decode.clone() };
+        let aim = if faults.wrong_rank() {
+            neighbour(decode, self.shared.config.targets.ranks_per_pod)
+        } else {
+            decode.clone()
+        };
         let ticket = DecodeTicket::from_receipt(&receipt, aim).map_err(|error| (AttemptError::Receipt(error), None))?;
         self.shared.metrics.receipt();
         hold_back(faults).await;

@@ -16,7 +16,7 @@ impl Job<'_> {
     /// Sends the request whole to a decode engine, to another one while that fails.
     pub(super) async fn whole(&mut self) -> Result<Done, ApiError> {
         // As a fallback it gets what splitting has left of the tries, and one in any case.
-        let mut ladder = Ladder::new(self.shared.config.max_attempts.saturating_sub(self.trail.attempts));
+        let mut ladder = Ladder::new(self.shared.config.failure.max_attempts.saturating_sub(self.trail.attempts));
         let mut avoid = Avoid::default();
         loop {
             let Some(target) = self.terms(&avoid).alone(&self.shared.board) else {
