@@ -8,16 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use kv::ids::EngineRequestId;
 use tokio::time::timeout;
 use vllm_wire::body::{AnswerError, BodyError, Endpoint, PrefillAnswer, for_decode, prefill_answer};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
 use crate::headers::{toward_client, toward_engine};
 use crate::ladder::Retry;
-use crate::relay::{Held, NoAnswer};
+use crate::relay::{ErrorEvent, Held, NoAnswer};
 use crate::targets::Target;
 use crate::ticket::DecodeTicket;
-use crate::upstream::{Upstream, UpstreamError, at, fetch, send_within, server};
+use crate::upstream::{Upstream, UpstreamError, at, fetch, server};
 
 /// Longest answer of a prefill: the token ids of a million tokens with room to spare.
 const MAX_PREFILL_ANSWER: usize = 16 << 20;
@@ -66,6 +67,14 @@ pub(crate) enum LegError {
     Upstream(#[from] UpstreamError),
     #[error("the engine answers {0}")]
     Status(StatusCode),
+    #[error("the engine has no room: it answers {status}")]
+    Overloaded {
+        status: StatusCode,
+        /// When it wants to be asked again, in seconds.
+        retry_after: Option<u32>,
+    },
+    #[error("the prefill engine answers request {asked} with the KV of {got}")]
+    Foreign { asked: String, got: EngineRequestId },
     #[error("read the prefill engine's answer")]
     Prefill(#[from] AnswerError),
     #[error("get an answer from the decode engine")]
@@ -83,9 +92,13 @@ impl LegError {
     pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::Prefill(AnswerError::Unsupported(_)) | Self::Body(_) | Self::Request(_) => Retry::Never,
-            Self::Upstream(_) | Self::Status(_) | Self::Prefill(_) | Self::Decode(_) | Self::Late(_) => {
-                Retry::NewPrefill
-            }
+            Self::Upstream(_)
+            | Self::Status(_)
+            | Self::Overloaded { .. }
+            | Self::Foreign { .. }
+            | Self::Prefill(_)
+            | Self::Decode(_)
+            | Self::Late(_) => Retry::NewPrefill,
         }
     }
 
@@ -97,7 +110,8 @@ impl LegError {
             Self::Upstream(error) if error.never_sent() => "unreachable",
             Self::Prefill(AnswerError::NoParams) => "no_kv",
             Self::Prefill(AnswerError::Engine(_)) => "failed",
-            Self::Prefill(_) => "answer_invalid",
+            Self::Prefill(_) | Self::Foreign { .. } => "answer_invalid",
+            Self::Overloaded { .. } => "overloaded",
             Self::Upstream(_) | Self::Status(_) | Self::Decode(_) | Self::Body(_) | Self::Request(_) => "failed",
         }
     }
@@ -121,9 +135,13 @@ impl Engines {
             return Ok(Answer::ClientError(answer));
         }
         if !answer.status().is_success() {
-            return Err(LegError::Status(answer.status()));
+            return Err(refused(answer.status(), answer.headers()));
         }
-        Ok(Answer::Given(prefill_answer(answer.body())?))
+        let answer = prefill_answer(answer.body())?;
+        if is_foreign(answer.params.remote_request_id.as_str(), &call.id) {
+            return Err(LegError::Foreign { asked: call.id.clone(), got: answer.params.remote_request_id });
+        }
+        Ok(Answer::Given(answer))
     }
 
     /// Sends a decode to where its ticket is valid.
@@ -147,18 +165,27 @@ impl Engines {
         let request = request(target, call, body.into())?;
         let to = server(&request);
         let begin = async {
-            let answer = send_within(&*self.upstream, request, self.decode_deadline).await?;
-            let (head, body) = answer.into_parts();
+            let (head, body) = self.upstream.send(request).await?.into_parts();
             if is_clients_fault(head.status) {
                 let body = axum::body::to_bytes(body, MAX_ERROR).await;
                 let body = body.map_err(|source| UpstreamError::Body { to, source: source.into() })?;
                 return Ok(Answer::ClientError(Response::from_parts(head, body)));
             }
             if !head.status.is_success() {
-                return Err(LegError::Status(head.status));
+                return Err(refused(head.status, &head.headers));
             }
-            let held = Held::first(body, is_event_stream(&head.headers)).await?;
-            Ok(Answer::Given(Decoding { status: head.status, headers: toward_client(&head.headers), held }))
+            let is_stream = is_event_stream(&head.headers);
+            let held = match Held::first(body, is_stream).await {
+                Ok(held) => held,
+                Err(NoAnswer::ErrorEvent(event)) => return late_verdict(event),
+                Err(no_answer) => return Err(no_answer.into()),
+            };
+            let mut headers = toward_client(&head.headers);
+            if is_stream {
+                // Should it break off, it ends with an event of ours.
+                headers.remove(header::CONTENT_LENGTH);
+            }
+            Ok(Answer::Given(Decoding { status: head.status, headers, held }))
         };
         timeout(self.decode_deadline, begin).await.unwrap_or(Err(LegError::Late(self.decode_deadline)))
     }
@@ -188,6 +215,51 @@ fn request(target: &Target, call: &Call, body: Bytes) -> Result<Request<Full<Byt
     Ok(request)
 }
 
+/// An error that came as the first event of a stream means what its status would have meant.
+fn late_verdict(event: ErrorEvent) -> Result<Answer<Decoding>, LegError> {
+    match event.status() {
+        Some(status) if is_clients_fault(status) => {
+            let mut answer = Response::new(event.body.into());
+            *answer.status_mut() = status;
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Ok(Answer::ClientError(answer))
+        }
+        Some(status) if is_overload(status) => Err(LegError::Overloaded { status, retry_after: None }),
+        Some(_) | None => Err(LegError::Decode(event.into())),
+    }
+}
+
+/// An engine's refusal that is not the client's fault.
+fn refused(status: StatusCode, headers: &HeaderMap) -> LegError {
+    if !is_overload(status) {
+        return LegError::Status(status);
+    }
+    let retry_after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    LegError::Overloaded { status, retry_after: retry_after.and_then(|seconds| seconds.trim().parse().ok()) }
+}
+
+fn is_overload(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Whether an engine's name for a request holds another id of this router than the one it was sent. vLLM builds its names around the
+/// id that it was sent (protocol doc §4.5); of an engine that does not, nothing can be said.
+fn is_foreign(name: &str, sent: &str) -> bool {
+    // Ours are PREFIX-REQUEST-ATTEMPT.
+    let Some((prefix, _)) = sent.rsplit_once('-').and_then(|(request, _)| request.rsplit_once('-')) else {
+        return false;
+    };
+    let begins = |at: usize| name.get(..at).is_some_and(|before| before.is_empty() || before.ends_with('-'));
+    let ends = |rest: &str| rest.is_empty() || rest.starts_with('-');
+    let mut ours = name
+        .match_indices(prefix)
+        .filter(|(at, found)| begins(*at) && name.get(at + found.len()..).is_some_and(|rest| rest.starts_with('-')));
+    ours.any(|(at, _)| {
+        let rest = name.get(at..).and_then(|rest| rest.strip_prefix(sent));
+        !rest.is_some_and(ends)
+    })
+}
+
 /// 4xx, but for those that are about the moment and not the request.
 fn is_clients_fault(status: StatusCode) -> bool {
     let of_the_moment = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
@@ -197,4 +269,25 @@ fn is_clients_fault(status: StatusCode) -> bool {
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kv_of_another_request_is_told_by_its_name() {
+        for (name, foreign) in [
+            ("cmpl-r-7-12-1-0-12345678", false),
+            ("chatcmpl-r-7-12-1-12345678", false),
+            ("r-7-12-1", false),
+            ("cmpl-r-7-12-2-0-12345678", true),
+            ("cmpl-r-7-123-1-0-12345678", true),
+            ("cmpl-r-7-12-10-0-12345678", true),
+            ("cmpl-0123456789abcdef-0-12345678", false),
+            ("cmpl-or-7-5-1-0", false),
+        ] {
+            assert_eq!(is_foreign(name, "r-7-12-1"), foreign, "{name}");
+        }
+    }
 }

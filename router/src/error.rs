@@ -1,4 +1,4 @@
-//! Errors as clients see them: OpenAI's form, a stable `code`, words without addresses.
+//! Errors as clients see them: OpenAI's form, a stable `code`, the request's id, words without addresses.
 
 use std::borrow::Cow;
 
@@ -9,6 +9,9 @@ use serde_json::json;
 use crate::admission::Refused;
 use crate::metrics::Outcome;
 
+/// When to come back, where nobody knows better, in seconds.
+const RETRY_AFTER: u32 = 1;
+
 /// One error for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -16,17 +19,29 @@ pub(crate) struct ApiError {
     pub(crate) code: Cow<'static, str>,
     pub(crate) message: String,
     pub(crate) outcome: Outcome,
+    /// When to come back, in seconds; sent with 429 and 503.
+    pub(crate) retry_after: u32,
 }
 
 impl ApiError {
+    /// Any error.
+    pub(crate) fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+        outcome: Outcome,
+    ) -> Self {
+        Self { status, code: code.into(), message: message.into(), outcome, retry_after: RETRY_AFTER }
+    }
+
     /// The client's own mistake.
     pub(crate) fn client(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), outcome: Outcome::ClientError }
+        Self::new(status, code, message, Outcome::ClientError)
     }
 
     /// No rank for it just now.
     pub(crate) fn not_ready(message: String) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "not_ready".into(), message, outcome: Outcome::NotReady }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message, Outcome::NotReady)
     }
 
     fn kind(&self) -> &'static str {
@@ -38,15 +53,36 @@ impl ApiError {
         }
     }
 
+    fn body(&self, request_id: Option<&str>) -> String {
+        let mut error = json!({"message": self.message, "type": self.kind(), "param": null, "code": self.code});
+        if let (Some(id), Some(error)) = (request_id, error.as_object_mut()) {
+            error.insert("request_id".to_owned(), id.into());
+        }
+        json!({ "error": error }).to_string()
+    }
+
+    /// The last event of a stream that breaks off.
+    pub(crate) fn event(&self, request_id: &str) -> String {
+        format!("data: {}\n\n", self.body(Some(request_id)))
+    }
+
+    /// The answer to a request that has an id.
+    pub(crate) fn answer(&self, request_id: &str) -> Response<Body> {
+        self.response(Some(request_id))
+    }
+
     /// The answer.
     pub(crate) fn into_response(self) -> Response<Body> {
-        let error = json!({"error": {"message": self.message, "type": self.kind(), "param": null, "code": self.code}});
-        let mut response = Response::new(Body::from(error.to_string()));
+        self.response(None)
+    }
+
+    fn response(&self, request_id: Option<&str>) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body(request_id)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
         }
         response
     }
@@ -60,6 +96,6 @@ impl From<Refused> for ApiError {
             Refused::NoMemory => (StatusCode::TOO_MANY_REQUESTS, "memory_full"),
             Refused::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };
-        Self { status, code: code.into(), message: refused.to_string(), outcome: Outcome::Rejected }
+        Self::new(status, code, refused.to_string(), Outcome::Rejected)
     }
 }

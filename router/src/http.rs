@@ -78,8 +78,7 @@ async fn models(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
         Err(error) => {
             tracing::warn!(pod = %pod.id, error = &error as &dyn std::error::Error, "models are not listed");
             let message = "the decode engine does not list its models".to_owned();
-            let (status, code) = (StatusCode::BAD_GATEWAY, "decode_unreachable".into());
-            ApiError { status, code, message, outcome: Outcome::Failed }.into_response()
+            ApiError::new(StatusCode::BAD_GATEWAY, "decode_unreachable", message, Outcome::Failed).into_response()
         }
     }
 }

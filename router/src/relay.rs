@@ -1,78 +1,30 @@
-//! D's answer on its way to the client: frame by frame as it comes, with the first event held back until it is known to be
-//! an answer and not an error in an answer's dress.
+//! D's answer on its way to the client: piece by piece as it comes, without D's own transfer parameters, and with words at its
+//! end when it breaks off.
 
-use std::collections::VecDeque;
+mod events;
+mod held;
+mod scrub;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use vllm_wire::openai::{EngineError, error_in_event, first_event};
+use tracing::warn;
 
 use crate::admission::Running;
+use crate::error::ApiError;
 use crate::handoff::Claimed;
 use crate::metrics::{Ended, Outcome};
-use crate::sse::has_data;
 use crate::targets::Occupied;
-
-/// A first event longer than this is let through unread.
-const MAX_HELD: usize = 256 * 1024;
-
-/// An answer whose beginning has come.
-#[derive(Debug)]
-pub(crate) struct Held {
-    frames: VecDeque<Frame<Bytes>>,
-    rest: Body,
-}
-
-/// Why an answer is none.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NoAnswer {
-    #[error("the first event is an error")]
-    ErrorEvent(#[source] EngineError),
-    #[error("the answer ends before its first event")]
-    Empty,
-    #[error("the answer breaks off before its first event")]
-    Broken(#[source] axum::Error),
-}
-
-impl Held {
-    /// Waits for the first event (of a stream) or the first bytes (otherwise).
-    pub(crate) async fn first(mut body: Body, is_stream: bool) -> Result<Self, NoAnswer> {
-        let mut frames = VecDeque::new();
-        let mut buffer = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(NoAnswer::Broken)?;
-            if let Some(data) = frame.data_ref() {
-                buffer.extend_from_slice(data);
-            }
-            frames.push_back(frame);
-            if !is_stream || buffer.len() > MAX_HELD || is_answered(&mut buffer)? {
-                return Ok(Self { frames, rest: body });
-            }
-        }
-        if is_stream { Err(NoAnswer::Empty) } else { Ok(Self { frames, rest: body }) }
-    }
-}
-
-/// Whether the first event with data is here and no error; comments before it are passed over.
-fn is_answered(buffer: &mut Vec<u8>) -> Result<bool, NoAnswer> {
-    while let Some(end) = first_event(buffer) {
-        let event: Vec<u8> = buffer.drain(..end).collect();
-        if let Some(error) = error_in_event(&event) {
-            return Err(NoAnswer::ErrorEvent(error));
-        }
-        if has_data(&event) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
+use events::WholeEvents;
+pub(crate) use held::{ErrorEvent, Held, NoAnswer};
+use scrub::Scrub;
 
 /// What a request holds until its last byte has gone out.
 #[derive(Debug)]
@@ -85,7 +37,7 @@ pub(crate) struct Holdings {
     pub(crate) claimed: Option<Claimed>,
 }
 
-/// Why an answer broke off. The client sees a connection that ends before the body does.
+/// Why an answer broke off. A stream's client reads it in a last event; another one sees a connection that ends before the body.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
     #[error("the decode engine broke off")]
@@ -96,24 +48,71 @@ pub(crate) enum RelayError {
     Cut,
 }
 
+impl RelayError {
+    /// For the client: words without addresses.
+    fn public(&self) -> ApiError {
+        let (status, code, message, outcome) = match self {
+            Self::Broken(_) => (
+                StatusCode::BAD_GATEWAY,
+                "decode_broken",
+                "the decode engine broke off in the middle of its answer",
+                Outcome::Broken,
+            ),
+            Self::Silent(_) => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "decode_timeout",
+                "the decode engine fell silent in the middle of its answer",
+                Outcome::Broken,
+            ),
+            Self::Cut => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "shutting_down",
+                "the router is shutting down before the answer is complete",
+                Outcome::Cut,
+            ),
+        };
+        ApiError::new(status, code, message, outcome)
+    }
+}
+
 /// The body that the client gets.
 #[derive(Debug)]
 pub(crate) struct Relay {
     held: Held,
+    scrub: Scrub,
+    events: WholeEvents,
+    /// Longest wait for the engine's next bytes. A client that is slow to take them is no silence of the engine.
     silence: Duration,
+    waiting_since: Option<Instant>,
     idle: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     holdings: Option<Holdings>,
+    /// Told to the client when the answer breaks off.
+    request_id: Box<str>,
+    over: bool,
 }
 
+type Next = Poll<Option<Result<Frame<Bytes>, RelayError>>>;
+
 impl Relay {
-    pub(crate) fn new(held: Held, silence: Duration, cut: CancellationToken, holdings: Holdings) -> Self {
+    pub(crate) fn new(
+        held: Held,
+        silence: Duration,
+        cut: CancellationToken,
+        request_id: &str,
+        holdings: Holdings,
+    ) -> Self {
         let mut relay = Self {
             held,
+            scrub: Scrub::new(),
+            events: WholeEvents::default(),
             silence,
+            waiting_since: None,
             idle: Box::pin(sleep(silence)),
             cut: Box::pin(cut.cancelled_owned()),
             holdings: Some(holdings),
+            request_id: request_id.into(),
+            over: false,
         };
         relay.finish_at_end();
         relay
@@ -125,17 +124,48 @@ impl Relay {
         }
     }
 
+    /// Nothing comes any more, and nothing waits.
+    fn is_through(&self) -> bool {
+        self.over || (self.held.frames.is_empty() && self.held.rest.is_end_stream() && self.events.is_empty())
+    }
+
     /// hyper does not ask again once a body of known length is complete, so the end is noticed with the last frame.
     fn finish_at_end(&mut self) {
-        if self.held.rest.is_end_stream() && self.held.frames.is_empty() {
+        if self.is_through() {
             self.end(Outcome::Ok);
         }
     }
 
-    fn fail(&mut self, outcome: Outcome, error: RelayError) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        self.end(outcome);
+    /// Ends a stream with an event that says why, and another answer with an error.
+    fn fail(&mut self, error: RelayError) -> Next {
+        warn!(request_id = %self.request_id, error = &error as &dyn std::error::Error, "answer breaks off");
+        let public = error.public();
+        self.end(public.outcome);
         self.held.rest = Body::empty();
+        self.over = true;
+        if self.held.is_stream && self.events.is_between() {
+            let event = public.event(&self.request_id);
+            return Poll::Ready(Some(Ok(Frame::data(event.into()))));
+        }
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// The engine has nothing yet: how long already?
+    fn wait(&mut self, cx: &mut Context<'_>) -> Next {
+        let since = match self.waiting_since {
+            Some(since) => since,
+            None => *self.waiting_since.insert(Instant::now()),
+        };
+        // The timer is set again only when it goes off, not with every piece of the answer.
+        loop {
+            ready!(self.idle.as_mut().poll(cx));
+            let until = since + self.silence;
+            if until <= Instant::now() {
+                let silence = self.silence;
+                return self.fail(RelayError::Silent(silence));
+            }
+            self.idle.as_mut().reset(until);
+        }
     }
 }
 
@@ -143,42 +173,54 @@ impl HttpBody for Relay {
     type Data = Bytes;
     type Error = RelayError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Next {
         let this = &mut *self;
-        if let Some(frame) = this.held.frames.pop_front() {
-            this.finish_at_end();
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if this.holdings.is_some() && this.cut.as_mut().poll(cx).is_ready() {
-            return this.fail(Outcome::Cut, RelayError::Cut);
-        }
-        let next = match Pin::new(&mut this.held.rest).poll_frame(cx) {
-            Poll::Ready(next) => next,
-            Poll::Pending => {
-                ready!(this.idle.as_mut().poll(cx));
-                let silence = this.silence;
-                return this.fail(Outcome::Broken, RelayError::Silent(silence));
+        loop {
+            if this.over {
+                return Poll::Ready(None);
             }
-        };
-        match next {
-            Some(Ok(frame)) => {
-                this.idle.as_mut().reset(Instant::now() + this.silence);
+            let next = if let Some(frame) = this.held.frames.pop_front() {
+                Some(Ok(frame))
+            } else {
+                if this.holdings.is_some() && this.cut.as_mut().poll(cx).is_ready() {
+                    return this.fail(RelayError::Cut);
+                }
+                match Pin::new(&mut this.held.rest).poll_frame(cx) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => return this.wait(cx),
+                }
+            };
+            this.waiting_since = None;
+            let frame = match next {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return this.fail(RelayError::Broken(error)),
+                None => {
+                    this.over = true;
+                    this.end(Outcome::Ok);
+                    return Poll::Ready(this.events.rest().map(|rest| Ok(Frame::data(rest))));
+                }
+            };
+            let data = match frame.into_data() {
+                Ok(data) => this.scrub.pass(data),
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            };
+            let data = if this.held.is_stream { this.events.pass(data) } else { Some(data) };
+            if let Some(data) = data {
                 this.finish_at_end();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => this.fail(Outcome::Broken, RelayError::Broken(error)),
-            None => {
-                this.end(Outcome::Ok);
-                Poll::Ready(None)
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.frames.is_empty() && self.held.rest.is_end_stream()
+        self.is_through()
     }
 
+    /// Of a stream nothing is known: it may get a last event of ours.
     fn size_hint(&self) -> SizeHint {
+        if self.held.is_stream {
+            return SizeHint::default();
+        }
         let held: u64 = self.held.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
         let rest = self.held.rest.size_hint();
         let mut hint = SizeHint::new();

@@ -60,6 +60,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
     let arrived = Instant::now();
     let id = shared.ids.next();
     let client_id = request.headers().get(REQUEST_ID).cloned();
+    // What the client is told: its own id, if it has one.
+    let shown = client_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(&id).to_owned();
     let span = info_span!("request", request_id = %id, path = endpoint.path());
     let mut trail = Trail::new();
     let mut ended = shared.metrics.begin();
@@ -68,7 +70,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
         Ok((Done::Begun { decoding, seat, claimed }, running)) => {
             shared.metrics.first_byte(arrived.elapsed());
             let holdings = Holdings { ended, running, decode_rank: seat, claimed };
-            let relay = Relay::new(decoding.held, shared.config.deadlines.decode, shared.cut.clone(), holdings);
+            let relay = Relay::new(decoding.held, shared.config.deadlines.decode, shared.cut.clone(), &shown, holdings);
             let mut response = Response::new(Body::new(relay));
             *response.status_mut() = decoding.status;
             *response.headers_mut() = decoding.headers;
@@ -86,7 +88,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
             let _in_request = span.enter();
             debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
             ended.outcome(error.outcome);
-            error.into_response()
+            error.answer(&shown)
         }
     };
     let headers = response.headers_mut();
@@ -217,12 +219,8 @@ fn bad_body(error: &vllm_wire::body::BodyError) -> ApiError {
 }
 
 fn cut() -> ApiError {
-    ApiError {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        code: "shutting_down".into(),
-        message: "the router is shutting down; retry elsewhere".to_owned(),
-        outcome: Outcome::Cut,
-    }
+    let message = "the router is shutting down; retry elsewhere";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message, Outcome::Cut)
 }
 
 /// No pair or rank can be chosen: which are missing, in words without addresses.

@@ -53,11 +53,6 @@ pub(crate) fn end_of_block(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Whether a block carries data, unlike a comment that only keeps the connection alive.
-pub(crate) fn has_data(block: &[u8]) -> bool {
-    block.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"data"))
-}
-
 fn parse(block: &[u8]) -> Option<Event> {
     let text = String::from_utf8_lossy(block);
     let mut name = "message";

@@ -46,9 +46,14 @@ pub fn is_error_event(event: &[u8]) -> bool {
 
 /// The error in one server-sent event, if it is one.
 pub fn error_in_event(event: &[u8]) -> Option<EngineError> {
+    error_in(&event_data(event))
+}
+
+/// What one server-sent event carries; empty for a comment.
+pub fn event_data(event: &[u8]) -> Vec<u8> {
     let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
     let data: Vec<&[u8]> = lines.filter_map(|line| line.strip_prefix(b"data:")).collect();
-    error_in(&data.join(&b'\n'))
+    data.join(&b'\n').trim_ascii().to_vec()
 }
 
 /// Length of the first whole event in a buffer, its empty line included; `None` while it has not all come.

@@ -81,7 +81,7 @@ impl AttemptError {
             }
             Self::Receipt(error) => (StatusCode::BAD_GATEWAY, error.code().to_owned(), error.to_string()),
         };
-        ApiError { status, code: code.into(), message, outcome: Outcome::Failed }
+        ApiError::new(status, code, message, Outcome::Failed)
     }
 }
 

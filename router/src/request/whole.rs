@@ -44,6 +44,11 @@ impl Job<'_> {
 /// A failed leg for the client.
 pub(super) fn leg_failed(side: &'static str, error: &LegError) -> ApiError {
     let what = error.what();
+    if let LegError::Overloaded { status, retry_after } = error {
+        let message = format!("the {side} engines have no room for the request");
+        let error = ApiError::new(*status, format!("{side}_{what}"), message, Outcome::Failed);
+        return ApiError { retry_after: retry_after.unwrap_or(error.retry_after), ..error };
+    }
     let (status, words) = match what {
         "timeout" => (StatusCode::GATEWAY_TIMEOUT, "does not answer in time"),
         "unreachable" => (StatusCode::BAD_GATEWAY, "cannot be reached"),
@@ -51,10 +56,5 @@ pub(super) fn leg_failed(side: &'static str, error: &LegError) -> ApiError {
         "answer_invalid" => (StatusCode::BAD_GATEWAY, "answers something that cannot be used"),
         _ => (StatusCode::BAD_GATEWAY, "fails"),
     };
-    ApiError {
-        status,
-        code: format!("{side}_{what}").into(),
-        message: format!("the {side} engine {words}"),
-        outcome: Outcome::Failed,
-    }
+    ApiError::new(status, format!("{side}_{what}"), format!("the {side} engine {words}"), Outcome::Failed)
 }

@@ -134,7 +134,7 @@ async fn an_error_as_first_event_or_a_5xx_is_a_failed_attempt() {
     assert_eq!((prefills(&world), world.journal.asked().len()), (4, 4), "no transfer is decoded twice");
     world.journal.wait_for("all transfers' ends", 4, |event| matches!(event, Event::Finished { .. })).await;
     for _ in 0..4 {
-        world.decode().next(Decodes::Status(503, "{}"));
+        world.decode().next(Decodes::Status(500, "{}"));
     }
     let answer = world.complete(BODY).await;
     assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "decode_failed"));

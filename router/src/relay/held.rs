@@ -1,0 +1,82 @@
+//! The beginning of an answer, held back until it is known to be an answer and not an error in an answer's dress.
+
+use std::collections::VecDeque;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::Frame;
+use http_body_util::BodyExt;
+use vllm_wire::openai::{EngineError, error_in, event_data, first_event};
+
+/// A first event longer than this is let through unread.
+const MAX_HELD: usize = 256 * 1024;
+
+/// An answer whose beginning has come.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(super) frames: VecDeque<Frame<Bytes>>,
+    pub(super) rest: Body,
+    pub(super) is_stream: bool,
+}
+
+/// Why an answer is none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    #[error("the first event is an error")]
+    ErrorEvent(#[from] ErrorEvent),
+    #[error("the answer ends before its first event")]
+    Empty,
+    #[error("the answer breaks off before its first event")]
+    Broken(#[source] axum::Error),
+}
+
+/// An error that an engine sends as the first event of a stream, under the status 200.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine reports an error")]
+pub(crate) struct ErrorEvent {
+    #[source]
+    pub(crate) error: EngineError,
+    /// The JSON object that it came in.
+    pub(crate) body: Vec<u8>,
+}
+
+impl ErrorEvent {
+    /// The status that the engine would have answered with, had it known in time.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        self.error.code.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 400)
+    }
+}
+
+impl Held {
+    /// Waits for the first event (of a stream) or the first bytes (otherwise).
+    pub(crate) async fn first(mut body: Body, is_stream: bool) -> Result<Self, NoAnswer> {
+        let mut frames = VecDeque::with_capacity(1);
+        let mut buffer = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(NoAnswer::Broken)?;
+            let data = frame.data_ref().filter(|_| is_stream);
+            buffer.extend_from_slice(data.map_or(&[], |data| data));
+            frames.push_back(frame);
+            if !is_stream || buffer.len() > MAX_HELD || is_answered(&mut buffer)? {
+                return Ok(Self { frames, rest: body, is_stream });
+            }
+        }
+        if is_stream { Err(NoAnswer::Empty) } else { Ok(Self { frames, rest: body, is_stream }) }
+    }
+}
+
+/// Whether the first event with data is here and no error; comments before it are passed over.
+fn is_answered(buffer: &mut Vec<u8>) -> Result<bool, ErrorEvent> {
+    while let Some(end) = first_event(buffer) {
+        let event: Vec<u8> = buffer.drain(..end).collect();
+        let body = event_data(&event);
+        if let Some(error) = error_in(&body) {
+            return Err(ErrorEvent { error, body });
+        }
+        if !body.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
