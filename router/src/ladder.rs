@@ -1,4 +1,13 @@
-//! What to do after a failed attempt: same transfer again → another decode rank → new prefill → give up. Pure.
+//! What to do after a failed attempt: same transfer again → another decode rank → new prefill → give up. The ladder is pure;
+//! [`RetryBudget`] bounds the steps of all requests together, [`wait`] says how long a rank is left alone before its second try.
+
+mod backoff;
+mod budget;
+
+pub(crate) use backoff::wait;
+pub(crate) use budget::RetryBudget;
+
+use tokio::time::Instant;
 
 /// What the side that failed says may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +29,8 @@ pub(crate) enum Next {
     OtherDecode,
     NewPrefill,
     GiveUp,
+    /// A step would have been left, but all requests together have had their share of them.
+    BudgetSpent,
 }
 
 impl Next {
@@ -29,6 +40,7 @@ impl Next {
             Self::OtherDecode => "other_decode",
             Self::NewPrefill => "new_prefill",
             Self::GiveUp => "give_up",
+            Self::BudgetSpent => "budget_spent",
         }
     }
 }
@@ -58,6 +70,15 @@ impl Ladder {
         self.left = left;
         self.same_tried = matches!(next, Next::SameTransfer);
         next
+    }
+
+    /// The same, within the budget of all requests.
+    pub(crate) fn step(&mut self, retry: Retry, prefill_held: bool, budget: &RetryBudget) -> Next {
+        match self.after(retry, prefill_held) {
+            Next::GiveUp => Next::GiveUp,
+            next if budget.take(Instant::now()) => next,
+            _ => Next::BudgetSpent,
+        }
     }
 }
 

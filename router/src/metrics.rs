@@ -84,10 +84,17 @@ struct StepLabels {
     step: Next,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    leg: &'static str,
+    fault: &'static str,
+}
+
 #[derive(Clone, Debug)]
 struct Figures {
     ended: Family<EndedLabels, Counter<u64, AtomicU64>>,
     steps: Family<StepLabels, Counter<u64, AtomicU64>>,
+    failed: Family<FaultLabels, Counter<u64, AtomicU64>>,
     receipts: Counter<u64, AtomicU64>,
     ttft: Histogram,
 }
@@ -105,11 +112,13 @@ impl Metrics {
         let figures = Figures {
             ended: Family::default(),
             steps: Family::default(),
+            failed: Family::default(),
             receipts: Counter::default(),
             ttft: Histogram::new(TTFT_BUCKETS),
         };
         registry.register("router_request_ended", "Requests ended, by outcome and path", figures.ended.clone());
         registry.register("router_failure_step", "Failed attempts, by what was done next", figures.steps.clone());
+        registry.register("router_attempt_failed", "Failed attempts, by leg and what happened", figures.failed.clone());
         registry.register("router_receipts", "Receipts redeemed for a decode", figures.receipts.clone());
         registry.register(
             "router_ttft_seconds",
@@ -134,6 +143,11 @@ impl Metrics {
 
     pub(crate) fn step(&self, step: Next) {
         self.figures.steps.get_or_create(&StepLabels { step }).inc();
+    }
+
+    /// Counts one failed attempt; both words from short lists.
+    pub(crate) fn failed(&self, leg: &'static str, fault: &'static str) {
+        self.figures.failed.get_or_create(&FaultLabels { leg, fault }).inc();
     }
 
     pub(crate) fn receipt(&self) {

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{Instrument, debug, info_span};
 use vllm_wire::body::{Endpoint, Inspected, inspect};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
@@ -24,10 +24,11 @@ use crate::engine::{Call, Decoding};
 use crate::error::ApiError;
 use crate::handoff::Claimed;
 use crate::headers::{PREFILL_RANK, Path, Trail, toward_client};
+use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
 use crate::relay::{Holdings, Relay};
 use crate::router::Shared;
-use crate::targets::{Board, Occupied, Side};
+use crate::targets::{Board, Occupied, Side, Target, TargetId};
 
 /// A request that has been read and understood.
 struct Job<'a> {
@@ -42,6 +43,8 @@ struct Job<'a> {
     inspected: Inspected,
     wish: Wish,
     trail: &'a mut Trail,
+    /// Ranks that have failed this request, once per failure.
+    failed: Vec<TargetId>,
 }
 
 /// How a request was answered by an engine.
@@ -65,12 +68,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
     let span = info_span!("request", request_id = %id, path = endpoint.path());
     let mut trail = Trail::new();
     let mut ended = shared.metrics.begin();
-    let answered = answer(&shared, endpoint, request, &id, &mut trail, &mut ended).instrument(span.clone()).await;
+    let answered = answer(&shared, endpoint, request, &id, &mut trail, &mut ended).instrument(span.clone());
+    let answered = match shared.config.deadlines.request {
+        Some(deadline) => timeout_at(arrived + deadline, answered).await.unwrap_or_else(|_| Err(late())),
+        None => answered.await,
+    };
     let mut response = match answered {
         Ok((Done::Begun { decoding, seat, claimed }, running)) => {
             shared.metrics.first_byte(arrived.elapsed());
             let holdings = Holdings { ended, running, decode_rank: seat, claimed };
-            let relay = Relay::new(decoding.held, shared.config.deadlines.decode, shared.cut.clone(), &shown, holdings);
+            let relay = Relay::new(decoding.held, shared.config.deadlines.idle, shared.cut.clone(), &shown, holdings);
             let mut response = Response::new(Body::new(relay));
             *response.status_mut() = decoding.status;
             *response.headers_mut() = decoding.headers;
@@ -108,6 +115,7 @@ async fn answer(
     ended: &mut Ended,
 ) -> Result<(Done, Running), ApiError> {
     let place = shared.admission.enter()?;
+    shared.retries.request();
     let (head, body) = request.into_parts();
     let wish = wish(shared, &head.headers)?;
     let (body, _reserved) = read_body(shared, body).await?;
@@ -127,6 +135,7 @@ async fn answer(
         inspected,
         wish,
         trail,
+        failed: Vec::new(),
     };
     job.trail.path = job.planned_path();
     ended.path(job.trail.path);
@@ -158,6 +167,18 @@ impl Job<'_> {
     fn terms<'a>(&self, avoid: &'a Avoid) -> Terms<'a> {
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
         Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, turn }
+    }
+
+    fn failed_on(&mut self, target: &Target) {
+        self.failed.push(target.id());
+    }
+
+    /// Waits before the next attempt when one of its ranks has failed this request already; another rank is tried at once.
+    async fn leave_alone(&self, targets: &[&Target]) {
+        if targets.iter().any(|target| self.failed.contains(&target.id())) {
+            let nth = u32::try_from(self.failed.len().saturating_sub(1)).unwrap_or(u32::MAX);
+            sleep(wait(&self.shared.config.failure.backoff, nth, fastrand::f64())).await;
+        }
     }
 
     /// The next attempt's identity towards engines.
@@ -216,6 +237,11 @@ async fn read_body(shared: &Shared, body: Body) -> Result<(Bytes, Reserved), Api
 fn bad_body(error: &vllm_wire::body::BodyError) -> ApiError {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     ApiError::client(StatusCode::BAD_REQUEST, "body_invalid", format!("{error}{cause}"))
+}
+
+fn late() -> ApiError {
+    let message = "no answer has begun within the router's deadline for a request";
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "request_timeout", message, Outcome::Failed)
 }
 
 fn cut() -> ApiError {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -14,6 +14,7 @@ use crate::admission::{Admission, Limits};
 use crate::config::{Gate, RouterConfig};
 use crate::engine::Engines;
 use crate::handoff::Handoffs;
+use crate::ladder::RetryBudget;
 use crate::metrics::Metrics;
 use crate::sidecar::Sidecars;
 use crate::stall::NoStall;
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) engines: Engines,
     pub(crate) handoffs: Handoffs,
+    pub(crate) retries: RetryBudget,
     pub(crate) ids: Ids,
     pub(crate) turn: AtomicUsize,
     pub(crate) tasks: TaskTracker,
@@ -109,6 +111,7 @@ impl Router {
             metrics: Metrics::new(Arc::clone(&admission)),
             admission,
             engines: Engines::new(upstream, config.deadlines.prefill, config.deadlines.decode),
+            retries: RetryBudget::new(config.failure.retry_budget, config.failure.retry_floor, Instant::now()),
             handoffs: Handoffs::new(sidecars, tasks.clone()),
             ids: Ids { prefix: id_prefix, next: AtomicU64::new(1) },
             turn: AtomicUsize::new(0),

@@ -88,7 +88,7 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
         }
     });
     let id_prefix = Uuid::new_v4().simple().to_string();
-    let parts = Parts { upstream: Arc::new(Pooled::tcp()), git_sha, id_prefix };
+    let parts = Parts { upstream: Arc::new(Pooled::tcp(config.deadlines.connect)), git_sha, id_prefix };
     let router = Router::start(config, parts);
     if let Some(path) = &ports_file {
         write_ports(path, address.port()).map_err(|source| RunError::PortsFile { path: path.clone(), source })?;

@@ -73,6 +73,16 @@ impl SidecarError {
         }
     }
 
+    /// What happened, from a short list, for metrics.
+    pub(crate) fn what(&self) -> &'static str {
+        match self {
+            Self::Problem { .. } => "refused",
+            Self::Upstream(error) if error.is_late() => "timeout",
+            Self::Upstream(error) if error.never_sent() => "unreachable",
+            Self::Upstream(_) | Self::Answer { .. } | Self::Request(_) | Self::Abandoned => "failed",
+        }
+    }
+
     /// The stable code: the sidecar's own, or what happened on the way to it.
     pub(crate) fn code(&self) -> &str {
         match self {

@@ -16,9 +16,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 /// close is never used again.
 const POOL_IDLE: Duration = Duration::from_secs(3);
 
-/// Longest wait for a TCP connection.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-
 /// Something that sends HTTP requests. The body of a response comes as it arrives; dropping it (or the future) closes
 /// the connection, which is how a request is cancelled.
 pub trait Upstream: Debug + Send + Sync + 'static {
@@ -89,11 +86,11 @@ impl UpstreamError {
 pub struct Pooled<C>(Client<C, Full<Bytes>>);
 
 impl Pooled<HttpConnector> {
-    /// The client for real networks.
-    pub fn tcp() -> Self {
+    /// The client for real networks; a connection may take `connect` to be made.
+    pub fn tcp(connect: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_DEADLINE));
+        connector.set_connect_timeout(Some(connect));
         Self::over(connector)
     }
 }

@@ -71,6 +71,16 @@ impl AttemptError {
         }
     }
 
+    /// The leg that failed and what happened, for metrics: both from short lists.
+    fn fault(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Prefill(error) => ("prefill", error.what()),
+            Self::Transfer(error) => ("transfer", error.what()),
+            Self::Receipt(_) => ("transfer", "receipt_invalid"),
+            Self::Decode(error) => ("decode", error.what()),
+        }
+    }
+
     /// For the client: a stable code and words without addresses.
     fn public(&self) -> ApiError {
         let (status, code, message) = match self {
@@ -119,16 +129,19 @@ impl Job<'_> {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
-            let next = ladder.after(failure.error.retry(), failure.prefilled.is_some());
+            let next = ladder.step(failure.error.retry(), failure.prefilled.is_some(), &self.shared.retries);
             let Failure { error, prefill, decode, prefilled } = *failure;
             warn!(
                 prefill = %prefill.id(), decode = %decode.id(), next = next.as_str(),
                 error = &error as &dyn std::error::Error, "attempt failed"
             );
             self.shared.metrics.step(next);
+            let (leg, what) = error.fault();
+            self.shared.metrics.failed(leg, what);
             blame(&mut avoid, &error, &prefill, &decode);
+            self.failed_on(if leg == "prefill" { &prefill } else { &decode });
             let again = match (next, prefilled) {
-                (Next::GiveUp, _) => None,
+                (Next::GiveUp | Next::BudgetSpent, _) => None,
                 (Next::SameTransfer, Some(prefilled)) => Some(Start::With { prefilled, decode }),
                 (Next::OtherDecode, Some(prefilled)) => {
                     let other = self.terms(&avoid).decode_for(&self.shared.board, &prefilled.target);
@@ -163,6 +176,10 @@ impl Job<'_> {
     }
 
     async fn attempt(&mut self, start: Start, prefill_body: &Bytes) -> Result<Done, Box<Failure>> {
+        match &start {
+            Start::Anew { prefill, decode } => self.leave_alone(&[prefill, decode]).await,
+            Start::With { decode, .. } => self.leave_alone(&[decode]).await,
+        }
         let call = self.next_call();
         let (prefilled, decode, seat) = match start {
             Start::With { prefilled, decode } => {

@@ -23,6 +23,7 @@ impl Job<'_> {
                 return Err(not_ready(&self.shared.board, &[Side::Decode]));
             };
             self.trail.decode = Trail::place(&target);
+            self.leave_alone(&[&target]).await;
             let seat = target.occupy();
             let call = self.next_call();
             let error = match self.shared.engines.whole(&target, &call, &self.body).await {
@@ -30,13 +31,15 @@ impl Job<'_> {
                 Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
                 Err(error) => error,
             };
-            let next = ladder.after(error.retry(), false);
+            let next = ladder.step(error.retry(), false, &self.shared.retries);
             warn!(decode = %target.id(), error = &error as &dyn std::error::Error, next = next.as_str(), "attempt failed");
             self.shared.metrics.step(next);
-            if next == Next::GiveUp {
+            self.shared.metrics.failed("decode", error.what());
+            if matches!(next, Next::GiveUp | Next::BudgetSpent) {
                 return Err(leg_failed("decode", &error));
             }
             avoid.unlucky(&target);
+            self.failed_on(&target);
         }
     }
 }

@@ -115,7 +115,8 @@ impl World {
         let config = Line::try_parse_from(line.split_whitespace()).unwrap().args.check().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let parts = Parts { upstream: Arc::new(Pooled::tcp()), git_sha: "abc", id_prefix: "test".to_owned() };
+        let upstream = Arc::new(Pooled::tcp(config.deadlines.connect));
+        let parts = Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned() };
         let (router, stop) = (Router::start(config, parts), CancellationToken::new());
         let served = tasks.spawn(router.serve(listener, stop.clone()));
         Self {
