@@ -6,7 +6,7 @@ BENCH_ROWS ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup build demo test test-vllm bench-vllm lint fmt bindings-check clean
+.PHONY: help setup build demo test test-vllm bench-vllm bench-router lint fmt bindings-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk a
 
 bench-vllm: build  ## the same pair: what the gate costs and saves, as ratios; target/bench/vllm.json (BENCH_ROWS="tiny seats-8")
 	@$(PYTHON) bench/vllm.py $(BENCH_ROWS)
+
+bench-router: build  ## kvgate's router beside the peer's, stub engines behind both; target/bench/router.json (BENCH_ROWS="latency chunks")
+	$(CARGO) build --release --locked -p bench-router
+	@$(PYTHON) bench/router.py $(BENCH_ROWS)
 
 lint:  ## formatting, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
