@@ -74,11 +74,8 @@ impl Ladder {
 
     /// The same, within the budget of all requests.
     pub(crate) fn step(&mut self, retry: Retry, prefill_held: bool, budget: &RetryBudget) -> Next {
-        match self.after(retry, prefill_held) {
-            Next::GiveUp => Next::GiveUp,
-            next if budget.take(Instant::now()) => next,
-            _ => Next::BudgetSpent,
-        }
+        let next = self.after(retry, prefill_held);
+        if next == Next::GiveUp || budget.take(Instant::now()) { next } else { Next::BudgetSpent }
     }
 }
 

@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -30,6 +30,10 @@ pub(crate) const EVENTS: [&str; 3] =
 pub(crate) enum Prefills {
     Status(u16, &'static str),
     NoKv,
+    /// The KV of another request of the same router.
+    Foreign,
+    /// The connection ends in the middle of the answer.
+    Breaks,
     Hangs,
 }
 
@@ -38,8 +42,18 @@ pub(crate) enum Prefills {
 pub(crate) enum Decodes {
     Status(u16, &'static str),
     ErrorEvent,
+    /// Streams this and ends.
+    Events(&'static [&'static str]),
+    /// An answer that is not streamed.
+    Whole(&'static str),
+    /// Streams this, then the connection ends.
+    Breaks(&'static [&'static str]),
+    /// The connection ends in the middle of an answer that is not streamed.
+    BreaksWhole,
     /// Streams what the test sends, until the sender is dropped.
     Fed(mpsc::Receiver<Bytes>),
+    /// The same, but then the connection ends.
+    FedThenBreaks(mpsc::Receiver<Bytes>),
     Hangs,
 }
 
@@ -96,24 +110,34 @@ async fn prefill(State(engine): State<Arc<Engine<Prefills>>>, request: Request) 
         None => {}
         Some(Prefills::Status(status, body)) => return plain(status, body),
         Some(Prefills::NoKv) => return axum::Json(json!({"kv_transfer_params": null})).into_response(),
+        Some(Prefills::Breaks) => return broken("application/json", &["{\"id\""]),
+        Some(Prefills::Foreign) => {
+            let mut answer = kv(rank, "test-77-1");
+            answer["kv_transfer_params"]["remote_block_ids"] = json!([[8, 9]]);
+            return axum::Json(answer).into_response();
+        }
         Some(Prefills::Hangs) => {
             let _tripwire = Tripwire::new(&engine.journal, Event::PrefillCancelled);
             return std::future::pending().await;
         }
     }
-    let mut answer = json!({
+    let mut answer = kv(rank, &id);
+    if json.get("return_token_ids") == Some(&json!(true)) {
+        answer["prompt_token_ids"] = json!([7, 8, 9]);
+    }
+    axum::Json(answer).into_response()
+}
+
+fn kv(rank: u16, id: &str) -> Value {
+    json!({
         "id": "p", "choices": [{"text": "x"}],
         "kv_transfer_params": {
             "do_remote_prefill": true, "do_remote_decode": false, "remote_block_ids": [[1, 2]],
             "remote_engine_id": format!("p-engine_dp{rank}"), "remote_request_id": format!("cmpl-{id}-0-12345678"),
             "remote_host": "127.0.0.1", "remote_port": 5600, "tp_size": 1, "dcp_size": 1, "pp_size": 1,
-            "remote_num_tokens": 20, "transfer_mode": "pull", "something_new": 0.1,
+            "remote_num_tokens": 20, "remote_prefill_cached_tokens": 16, "transfer_mode": "pull", "something_new": 0.1,
         },
-    });
-    if json.get("return_token_ids") == Some(&json!(true)) {
-        answer["prompt_token_ids"] = json!([7, 8, 9]);
-    }
-    axum::Json(answer).into_response()
+    })
 }
 
 async fn decode(State(engine): State<Arc<Engine<Decodes>>>, request: Request) -> Response {
@@ -133,16 +157,24 @@ async fn decode(State(engine): State<Arc<Engine<Decodes>>>, request: Request) ->
             let error = "data: {\"error\":{\"message\":\"Internal server error\",\"code\":500}}\n\n";
             events(tripwire, vec![": ping\n\n".into(), error.into(), "data: [DONE]\n\n".into()])
         }
-        Some(Decodes::Fed(receiver)) => {
-            let frames = stream::unfold((receiver, tripwire), async |(mut receiver, mut tripwire)| {
-                if let Some(bytes) = receiver.recv().await {
-                    return Some((Ok::<_, std::io::Error>(bytes), (receiver, tripwire)));
-                }
-                tripwire.defuse();
-                None
-            });
-            ([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], Body::from_stream(frames)).into_response()
+        Some(Decodes::Events(frames)) => events(tripwire, frames.iter().copied().map(Bytes::from).collect()),
+        Some(Decodes::Whole(body)) => {
+            let mut tripwire = tripwire;
+            tripwire.defuse();
+            plain(200, body)
         }
+        Some(Decodes::Breaks(frames)) => {
+            let mut tripwire = tripwire;
+            tripwire.defuse();
+            broken("text/event-stream", frames)
+        }
+        Some(Decodes::BreaksWhole) => {
+            let mut tripwire = tripwire;
+            tripwire.defuse();
+            broken("application/json", &["{\"id\": "])
+        }
+        Some(Decodes::Fed(receiver)) => fed(receiver, tripwire, false),
+        Some(Decodes::FedThenBreaks(receiver)) => fed(receiver, tripwire, true),
         Some(Decodes::Hangs) => std::future::pending().await,
         None if json.get("stream") == Some(&json!(true)) => events(tripwire, EVENTS.map(Bytes::from).to_vec()),
         None => {
@@ -152,6 +184,17 @@ async fn decode(State(engine): State<Arc<Engine<Decodes>>>, request: Request) ->
                 .into_response()
         }
     }
+}
+
+fn fed(receiver: mpsc::Receiver<Bytes>, tripwire: Tripwire, breaks: bool) -> Response {
+    let frames = stream::unfold((receiver, tripwire, breaks), async |(mut receiver, mut tripwire, breaks)| {
+        if let Some(bytes) = receiver.recv().await {
+            return Some((Ok(bytes), (receiver, tripwire, breaks)));
+        }
+        tripwire.defuse();
+        breaks.then(|| (Err(std::io::Error::other("broken")), (receiver, tripwire, false)))
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], Body::from_stream(frames)).into_response()
 }
 
 fn events(tripwire: Tripwire, frames: Vec<Bytes>) -> Response {
@@ -166,5 +209,20 @@ fn events(tripwire: Tripwire, frames: Vec<Bytes>) -> Response {
 }
 
 fn plain(status: u16, body: &'static str) -> Response {
-    (StatusCode::from_u16(status).unwrap(), [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "7")];
+    let headers = headers.into_iter().filter(|(name, _)| name != header::RETRY_AFTER || matches!(status, 429 | 503));
+    (StatusCode::from_u16(status).unwrap(), HeaderMap::from_iter(headers.map(|(n, v)| (n, v.parse().unwrap()))), body)
+        .into_response()
+}
+
+/// An answer whose connection ends before it does.
+fn broken(media_type: &'static str, frames: &'static [&'static str]) -> Response {
+    let frames = frames.iter().map(|frame| Ok(Bytes::from(*frame)));
+    // What has been sent before must not be lost with the connection.
+    let end = stream::once(async {
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("broken"))
+    });
+    let body = Body::from_stream(stream::iter(frames).chain(end));
+    ([(header::CONTENT_TYPE, media_type)], body).into_response()
 }

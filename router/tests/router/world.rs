@@ -38,6 +38,10 @@ struct Line {
 pub(crate) struct Setup {
     pub(crate) ranks: u16,
     pub(crate) decode_pods: usize,
+    /// One more prefill pod, whose engine cannot be reached although its sidecar finds it ready.
+    pub(crate) dead_prefill: bool,
+    /// One more such decode pod.
+    pub(crate) dead_decode: bool,
     pub(crate) args: &'static str,
     pub(crate) token: Option<&'static str>,
     pub(crate) collect_by_ms: u64,
@@ -45,7 +49,15 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { ranks: 2, decode_pods: 1, args: "", token: None, collect_by_ms: 30_000 }
+        Self {
+            ranks: 2,
+            decode_pods: 1,
+            dead_prefill: false,
+            dead_decode: false,
+            args: "",
+            token: None,
+            collect_by_ms: 30_000,
+        }
     }
 }
 
@@ -57,6 +69,8 @@ pub(crate) struct World {
     pub(crate) decodes: Vec<Arc<Engine<Decodes>>>,
     pub(crate) prefill_sidecar: Arc<Sidecar>,
     pub(crate) decode_sidecars: Vec<Arc<Sidecar>>,
+    prefill_sidecar_task: JoinHandle<()>,
+    decode_sidecar_tasks: Vec<JoinHandle<()>>,
     pub(crate) router: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) served: Option<JoinHandle<std::io::Result<Ended>>>,
@@ -90,7 +104,8 @@ impl World {
     /// A world whose ranks are all ready.
     pub(crate) async fn new(setup: Setup) -> Self {
         let world = Self::unready(setup).await;
-        world.wait_until_ready(usize::from(setup.ranks) * (1 + setup.decode_pods)).await;
+        let pods = 1 + setup.decode_pods + usize::from(setup.dead_prefill) + usize::from(setup.dead_decode);
+        world.wait_until_ready(usize::from(setup.ranks) * pods).await;
         world
     }
 
@@ -99,14 +114,22 @@ impl World {
         let (journal, tasks) = (Journal::default(), TaskTracker::new());
         let sidecar = || Sidecar::new(&journal, setup.ranks, setup.token, setup.collect_by_ms);
         let (prefill, prefill_sidecar) = (Engine::new(&journal), sidecar());
-        let p = up(&tasks, prefill_engine(Arc::clone(&prefill))).await;
-        let ps = up(&tasks, Arc::clone(&prefill_sidecar).routes()).await;
+        let (p, _) = up(&tasks, prefill_engine(Arc::clone(&prefill))).await;
+        let (ps, prefill_sidecar_task) = up(&tasks, Arc::clone(&prefill_sidecar).routes()).await;
         let mut line = format!("router --prefill http://{p},sidecar=http://{ps} ");
-        let (mut decodes, mut decode_sidecars) = (Vec::new(), Vec::new());
+        for (dead, flag) in [(setup.dead_prefill, "--prefill"), (setup.dead_decode, "--decode")] {
+            if dead {
+                let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+                let (its_sidecar, _) = up(&tasks, sidecar().routes()).await;
+                line.push_str(&format!("{flag} http://{nobody},sidecar=http://{its_sidecar} "));
+            }
+        }
+        let (mut decodes, mut decode_sidecars, mut decode_sidecar_tasks) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..setup.decode_pods {
             let (decode, sidecar) = (Engine::new(&journal), sidecar());
-            let d = up(&tasks, decode_engine(Arc::clone(&decode))).await;
-            let ds = up(&tasks, Arc::clone(&sidecar).routes()).await;
+            let (d, _) = up(&tasks, decode_engine(Arc::clone(&decode))).await;
+            let (ds, task) = up(&tasks, Arc::clone(&sidecar).routes()).await;
+            decode_sidecar_tasks.push(task);
             line.push_str(&format!("--decode http://{d},sidecar=http://{ds} "));
             decodes.push(decode);
             decode_sidecars.push(sidecar);
@@ -125,6 +148,8 @@ impl World {
             decodes,
             prefill_sidecar,
             decode_sidecars,
+            prefill_sidecar_task,
+            decode_sidecar_tasks,
             router: address,
             stop,
             served: Some(served),
@@ -139,6 +164,18 @@ impl World {
 
     pub(crate) fn decode_sidecar(&self) -> &Sidecar {
         &self.decode_sidecars[0]
+    }
+
+    /// From now on P's sidecar takes no connections; its event stream stays, so the router still takes its ranks for ready.
+    pub(crate) async fn take_away_prefill_sidecar(&mut self) {
+        self.prefill_sidecar_task.abort();
+        assert!((&mut self.prefill_sidecar_task).await.unwrap_err().is_cancelled());
+    }
+
+    /// The same for a decode pod's sidecar.
+    pub(crate) async fn take_away_decode_sidecar(&mut self, pod: usize) {
+        self.decode_sidecar_tasks[pod].abort();
+        assert!((&mut self.decode_sidecar_tasks[pod]).await.unwrap_err().is_cancelled());
     }
 
     pub(crate) async fn wait_until_ready(&self, ranks: usize) {
@@ -200,11 +237,10 @@ impl Drop for World {
     }
 }
 
-async fn up(tasks: &TaskTracker, routes: axum::Router) -> SocketAddr {
+async fn up(tasks: &TaskTracker, routes: axum::Router) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-    address
+    (address, tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() }))
 }
 
 pub(crate) async fn whole(answer: Response<Body>) -> Answer {
