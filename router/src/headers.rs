@@ -1,10 +1,11 @@
 //! Which headers go on: the client's to the engines, the engine's to the client, minus what belongs to one hop or to us.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use kv::ids::{DpRank, TransferId};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
-use crate::targets::Target;
+use crate::trail::{Leg, Trail};
 
 /// A client's wish for P's rank.
 pub(crate) const PREFILL_RANK: &str = "x-kvgate-prefill-rank";
@@ -65,6 +66,9 @@ pub(crate) enum Path {
 }
 
 impl Path {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [Self::Pd, Self::Direct, Self::Local, Self::Fallback, Self::None];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Pd => "pd",
@@ -76,58 +80,50 @@ impl Path {
     }
 }
 
-/// What the response headers tell about a request's way: numbers and names, no addresses.
-#[derive(Clone, Debug)]
-pub(crate) struct Trail {
-    pub(crate) path: Path,
-    /// Why a request was not split.
-    pub(crate) local_because: Option<&'static str>,
-    pub(crate) prefill: Option<(usize, DpRank)>,
-    pub(crate) decode: Option<(usize, DpRank)>,
-    pub(crate) transfer: Option<TransferId>,
-    pub(crate) prefill_ms: Option<f64>,
-    pub(crate) transfer_ms: Option<f64>,
-    pub(crate) attempts: u32,
-}
-
-impl Trail {
-    pub(crate) fn new() -> Self {
-        Self {
-            path: Path::None,
-            local_because: None,
-            prefill: None,
-            decode: None,
-            transfer: None,
-            prefill_ms: None,
-            transfer_ms: None,
-            attempts: 0,
+/// Writes what the response headers tell about a request's way: names and numbers, no addresses. The path always; all else with
+/// `--debug-headers`.
+pub(crate) fn write_trail(trail: &Trail, debug: bool, headers: &mut HeaderMap) {
+    headers.insert(HeaderName::from_static("x-kvgate-path"), HeaderValue::from_static(trail.path.as_str()));
+    if let Some(reason) = trail.local_because {
+        headers.insert(HeaderName::from_static("x-kvgate-local-because"), HeaderValue::from_static(reason));
+    }
+    if !debug {
+        return;
+    }
+    let mut set = |name: &'static str, value: Option<String>| {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    let ms = |leg: Leg| trail.took(leg).map(|took| format!("{:.3}", ms(took)));
+    if let Some(last) = trail.tries.last() {
+        let (prefill, decode) = (last.prefill_target.as_ref(), last.decode_target.as_ref());
+        set("x-kvgate-prefill", prefill.map(|target| target.id().to_string()));
+        set("x-kvgate-decode", decode.map(|target| target.id().to_string()));
+        set("x-kvgate-prefill-rank", prefill.map(|target| target.rank.to_string()));
+        set("x-kvgate-decode-rank", decode.map(|target| target.rank.to_string()));
+        set("x-kvgate-transfer", last.transfer_id.as_ref().map(|transfer| transfer.as_str().to_owned()));
+        if prefill.is_some() {
+            set("x-kvgate-prefill-ms", ms(Leg::Prefill));
         }
     }
-
-    /// Where on a side.
-    pub(crate) fn place(target: &Target) -> Option<(usize, DpRank)> {
-        Some((target.pod.id.index, target.rank))
+    set("x-kvgate-transfer-ms", ms(Leg::Transfer));
+    set("x-kvgate-attempts", (trail.attempts > 0).then(|| trail.attempts.to_string()));
+    if let Ok(value) = HeaderValue::from_str(&server_timing(trail)) {
+        headers.append(HeaderName::from_static("server-timing"), value);
     }
+}
 
-    /// Writes the headers.
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        let mut set = |name: &'static str, value: Option<String>| {
-            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        };
-        let ms = |time: Option<f64>| time.map(|ms| format!("{ms:.3}"));
-        set("x-kvgate-path", Some(self.path.as_str().to_owned()));
-        set("x-kvgate-local-because", self.local_because.map(str::to_owned));
-        set("x-kvgate-prefill-pod", self.prefill.map(|(pod, _)| pod.to_string()));
-        set("x-kvgate-prefill-rank", self.prefill.map(|(_, rank)| rank.to_string()));
-        set("x-kvgate-decode-pod", self.decode.map(|(pod, _)| pod.to_string()));
-        set("x-kvgate-decode-rank", self.decode.map(|(_, rank)| rank.to_string()));
-        set("x-kvgate-transfer", self.transfer.as_ref().map(|transfer| transfer.as_str().to_owned()));
-        set("x-kvgate-prefill-ms", ms(self.prefill_ms));
-        set("x-kvgate-transfer-ms", ms(self.transfer_ms));
-        set("x-kvgate-attempts", (self.attempts > 0).then(|| self.attempts.to_string()));
-    }
+/// W3C Server-Timing, in milliseconds; `first-byte` counts from the request's arrival.
+fn server_timing(trail: &Trail) -> String {
+    let of = |leg: Leg| trail.took(leg).map(|took| (leg.as_str(), took));
+    let legs = [Leg::Queue, Leg::Prefill, Leg::Transfer, Leg::Decode].into_iter().filter_map(of);
+    let all = legs.chain([("first-byte", trail.now())]);
+    all.map(|(name, took)| format!("{name};dur={:.3}", ms(took))).collect::<Vec<_>>().join(", ")
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Routes {
         .route("/livez", get(|| async { "alive" }))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
+        .merge(crate::records::routes(false))
         .fallback(async || {
             ApiError::client(StatusCode::NOT_FOUND, "not_found", "there is no such path").into_response()
         })

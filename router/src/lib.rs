@@ -23,6 +23,7 @@
 //! | `ticket` | invariant G: no decode without a receipt, as a type |
 //! | `relay`, `sse`, `stall` | answers on their way to the client |
 //! | `headers`, `error`, `metrics` | what clients and operators are told |
+//! | `trail`, `records` | one request's timeline; the last ones, for `/v1/requests` |
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -36,6 +37,7 @@ mod headers;
 mod http;
 mod ladder;
 mod metrics;
+mod records;
 mod relay;
 mod request;
 pub mod router;
@@ -45,6 +47,7 @@ mod sse;
 mod stall;
 mod targets;
 mod ticket;
+mod trail;
 pub mod upstream;
 mod watch;
 

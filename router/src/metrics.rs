@@ -1,132 +1,124 @@
-//! The router's own figures. Whether a decode had a receipt is not among them: only the engines' and sidecars' logs prove that.
+//! The router's own figures, listed in docs/metrics.md. Whether a decode had a receipt is not among them: only the engines' and
+//! sidecars' logs prove that.
+//!
+//! Everything about a request is counted once, at its end, from its [`Trail`]. Labels are small sets of words and the places of pods on
+//! the command line; never a URL, an id or an error's text ([`peer`] apart, which is off unless asked for).
+
+mod inside;
+mod labels;
+mod peer;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
+use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
-};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::admission::Admission;
-use crate::headers::Path;
-use crate::ladder::Next;
+use crate::records::{Record, Records};
+use crate::targets::Board;
+use crate::trail::{Attempt, Failed, Leg, Span, Trail};
+use labels::{EndedLabels, FaultLabels, LegLabels, PathLabels, StepLabels, TargetLabels};
+use peer::Peer;
+
+pub(crate) use labels::Outcome;
 
 /// The media type of the page.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds of TTFT, in seconds.
-const TTFT_BUCKETS: [f64; 14] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+/// Upper bounds in seconds: of the time to the first byte and of whole requests, of a request's parts, of the time between chunks.
+const REQUEST_BUCKETS: [f64; 16] =
+    [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
+const LEG_BUCKETS: [f64; 16] =
+    [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+const ITL_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 1.0, 5.0];
 
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
-    /// The whole answer went out.
-    Ok,
-    /// The client's mistake, by our check or the engine's.
-    ClientError,
-    /// Turned away: queue full or draining.
-    Rejected,
-    /// No rank was ready.
-    NotReady,
-    /// The last attempt failed.
-    Failed,
-    /// The client left.
-    ClientGone,
-    /// The answer broke off after its first byte.
-    Broken,
-    /// The drain timeout ended it.
-    Cut,
+type Count = Counter<u64, AtomicU64>;
+type PerLabel<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// What the figures are read from.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) git_sha: &'static str,
+    /// Whether to show the peer's names too.
+    pub(crate) peer_names: bool,
+    /// Ended requests to keep.
+    pub(crate) records: u32,
+    /// Figures that other parts of the router bring; listed in docs/metrics.md like the rest.
+    pub(crate) collectors: Vec<Box<dyn Collector>>,
 }
 
-impl Outcome {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::ClientError => "client_error",
-            Self::Rejected => "rejected",
-            Self::NotReady => "not_ready",
-            Self::Failed => "failed",
-            Self::ClientGone => "client_gone",
-            Self::Broken => "broken",
-            Self::Cut => "cut",
-        }
-    }
-}
-
-macro_rules! label_by_word {
-    ($($name:ident),*) => {$(
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-                EncodeLabelValue::encode(&self.as_str(), encoder)
-            }
-        }
-    )*};
-}
-label_by_word!(Outcome, Path, Next);
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndedLabels {
-    outcome: Outcome,
-    path: Path,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StepLabels {
-    step: Next,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FaultLabels {
-    leg: &'static str,
-    fault: &'static str,
-}
-
-#[derive(Clone, Debug)]
-struct Figures {
-    ended: Family<EndedLabels, Counter<u64, AtomicU64>>,
-    steps: Family<StepLabels, Counter<u64, AtomicU64>>,
-    failed: Family<FaultLabels, Counter<u64, AtomicU64>>,
-    receipts: Counter<u64, AtomicU64>,
+#[derive(Debug)]
+pub(crate) struct Figures {
+    ended: Family<EndedLabels, Count>,
+    duration: PerLabel<PathLabels>,
     ttft: Histogram,
+    itl: Histogram,
+    legs: PerLabel<LegLabels>,
+    faults: Family<FaultLabels, Count>,
+    steps: Family<StepLabels, Count>,
+    receipts: Count,
+    chunks: Count,
+    bytes: Count,
+    in_flight: Gauge,
+    served: Family<TargetLabels, Count>,
+    failed: Family<TargetLabels, Count>,
+    peer: Option<Peer>,
 }
 
-/// All figures.
+/// All figures, and the last requests.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    figures: Figures,
+    figures: Arc<Figures>,
+    records: Arc<Records>,
 }
 
 impl Metrics {
-    pub(crate) fn new(admission: Arc<Admission>) -> Self {
-        let mut registry = Registry::default();
-        let figures = Figures {
+    pub(crate) fn new(sources: Sources) -> Self {
+        let Sources { admission, board, git_sha, peer_names, records, collectors } = sources;
+        let figures = Arc::new(Figures {
             ended: Family::default(),
+            duration: PerLabel::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
+            ttft: Histogram::new(REQUEST_BUCKETS),
+            itl: Histogram::new(ITL_BUCKETS),
+            legs: PerLabel::new_with_constructor(|| Histogram::new(LEG_BUCKETS)),
+            faults: Family::default(),
             steps: Family::default(),
+            receipts: Count::default(),
+            chunks: Count::default(),
+            bytes: Count::default(),
+            in_flight: Gauge::default(),
+            served: Family::default(),
             failed: Family::default(),
-            receipts: Counter::default(),
-            ttft: Histogram::new(TTFT_BUCKETS),
-        };
-        registry.register("router_request_ended", "Requests ended, by outcome and path", figures.ended.clone());
-        registry.register("router_failure_step", "Failed attempts, by what was done next", figures.steps.clone());
-        registry.register("router_attempt_failed", "Failed attempts, by leg and what happened", figures.failed.clone());
-        registry.register("router_receipts", "Receipts redeemed for a decode", figures.receipts.clone());
-        registry.register(
-            "router_ttft_seconds",
-            "From the request to the first byte of its answer",
-            figures.ttft.clone(),
-        );
-        registry.register_collector(Box::new(Inside(admission)));
-        Self { registry, figures }
+            peer: peer_names.then(Peer::default),
+        });
+        let mut registry = Registry::default();
+        let build = vec![("version", env!("CARGO_PKG_VERSION")), ("git_sha", git_sha)];
+        registry.register("kvgate_build", "The build that runs", Info::new(build));
+        figures.register(&mut registry);
+        registry.register_collector(Box::new(inside::Inside::new(
+            admission,
+            Arc::clone(&board),
+            figures.in_flight.clone(),
+        )));
+        if figures.peer.is_some() {
+            registry.register_collector(Box::new(peer::Workers::new(board, &figures)));
+        }
+        for collector in collectors {
+            registry.register_collector(collector);
+        }
+        Self { registry, figures, records: Arc::new(Records::new(usize::try_from(records).unwrap_or(usize::MAX))) }
     }
 
     /// The page.
@@ -136,60 +128,162 @@ impl Metrics {
         Ok(page)
     }
 
-    /// Counts one request's end when the guard goes.
-    pub(crate) fn begin(&self) -> Ended {
-        Ended { figures: self.figures.clone(), path: Path::None, outcome: Outcome::ClientGone }
+    /// The last requests.
+    pub(crate) fn records(&self) -> &Records {
+        &self.records
     }
 
-    pub(crate) fn step(&self, step: Next) {
-        self.figures.steps.get_or_create(&StepLabels { step }).inc();
-    }
-
-    /// Counts one failed attempt; both words from short lists.
-    pub(crate) fn failed(&self, leg: &'static str, fault: &'static str) {
-        self.figures.failed.get_or_create(&FaultLabels { leg, fault }).inc();
+    /// Counts and keeps one request when the guard goes.
+    pub(crate) fn begin(&self, trail: Trail) -> Ended {
+        let (figures, records) = (Arc::clone(&self.figures), Arc::clone(&self.records));
+        Ended { figures, records, trail, outcome: Outcome::ClientGone, working: false }
     }
 
     pub(crate) fn receipt(&self) {
         self.figures.receipts.inc();
     }
+}
 
-    pub(crate) fn first_byte(&self, after: Duration) {
-        self.figures.ttft.observe(after.as_secs_f64());
+impl Figures {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("router_request_ended", "Requests ended, by outcome and path", self.ended.clone());
+        registry.register_with_unit(
+            "router_request_duration",
+            "From the request to the last byte of its answer, of requests that ended well",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "router_ttft",
+            "From the request to the first byte of its answer",
+            Unit::Seconds,
+            self.ttft.clone(),
+        );
+        registry.register_with_unit(
+            "router_itl",
+            "Mean time between the chunks of a streamed answer, one observation per answer",
+            Unit::Seconds,
+            self.itl.clone(),
+        );
+        registry.register_with_unit(
+            "router_leg_duration",
+            "Time per part of a request, of parts that ended well",
+            Unit::Seconds,
+            self.legs.clone(),
+        );
+        registry.register("router_attempt_failed", "Failed attempts, by part and fault", self.faults.clone());
+        registry.register("router_failure_step", "Failed attempts, by what was done next", self.steps.clone());
+        registry.register("router_receipts", "Receipts redeemed for a decode", self.receipts.clone());
+        registry.register("router_stream_chunks", "Frames of answers passed on", self.chunks.clone());
+        registry.register("router_stream_bytes", "Bytes of answers passed on", self.bytes.clone());
+        registry.register("router_target_served", "Parts that a rank did well", self.served.clone());
+        registry.register("router_target_failed", "Parts that failed on a rank", self.failed.clone());
+        if let Some(peer) = &self.peer {
+            peer.register(registry);
+        }
+    }
+
+    fn count(&self, record: &Record) {
+        let Record { trail, outcome, took } = record;
+        let (outcome, path) = (*outcome, trail.path);
+        self.ended.get_or_create(&EndedLabels { outcome, path }).inc();
+        if outcome == Outcome::Ok {
+            self.duration.get_or_create(&PathLabels { path }).observe(took.as_secs_f64());
+        }
+        for (leg, span) in [(Leg::Body, trail.body), (Leg::Queue, trail.queue), (Leg::Stream, trail.stream)] {
+            self.leg(leg, span);
+        }
+        for attempt in &trail.tries {
+            self.attempt(attempt);
+        }
+        self.chunks.inc_by(trail.chunks);
+        self.bytes.inc_by(trail.bytes);
+        let gaps = u32::try_from(trail.chunks).unwrap_or(u32::MAX).saturating_sub(1);
+        if let Some(mean) = trail.stream.took().and_then(|took| took.checked_div(gaps)) {
+            self.itl.observe(mean.as_secs_f64());
+        }
+        if let Some(peer) = &self.peer {
+            peer.count(record);
+        }
+    }
+
+    fn attempt(&self, attempt: &Attempt) {
+        let failed = attempt.failed.as_ref();
+        for (leg, span) in attempt.legs() {
+            let well = failed.is_none_or(|failed| failed.why.leg != leg);
+            if well {
+                self.leg(leg, span);
+            }
+            let target = match leg {
+                Leg::Prefill => attempt.prefill_target.as_ref(),
+                Leg::Transfer | Leg::Decode => attempt.decode_target.as_ref(),
+                Leg::Body | Leg::Queue | Leg::Choice | Leg::Backoff | Leg::Stream => None,
+            };
+            if let (Some(target), Some(_)) = (target, span.to) {
+                let of = if well { &self.served } else { &self.failed };
+                of.get_or_create(&TargetLabels::new(target, leg)).inc();
+            }
+        }
+        if let Some(failed) = failed {
+            let Failed { leg, fault, next: step, .. } = &failed.why;
+            let (leg, fault, step) = (*leg, *fault, *step);
+            self.faults.get_or_create(&FaultLabels { leg, fault }).inc();
+            self.steps.get_or_create(&StepLabels { step }).inc();
+        }
+    }
+
+    fn leg(&self, leg: Leg, span: Span) {
+        if let Some(took) = span.took() {
+            self.legs.get_or_create(&LegLabels { leg }).observe(took.as_secs_f64());
+        }
     }
 }
 
-/// One request's end, counted once: as [`Outcome::ClientGone`] unless something else is known by then.
+/// One request's end, counted and kept once: as [`Outcome::ClientGone`] unless something else is known by then.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    figures: Figures,
-    path: Path,
+    figures: Arc<Figures>,
+    records: Arc<Records>,
+    pub(crate) trail: Trail,
     outcome: Outcome,
+    working: bool,
 }
 
 impl Ended {
-    pub(crate) fn path(&mut self, path: Path) {
-        self.path = path;
+    /// Its answer begins.
+    pub(crate) fn first_byte(&mut self, status: StatusCode) {
+        self.trail.end(Leg::Decode);
+        self.trail.begin(Leg::Stream);
+        self.trail.status = Some(status);
+        self.figures.ttft.observe(self.trail.now().as_secs_f64());
+    }
+
+    /// It is being worked on.
+    pub(crate) fn started(&mut self) {
+        self.trail.end(Leg::Queue);
+        if !self.working {
+            self.working = true;
+            self.figures.in_flight.inc();
+        }
     }
 
     pub(crate) fn outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;
+        if outcome == Outcome::Ok {
+            self.trail.end(Leg::Stream);
+        }
     }
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.figures.ended.get_or_create(&EndedLabels { outcome: self.outcome, path: self.path }).inc();
-    }
-}
-
-#[derive(Debug)]
-struct Inside(Arc<Admission>);
-
-impl Collector for Inside {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let inside = ConstGauge::new(i64::try_from(self.0.inside()).unwrap_or(i64::MAX));
-        let help = "Requests inside the router, working or waiting";
-        inside.encode(encoder.encode_descriptor("router_requests_inside", help, None, inside.metric_type())?)
+        if self.working {
+            self.figures.in_flight.dec();
+        }
+        let empty = Trail::new(String::new(), None, "");
+        let trail = std::mem::replace(&mut self.trail, empty);
+        let record = Record { took: trail.now(), trail, outcome: self.outcome };
+        self.figures.count(&record);
+        self.records.keep(record);
     }
 }

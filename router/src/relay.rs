@@ -118,6 +118,12 @@ impl Relay {
         relay
     }
 
+    fn count(&mut self, data: &Bytes) {
+        if let Some(holdings) = &mut self.holdings {
+            holdings.ended.trail.chunk(data.len());
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(mut holdings) = self.holdings.take() {
             holdings.ended.outcome(outcome);
@@ -140,6 +146,9 @@ impl Relay {
     fn fail(&mut self, error: RelayError) -> Next {
         warn!(request_id = %self.request_id, error = &error as &dyn std::error::Error, "answer breaks off");
         let public = error.public();
+        if let Some(holdings) = &mut self.holdings {
+            holdings.ended.trail.code = Some(public.code.clone());
+        }
         self.end(public.outcome);
         self.held.rest = Body::empty();
         self.over = true;
@@ -196,8 +205,10 @@ impl HttpBody for Relay {
                 Some(Err(error)) => return this.fail(RelayError::Broken(error)),
                 None => {
                     this.over = true;
+                    let rest = this.events.rest();
+                    rest.iter().for_each(|rest| this.count(rest));
                     this.end(Outcome::Ok);
-                    return Poll::Ready(this.events.rest().map(|rest| Ok(Frame::data(rest))));
+                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
             };
             let data = match frame.into_data() {
@@ -206,6 +217,7 @@ impl HttpBody for Relay {
             };
             let data = if this.held.is_stream { this.events.pass(data) } else { Some(data) };
             if let Some(data) = data {
+                this.count(&data);
                 this.finish_at_end();
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }

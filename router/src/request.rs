@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{Instrument, debug, info_span};
 use vllm_wire::body::{Endpoint, Inspected, inspect};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
@@ -23,12 +23,13 @@ use crate::config::Gate;
 use crate::engine::{Call, Decoding};
 use crate::error::ApiError;
 use crate::handoff::Claimed;
-use crate::headers::{PREFILL_RANK, Path, Trail, toward_client};
+use crate::headers::{PREFILL_RANK, Path, toward_client, write_trail};
 use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
 use crate::relay::{Holdings, Relay};
 use crate::router::Shared;
 use crate::targets::{Board, Occupied, Side, Target, TargetId};
+use crate::trail::{Leg, Trail};
 
 /// A request that has been read and understood.
 struct Job<'a> {
@@ -60,28 +61,31 @@ enum Done {
 /// # Cancel safety
 /// The client's leaving drops the future or the response's body, and with it every leg; what is owed to sidecars is paid by tasks.
 pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
-    let arrived = Instant::now();
     let id = shared.ids.next();
     let client_id = request.headers().get(REQUEST_ID).cloned();
     // What the client is told: its own id, if it has one.
     let shown = client_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(&id).to_owned();
+    let label = client_id.as_ref().and_then(|id| id.to_str().ok()).filter(|id| is_label(id)).map(str::to_owned);
     let span = info_span!("request", request_id = %id, path = endpoint.path());
-    let mut trail = Trail::new();
-    let mut ended = shared.metrics.begin();
-    let answered = answer(&shared, endpoint, request, &id, &mut trail, &mut ended).instrument(span.clone());
+    let mut ended = shared.metrics.begin(Trail::new(id, label, endpoint.path()));
+    let arrived = ended.trail.arrived;
+    let answered = answer(&shared, endpoint, request, &mut ended).instrument(span.clone());
     let answered = match shared.config.deadlines.request {
         Some(deadline) => timeout_at(arrived + deadline, answered).await.unwrap_or_else(|_| Err(late())),
         None => answered.await,
     };
     let mut response = match answered {
         Ok((Done::Begun { decoding, seat, claimed }, running)) => {
-            shared.metrics.first_byte(arrived.elapsed());
+            ended.first_byte(decoding.status);
+            let mut headers = decoding.headers;
+            write_trail(&ended.trail, shared.config.observe.debug_headers, &mut headers);
+            set_id(&ended.trail, client_id, &mut headers);
             let holdings = Holdings { ended, running, decode_rank: seat, claimed };
             let relay = Relay::new(decoding.held, shared.config.deadlines.idle, shared.cut.clone(), &shown, holdings);
             let mut response = Response::new(Body::new(relay));
             *response.status_mut() = decoding.status;
-            *response.headers_mut() = decoding.headers;
-            response
+            *response.headers_mut() = headers;
+            return response;
         }
         Ok((Done::ClientError(answer), _running)) => {
             ended.outcome(Outcome::ClientError);
@@ -95,40 +99,49 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
             let _in_request = span.enter();
             debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
             ended.outcome(error.outcome);
+            ended.trail.code = Some(error.code.clone());
             error.answer(&shown)
         }
     };
+    ended.trail.status = Some(response.status());
     let headers = response.headers_mut();
-    trail.write(headers);
-    if let Some(id) = client_id.or_else(|| HeaderValue::from_str(&id).ok()) {
+    write_trail(&ended.trail, shared.config.observe.debug_headers, headers);
+    set_id(&ended.trail, client_id, headers);
+    response
+}
+
+/// The client gets its own id back, or ours.
+fn set_id(trail: &Trail, client_id: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if let Some(id) = client_id.or_else(|| HeaderValue::from_str(&trail.id).ok()) {
         headers.insert(REQUEST_ID, id);
     }
-    response
 }
 
 async fn answer(
     shared: &Shared,
     endpoint: Endpoint,
     request: Request<Body>,
-    id: &str,
-    trail: &mut Trail,
     ended: &mut Ended,
 ) -> Result<(Done, Running), ApiError> {
     let place = shared.admission.enter()?;
     shared.retries.request();
     let (head, body) = request.into_parts();
     let wish = wish(shared, &head.headers)?;
+    ended.trail.begin(Leg::Body);
     let (body, _reserved) = read_body(shared, body).await?;
+    ended.trail.end(Leg::Body);
     let inspected = inspect(endpoint, &body).map_err(|error| bad_body(&error))?;
+    ended.trail.begin(Leg::Queue);
     let running = tokio::select! {
         running = shared.admission.start(place) => running?,
         () = shared.cut.cancelled() => return Err(cut()),
     };
-    let label = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_label(id)).unwrap_or(id);
+    ended.started();
+    let trail = &mut ended.trail;
     let mut job = Job {
         shared,
-        id: id.to_owned(),
-        label: label.to_owned(),
+        id: trail.id.clone(),
+        label: trail.client_id.clone().unwrap_or_else(|| trail.id.clone()),
         endpoint,
         headers: head.headers,
         body,
@@ -138,12 +151,10 @@ async fn answer(
         failed: Vec::new(),
     };
     job.trail.path = job.planned_path();
-    ended.path(job.trail.path);
     let done = tokio::select! {
         done = Box::pin(job.run()) => done,
         () = shared.cut.cancelled() => Err(cut()),
     };
-    ended.path(job.trail.path);
     done.map(|done| (done, running))
 }
 
@@ -174,17 +185,18 @@ impl Job<'_> {
     }
 
     /// Waits before the next attempt when one of its ranks has failed this request already; another rank is tried at once.
-    async fn leave_alone(&self, targets: &[&Target]) {
+    async fn leave_alone(&mut self, targets: &[&Target]) {
+        self.trail.chosen();
         if targets.iter().any(|target| self.failed.contains(&target.id())) {
             let nth = u32::try_from(self.failed.len().saturating_sub(1)).unwrap_or(u32::MAX);
+            self.trail.backing_off();
             sleep(wait(&self.shared.config.failure.backoff, nth, fastrand::f64())).await;
         }
     }
 
     /// The next attempt's identity towards engines.
     fn next_call(&mut self) -> Call {
-        self.trail.attempts += 1;
-        let id = format!("{}-{}", self.id, self.trail.attempts);
+        let id = format!("{}-{}", self.id, self.trail.next_attempt());
         Call { endpoint: self.endpoint, headers: self.headers.clone(), id }
     }
 }

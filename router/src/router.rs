@@ -15,7 +15,7 @@ use crate::config::{Gate, RouterConfig};
 use crate::engine::Engines;
 use crate::handoff::Handoffs;
 use crate::ladder::RetryBudget;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Sources};
 use crate::sidecar::Sidecars;
 use crate::stall::NoStall;
 use crate::targets::{Board, PodId, Side, Watched};
@@ -63,10 +63,11 @@ impl Ids {
 pub(crate) struct Shared {
     pub(crate) config: RouterConfig,
     pub(crate) git_sha: &'static str,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
     pub(crate) engines: Engines,
+    pub(crate) sidecars: Sidecars,
     pub(crate) handoffs: Handoffs,
     pub(crate) retries: RetryBudget,
     pub(crate) ids: Ids,
@@ -95,6 +96,7 @@ impl Router {
             })
         });
         let (board, watched) = Board::new(pods.collect(), config.targets.ranks_per_pod);
+        let board = Arc::new(board);
         let admission = Arc::new(Admission::new(Limits {
             in_flight: config.limits.max_in_flight,
             queue: config.limits.max_queue,
@@ -107,12 +109,20 @@ impl Router {
             watch(&tasks, &watchers, &upstream, &sidecars, (pod, view));
         }
         let shared = Shared {
+            metrics: Metrics::new(Sources {
+                admission: Arc::clone(&admission),
+                board: Arc::clone(&board),
+                git_sha,
+                peer_names: config.observe.peer_metrics,
+                records: config.observe.request_records,
+                collectors: Vec::new(),
+            }),
             board,
-            metrics: Metrics::new(Arc::clone(&admission)),
             admission,
             engines: Engines::new(upstream, config.deadlines.prefill, config.deadlines.decode),
             retries: RetryBudget::new(config.failure.retry_budget, config.failure.retry_floor, Instant::now()),
-            handoffs: Handoffs::new(sidecars, tasks.clone()),
+            handoffs: Handoffs::new(sidecars.clone(), tasks.clone()),
+            sidecars,
             ids: Ids { prefix: id_prefix, next: AtomicU64::new(1) },
             turn: AtomicUsize::new(0),
             tasks,

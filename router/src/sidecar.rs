@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
-use kv::ids::{DpRank, EngineId, EngineRequestId, TransferId};
+use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -17,8 +17,8 @@ use crate::ladder::Retry;
 use crate::ticket::{Asked, Receipt};
 use crate::upstream::{Upstream, UpstreamError, at, fetch, send_within};
 
-pub(crate) use wire::RankJson;
-use wire::{LandedJson, ProblemJson, TransferJson};
+use wire::{LandedJson, ProblemJson, StagesJson, TransferJson, TransfersJson};
+pub(crate) use wire::{RankJson, TransferStages};
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 4 << 20;
@@ -220,6 +220,24 @@ impl Sidecars {
             Err(SidecarError::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Where an attempt's transfer has spent its time: by its name where that is known. `None` when the sidecar knows no such attempt.
+    pub(crate) async fn stages(
+        &self,
+        sidecar: &Uri,
+        transfer: Option<&TransferId>,
+        attempt: &AttemptId,
+    ) -> Result<Option<TransferStages>, SidecarError> {
+        if let Some(transfer) = transfer {
+            let path = format!("/v1/transfers/{}", segment(transfer.as_str()));
+            return Ok(self.short::<StagesJson>(Method::GET, sidecar, &path, None::<&()>).await?.map(StagesJson::read));
+        }
+        let path = format!("/v1/transfers?attempt_id={}", segment(attempt.as_str()));
+        let listed = self.short::<TransfersJson>(Method::GET, sidecar, &path, None::<&()>).await?;
+        // A sidecar that does not know this question answers with all that it has.
+        let mut all = listed.into_iter().flat_map(|listed| listed.transfers);
+        Ok(all.find(|one| one.is_of(attempt.as_str())).map(StagesJson::read))
     }
 
     /// Tells P's sidecar of blocks that a prefill has left pinned.

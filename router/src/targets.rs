@@ -63,6 +63,13 @@ pub(crate) struct Pod {
     seats: Vec<Arc<AtomicU32>>,
 }
 
+impl Pod {
+    /// How many ranks it has.
+    pub(crate) fn ranks(&self) -> usize {
+        self.seats.len()
+    }
+}
+
 /// A rank that a request was given: the pod, its number there and its number in the deployment.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {

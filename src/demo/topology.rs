@@ -112,7 +112,7 @@ pub(super) async fn start(folder: &Path, plan: &Plan, client: &Client, children:
 
     say::progress("starting the router");
     let mut args = words(&format!(
-        "router --pd-disaggregation --prefill {prefill},sidecar={prefill_sidecar} --decode {decode},sidecar={decode_sidecar} --intra-node-data-parallel-size {} --host 127.0.0.1 --port 0 --gate {} --kv-lease {lease}",
+        "router --pd-disaggregation --prefill {prefill},sidecar={prefill_sidecar} --decode {decode},sidecar={decode_sidecar} --intra-node-data-parallel-size {} --host 127.0.0.1 --port 0 --debug-headers --gate {} --kv-lease {lease}",
         plan.dp, plan.gate
     ));
     args.extend(faults(plan.router_faults));

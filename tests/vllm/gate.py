@@ -46,7 +46,7 @@ class Gate:
     def router(self, name, prefill_sidecar, decode_sidecar, *more, lease="30s", decode_url=None):
         words = f"""router --pd-disaggregation --prefill {self.p.url},sidecar={prefill_sidecar}
             --decode {decode_url or self.d.url},sidecar={decode_sidecar} --intra-node-data-parallel-size {DP}
-            --host 127.0.0.1 --port 0 --kv-lease {lease}""".split()
+            --host 127.0.0.1 --port 0 --debug-headers --kv-lease {lease}""".split()
         return self.start(name, *words, *more)
 
     def wait_ready(self, router):

@@ -1,7 +1,5 @@
 //! A request split into prefill, transfer and decode, with the failure ladder around it.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::StatusCode;
 use kv::ids::{AttemptId, LocalRank};
@@ -16,7 +14,7 @@ use crate::engine::{Answer, Call, LegError};
 use crate::error::ApiError;
 use crate::faults::Faults;
 use crate::handoff::{Claimed, Landed, PinnedBlocks};
-use crate::headers::{Path, Trail};
+use crate::headers::Path;
 use crate::ladder::{Ladder, Next, Retry};
 use crate::metrics::Outcome;
 use crate::request::whole::leg_failed;
@@ -24,6 +22,7 @@ use crate::request::{Done, Job, bad_body, not_ready};
 use crate::sidecar::{HandleReport, SidecarError, TransferAsk};
 use crate::targets::{Occupied, Side, Target};
 use crate::ticket::{Asked, DecodeTicket, NotCovered, Ungated};
+use crate::trail::{Failed, Leg};
 
 /// A prefill that is done.
 struct Prefilled {
@@ -72,12 +71,12 @@ impl AttemptError {
     }
 
     /// The leg that failed and what happened, for metrics: both from short lists.
-    fn fault(&self) -> (&'static str, &'static str) {
+    fn fault(&self) -> (Leg, &'static str) {
         match self {
-            Self::Prefill(error) => ("prefill", error.what()),
-            Self::Transfer(error) => ("transfer", error.what()),
-            Self::Receipt(_) => ("transfer", "receipt_invalid"),
-            Self::Decode(error) => ("decode", error.what()),
+            Self::Prefill(error) => (Leg::Prefill, error.what()),
+            Self::Transfer(error) => (Leg::Transfer, error.what()),
+            Self::Receipt(_) => (Leg::Transfer, "receipt_invalid"),
+            Self::Decode(error) => (Leg::Decode, error.what()),
         }
     }
 
@@ -119,6 +118,7 @@ impl Job<'_> {
         let prefill_body: Bytes = for_prefill(self.endpoint, &self.body).map_err(|error| bad_body(&error))?.into();
         let mut ladder = Ladder::new(self.shared.config.failure.max_attempts);
         let mut avoid = Avoid::default();
+        self.trail.choosing();
         let Some((prefill, decode)) = self.terms(&avoid).pair(&self.shared.board) else {
             let error = not_ready(&self.shared.board, &[Side::Prefill, Side::Decode]);
             return self.fall_back(error).await;
@@ -135,11 +135,11 @@ impl Job<'_> {
                 prefill = %prefill.id(), decode = %decode.id(), next = next.as_str(),
                 error = &error as &dyn std::error::Error, "attempt failed"
             );
-            self.shared.metrics.step(next);
             let (leg, what) = error.fault();
-            self.shared.metrics.failed(leg, what);
+            self.trail.failed(Failed { leg, fault: what, code: error.public().code, next }, &error);
+            self.trail.choosing();
             blame(&mut avoid, &error, &prefill, &decode);
-            self.failed_on(if leg == "prefill" { &prefill } else { &decode });
+            self.failed_on(if leg == Leg::Prefill { &prefill } else { &decode });
             let again = match (next, prefilled) {
                 (Next::GiveUp | Next::BudgetSpent, _) => None,
                 (Next::SameTransfer, Some(prefilled)) => Some(Start::With { prefilled, decode }),
@@ -168,7 +168,6 @@ impl Job<'_> {
         match self.shared.config.failure.fallback {
             FallbackKind::Off => Err(error),
             FallbackKind::LocalPrefill => {
-                (self.trail.prefill, self.trail.transfer) = (None, None);
                 self.trail.path = Path::Fallback;
                 self.whole().await
             }
@@ -184,11 +183,12 @@ impl Job<'_> {
         let (prefilled, decode, seat) = match start {
             Start::With { prefilled, decode } => {
                 let seat = decode.occupy();
+                self.trail.prefill_on(&prefilled.target);
                 (prefilled, decode, seat)
             }
             Start::Anew { prefill, decode } => {
                 let seat = decode.occupy();
-                self.trail.prefill = Trail::place(&prefill);
+                self.trail.prefill_on(&prefill);
                 match self.prefill(&prefill, &call, prefill_body.clone()).await {
                     Ok(Answer::Given(prefilled)) => (Box::new(prefilled), decode, seat),
                     Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
@@ -199,13 +199,15 @@ impl Job<'_> {
                 }
             }
         };
-        self.trail.decode = Trail::place(&decode);
+        self.trail.decode_on(&decode);
         let prefill = prefilled.target.clone();
         let (ticket, claimed) = match self.ticket(prefilled, &decode, &call).await {
             Ok(admitted) => admitted,
             Err((error, prefilled)) => return Err(Box::new(Failure { error, prefill, decode, prefilled })),
         };
-        match self.shared.engines.decode(ticket, &call, &self.body).await {
+        self.trail.begin(Leg::Decode);
+        let answered = self.shared.engines.decode(ticket, &call, &self.body).await;
+        match answered {
             Ok(Answer::Given(decoding)) => Ok(Done::Begun { decoding, seat, claimed }),
             Ok(Answer::ClientError(answer)) => Ok(Done::ClientError(answer)),
             Err(error) => {
@@ -218,12 +220,13 @@ impl Job<'_> {
     async fn prefill(&mut self, target: &Target, call: &Call, body: Bytes) -> Result<Answer<Prefilled>, LegError> {
         let seat = target.occupy();
         let sent_at = Instant::now();
+        self.trail.begin(Leg::Prefill);
         let answer = match self.shared.engines.prefill(target, call, body).await? {
             Answer::Given(answer) => answer,
             Answer::ClientError(answer) => return Ok(Answer::ClientError(answer)),
         };
         let age = sent_at.elapsed();
-        self.trail.prefill_ms = Some(ms(age));
+        self.trail.end(Leg::Prefill);
         let blocks = target.pod.sidecar.as_ref().map(|sidecar| {
             let report = HandleReport {
                 rank: target.rank,
@@ -275,7 +278,7 @@ impl Job<'_> {
             let params = self.with_tokens(answer.raw_params.clone(), &answer);
             return Ok((DecodeTicket::without_receipt(Ungated::Fault(proof), decode.clone(), params), None));
         }
-        let asked_at = Instant::now();
+        self.trail.begin(Leg::Transfer);
         let Landed { mut receipt, claimed } = match self.shared.handoffs.pull(ask, blocks).await {
             Ok(landed) => landed,
             Err(failed) => {
@@ -285,8 +288,7 @@ impl Job<'_> {
                 return Err((AttemptError::Transfer(failed.error), prefilled));
             }
         };
-        self.trail.transfer_ms = Some(ms(asked_at.elapsed()));
-        self.trail.transfer = Some(receipt.transfer.clone());
+        self.trail.landed(receipt.transfer.clone());
         receipt.params = self.with_tokens(receipt.params, &answer);
         let aim = if faults.wrong_rank() {
             neighbour(decode, self.shared.config.targets.ranks_per_pod)
@@ -338,8 +340,4 @@ fn neighbour(target: &Target, ranks: u16) -> Target {
     let first = target.rank.0.saturating_sub(target.local.0);
     let local = LocalRank(local);
     Target { pod: target.pod.clone(), local, rank: local.global(first) }
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

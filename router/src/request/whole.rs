@@ -6,11 +6,11 @@ use tracing::warn;
 use crate::choice::Avoid;
 use crate::engine::{Answer, LegError};
 use crate::error::ApiError;
-use crate::headers::Trail;
 use crate::ladder::{Ladder, Next};
 use crate::metrics::Outcome;
 use crate::request::{Done, Job, not_ready};
 use crate::targets::Side;
+use crate::trail::{Failed, Leg};
 
 impl Job<'_> {
     /// Sends the request whole to a decode engine, to another one while that fails.
@@ -19,13 +19,15 @@ impl Job<'_> {
         let mut ladder = Ladder::new(self.shared.config.failure.max_attempts.saturating_sub(self.trail.attempts));
         let mut avoid = Avoid::default();
         loop {
+            self.trail.choosing();
             let Some(target) = self.terms(&avoid).alone(&self.shared.board) else {
                 return Err(not_ready(&self.shared.board, &[Side::Decode]));
             };
-            self.trail.decode = Trail::place(&target);
             self.leave_alone(&[&target]).await;
             let seat = target.occupy();
             let call = self.next_call();
+            self.trail.decode_on(&target);
+            self.trail.begin(Leg::Decode);
             let error = match self.shared.engines.whole(&target, &call, &self.body).await {
                 Ok(Answer::Given(decoding)) => return Ok(Done::Begun { decoding, seat, claimed: None }),
                 Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
@@ -33,10 +35,11 @@ impl Job<'_> {
             };
             let next = ladder.step(error.retry(), false, &self.shared.retries);
             warn!(decode = %target.id(), error = &error as &dyn std::error::Error, next = next.as_str(), "attempt failed");
-            self.shared.metrics.step(next);
-            self.shared.metrics.failed("decode", error.what());
+            let public = leg_failed("decode", &error);
+            let failed = Failed { leg: Leg::Decode, fault: error.what(), code: public.code.clone(), next };
+            self.trail.failed(failed, &error);
             if matches!(next, Next::GiveUp | Next::BudgetSpent) {
-                return Err(leg_failed("decode", &error));
+                return Err(public);
             }
             avoid.unlucky(&target);
             self.failed_on(&target);

@@ -1,8 +1,10 @@
 //! The JSON of the sidecars' API, as far as the router reads it.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::SidecarError;
 use crate::ladder::Retry;
@@ -36,6 +38,93 @@ impl TransferJson {
     /// Whether the KV arrived: P has been told then.
     pub(crate) fn has_landed(&self) -> bool {
         self.failure.is_none() && matches!(self.state.as_str(), "landed" | "done")
+    }
+}
+
+/// A transfer's times, and what became of it.
+#[derive(Deserialize)]
+pub(crate) struct StagesJson {
+    #[serde(default)]
+    transfer_id: String,
+    #[serde(default)]
+    attempt_id: String,
+    state: String,
+    #[serde(default)]
+    blocks: u64,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    stages_us: serde_json::Map<String, Value>,
+    #[serde(default)]
+    collected_by: Option<u16>,
+    #[serde(default)]
+    failure: Option<FailureJson>,
+}
+
+#[derive(Deserialize)]
+struct FailureJson {
+    code: String,
+    #[serde(default)]
+    detail: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct TransfersJson {
+    pub(crate) transfers: Vec<StagesJson>,
+}
+
+/// The sidecar's stages, in the order in which they follow each other.
+const STAGES: [&str; 7] = ["queued", "handshake", "post", "wire", "verify", "landed_idle", "collect"];
+
+/// What a sidecar says of one transfer.
+#[derive(Clone, Debug)]
+pub(crate) struct TransferStages {
+    transfer: String,
+    state: String,
+    blocks: u64,
+    bytes: u64,
+    /// Those that it has got to.
+    pub(crate) stages: Vec<(&'static str, Duration)>,
+    collected_by: Option<u16>,
+    failure: Option<(String, String)>,
+}
+
+impl StagesJson {
+    pub(crate) fn is_of(&self, attempt: &str) -> bool {
+        self.attempt_id == attempt
+    }
+
+    pub(crate) fn read(self) -> TransferStages {
+        let took =
+            |name: &'static str| Some((name, Duration::from_micros(self.stages_us.get(name).and_then(Value::as_u64)?)));
+        TransferStages {
+            stages: STAGES.into_iter().filter_map(took).collect(),
+            transfer: self.transfer_id,
+            state: self.state,
+            blocks: self.blocks,
+            bytes: self.bytes,
+            collected_by: self.collected_by,
+            failure: self.failure.map(|failure| (failure.code, failure.detail)),
+        }
+    }
+}
+
+impl TransferStages {
+    /// As JSON; the words of a failure may hold addresses.
+    pub(crate) fn shown(&self, with_addresses: bool) -> Value {
+        let stages: serde_json::Map<String, Value> = self
+            .stages
+            .iter()
+            .map(|(name, took)| ((*name).to_owned(), Value::from(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))))
+            .collect();
+        let failure = self.failure.as_ref().map(|(code, detail)| {
+            let detail = with_addresses.then_some(detail);
+            json!({ "code": code, "detail": detail })
+        });
+        json!({
+            "transfer_id": self.transfer, "state": self.state, "blocks": self.blocks, "bytes": self.bytes,
+            "stages_us": stages, "collected_by": self.collected_by, "failure": failure,
+        })
     }
 }
 

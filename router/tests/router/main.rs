@@ -6,6 +6,7 @@ mod gate;
 mod journal;
 mod ladder;
 mod leaving;
+mod observed;
 mod pass_through;
 mod sidecars;
 mod world;

@@ -82,8 +82,8 @@ impl Sidecar {
         let guarded = Arc::clone(&self);
         axum::Router::new()
             .route("/v1/ranks/events", get(events))
-            .route("/v1/transfers", post(transfer))
-            .route("/v1/transfers/{id}", delete(finish))
+            .route("/v1/transfers", post(transfer).get(of_attempt))
+            .route("/v1/transfers/{id}", delete(finish).get(shown))
             .route("/v1/transfers/{id}/claim", post(claim))
             .route("/v1/handles", post(report))
             .route("/v1/handles/{id}", delete(release))
@@ -175,6 +175,31 @@ async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(
         },
     }))
     .into_response()
+}
+
+fn transfer_json(known: &Known, attempt: &str) -> Value {
+    let failure = (!known.landed)
+        .then(|| json!({"code": "lease_expired", "detail": "10.9.8.7 was late", "retry": "new_prefill"}));
+    json!({
+        "transfer_id": known.id, "attempt_id": attempt, "state": if known.landed { "done" } else { "failed" },
+        "blocks": 2, "bytes": 64, "collected_by": 0, "failure": failure,
+        "stages_us": {"queued": 1, "handshake": 2, "post": 3, "wire": 40, "verify": 5, "landed_idle": 60, "collect": 7},
+    })
+}
+
+async fn shown(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
+    let transfers = sidecar.transfers.lock();
+    match transfers.iter().find(|(_, known)| known.id == id) {
+        Some((attempt, known)) => Json(transfer_json(known, attempt)).into_response(),
+        None => problem(404, "not_found", "never"),
+    }
+}
+
+/// Answers with all that it has, as a sidecar that does not know the question.
+async fn of_attempt(State(sidecar): State<Arc<Sidecar>>) -> Json<Value> {
+    let transfers = sidecar.transfers.lock();
+    let all: Vec<Value> = transfers.iter().map(|(attempt, known)| transfer_json(known, attempt)).collect();
+    Json(json!({ "transfers": all }))
 }
 
 async fn finish(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {

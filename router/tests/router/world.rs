@@ -45,6 +45,8 @@ pub(crate) struct Setup {
     pub(crate) args: &'static str,
     pub(crate) token: Option<&'static str>,
     pub(crate) collect_by_ms: u64,
+    /// Whether answers tell how they came about, which most tests read.
+    pub(crate) debug_headers: bool,
 }
 
 impl Default for Setup {
@@ -57,6 +59,7 @@ impl Default for Setup {
             args: "",
             token: None,
             collect_by_ms: 30_000,
+            debug_headers: true,
         }
     }
 }
@@ -133,6 +136,9 @@ impl World {
             line.push_str(&format!("--decode http://{d},sidecar=http://{ds} "));
             decodes.push(decode);
             decode_sidecars.push(sidecar);
+        }
+        if setup.debug_headers {
+            line.push_str("--debug-headers ");
         }
         line.push_str(&format!("--intra-node-data-parallel-size {} {}", setup.ranks, setup.args));
         let config = Line::try_parse_from(line.split_whitespace()).unwrap().args.check().unwrap();

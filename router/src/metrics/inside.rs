@@ -1,0 +1,69 @@
+//! What is read when Prometheus asks: requests inside, and the ranks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+
+use crate::admission::Admission;
+use crate::targets::{Board, Candidate, Side};
+
+#[derive(Debug)]
+pub(super) struct Inside {
+    admission: Arc<Admission>,
+    board: Arc<Board>,
+    in_flight: Gauge,
+}
+
+impl Inside {
+    pub(super) fn new(admission: Arc<Admission>, board: Arc<Board>, in_flight: Gauge) -> Self {
+        Self { admission, board, in_flight }
+    }
+}
+
+type Figure = (&'static str, &'static str, fn(&Candidate) -> i64);
+
+const RANKS: [Figure; 4] = [
+    ("router_target_ready", "1 when the rank can take work", |rank| i64::from(rank.view.ready)),
+    ("router_target_in_flight", "Requests of this router on the rank", |rank| i64::from(rank.occupied)),
+    ("router_target_running", "Requests running in the rank's engine, as its sidecar says", |rank| {
+        i64::try_from(rank.view.running).unwrap_or(i64::MAX)
+    }),
+    ("router_target_waiting", "Requests waiting in the rank's engine, as its sidecar says", |rank| {
+        i64::try_from(rank.view.waiting).unwrap_or(i64::MAX)
+    }),
+];
+
+impl Collector for Inside {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let inside = i64::try_from(self.admission.inside()).unwrap_or(i64::MAX);
+        let in_flight = self.in_flight.get();
+        let gauges = [
+            ("router_requests_inside", "Requests inside the router, working or waiting", inside),
+            ("router_requests_in_flight", "Requests that are worked on", in_flight),
+            ("router_queue_depth", "Requests that wait for their body or their turn", (inside - in_flight).max(0)),
+            ("router_draining", "1 when no new requests are taken", i64::from(self.admission.is_draining())),
+        ];
+        for (name, help, value) in gauges {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let all: Vec<Candidate> =
+            [Side::Prefill, Side::Decode].into_iter().flat_map(|side| self.board.ranks(side)).collect();
+        for (name, help, figure) in RANKS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for rank in &all {
+                let pod = rank.target.pod.id;
+                let labels = [
+                    ("side", pod.side.as_str().to_owned()),
+                    ("pod", pod.index.to_string()),
+                    ("dp_rank", rank.target.rank.to_string()),
+                ];
+                ConstGauge::new(figure(rank)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! What operators and clients are told: timelines, headers, metrics.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::engines::{ANSWER, Prefills};
+use crate::sidecars::Transfers;
+use crate::world::{Answer, Setup, World};
+
+/// Asks until the record is there: it is kept when the answer's last byte has gone out.
+async fn until(world: &World, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+    let asking = async {
+        loop {
+            let answer = world.get(path).await;
+            if wanted(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), asking).await.unwrap_or_else(|_| panic!("{path} does not come"))
+}
+
+async fn record(world: &World, id: &str) -> Value {
+    until(world, &format!("/v1/requests/{id}"), |answer| answer.status.as_u16() == 200).await.json()
+}
+
+fn part<'a>(record: &'a Value, leg: &str) -> &'a Value {
+    let parts = record.get("timeline").and_then(Value::as_array).unwrap();
+    parts
+        .iter()
+        .find(|part| part.get("leg").is_some_and(|have| have == leg))
+        .unwrap_or_else(|| panic!("{leg}: {record}"))
+}
+
+fn us(part: &Value, name: &str) -> u64 {
+    part.get(name).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {name} in {part}"))
+}
+
+#[tokio::test]
+async fn a_request_has_one_timeline_over_all_parts_with_the_sidecars_own() {
+    let world = World::new(Setup::default()).await;
+    world.post("/v1/completions", r#"{"prompt":"p"}"#, &[("x-request-id", "mine")]).await;
+    let mine = record(&world, "mine").await;
+    assert_eq!(mine, record(&world, "test-1").await, "either id finds it");
+    assert_eq!((&mine["id"], &mine["path"], &mine["outcome"]), (&"test-1".into(), &"pd".into(), &"ok".into()));
+    assert_eq!((&mine["status"], &mine["attempts_total"]), (&200.into(), &1.into()));
+    let mut at = 0;
+    for leg in ["body", "queue", "choice", "prefill", "transfer", "decode", "stream"] {
+        let part = part(&mine, leg);
+        assert!(us(part, "from_us") >= at && us(part, "to_us") >= us(part, "from_us"), "{leg}: {mine}");
+        assert_eq!(part["complete"], true);
+        at = us(part, "to_us");
+    }
+    assert!(us(&mine, "total_us") >= at);
+    let (prefill, transfer) = (part(&mine, "prefill"), part(&mine, "transfer"));
+    assert!(prefill["target"].as_str().unwrap().starts_with("prefill-0@"), "{prefill}");
+    assert!(transfer["target"].as_str().unwrap().starts_with("decode-0@"), "{transfer}");
+    let stages = transfer["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["queued", "handshake", "post", "wire", "verify", "landed_idle", "collect"]);
+    assert!(us(&stages[0], "from_us") >= us(transfer, "from_us"));
+    assert_eq!(us(&stages[3], "took_us"), 40);
+    assert_eq!(part(&mine, "stream")["bytes"], ANSWER.len());
+    assert_eq!(mine["attempts"][0]["transfer"]["stages_us"]["wire"], 40);
+    assert!(!mine.to_string().contains("127.0.0.1"), "{mine}");
+}
+
+#[tokio::test]
+async fn every_failed_attempt_says_why_and_what_came_next() {
+    let world = World::new(Setup::default()).await;
+    world.prefill.next(Prefills::Status(500, "{}"));
+    world.decode_sidecar().next(Transfers::Problem(409, "lease_expired", "new_prefill"));
+    assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.header("x-kvgate-attempts"), "3");
+    let record = record(&world, "test-1").await;
+    let attempts = record["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 3);
+    let why = |n: usize| {
+        let failed = &attempts[n]["failed"];
+        let word = |name: &str| failed[name].as_str().unwrap_or_default().to_owned();
+        (word("leg"), word("code"), word("next"))
+    };
+    let words = |leg: &str, code: &str, next: &str| (leg.to_owned(), code.to_owned(), next.to_owned());
+    assert_eq!(why(0), words("prefill", "prefill_failed", "new_prefill"));
+    assert_eq!(why(1), words("transfer", "lease_expired", "new_prefill"));
+    assert_eq!(
+        attempts[1]["transfer"]["failure"]["code"], "lease_expired",
+        "the sidecar's word on an unnamed transfer"
+    );
+    assert!(attempts[2].get("failed").is_none() && attempts[2]["transfer"]["state"] == "done");
+    assert!(!record.to_string().contains("10.9.8.7"), "{record}");
+    let page = world.get("/metrics").await;
+    let page = std::str::from_utf8(&page.body).unwrap();
+    for line in [
+        "router_attempt_failed_total{leg=\"prefill\",fault=\"failed\"} 1",
+        "router_attempt_failed_total{leg=\"transfer\",fault=\"refused\"} 1",
+        "router_failure_step_total{step=\"new_prefill\"} 2",
+        "router_request_ended_total{outcome=\"ok\",path=\"pd\"} 1",
+        "router_leg_duration_seconds_count{leg=\"prefill\"} 2",
+        "router_leg_duration_seconds_count{leg=\"decode\"} 1",
+    ] {
+        assert!(page.lines().any(|have| have == line), "{line} is not in\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_on_record_with_what_was_under_way() {
+    let world = World::new(Setup::default()).await;
+    world.decode_sidecar().next(Transfers::Hangs);
+    let request = world.start(r#"{"prompt":"p"}"#);
+    world.journal.wait_for("the transfer", 1, |event| matches!(event, crate::journal::Event::Asked { .. })).await;
+    request.abort();
+    let record = record(&world, "test-1").await;
+    assert_eq!((&record["outcome"], &record["status"]), (&"client_gone".into(), &Value::Null));
+    let transfer = part(&record, "transfer");
+    assert_eq!(transfer["complete"], false);
+    assert!(us(transfer, "to_us") <= us(&record, "total_us"));
+}
+
+#[tokio::test]
+async fn requests_are_listed_by_outcome_path_and_slowness() {
+    let world = World::new(Setup { args: "--request-records 3", ..Setup::default() }).await;
+    for body in [r#"{"prompt":"p"}"#, r#"{"prompt":["a","b"]}"#, r#"{"prompt":"p"}"#, "nonsense"] {
+        world.complete(body).await;
+    }
+    let list = async |query: &str, count: usize| {
+        let enough = |answer: &Answer| answer.json()["requests"].as_array().is_some_and(|all| all.len() == count);
+        let all = until(&world, &format!("/v1/requests{query}"), enough).await.json();
+        let id = |one: &Value| one["id"].as_str().unwrap().to_owned();
+        all["requests"].as_array().unwrap().iter().map(id).collect::<Vec<_>>()
+    };
+    assert_eq!(list("", 3).await, ["test-4", "test-3", "test-2"], "the first is forgotten");
+    assert_eq!(list("?outcome=client_error", 1).await, ["test-4"]);
+    assert_eq!(list("?path=pd", 1).await, ["test-3"]);
+    assert_eq!(list("?limit=1", 1).await, ["test-4"]);
+    assert_eq!(list("?slowest=2", 2).await.len(), 2);
+    for bad in ["?outcome=good", "?path=/v1", "?slowest=many"] {
+        let answer = world.get(&format!("/v1/requests{bad}")).await;
+        assert_eq!((answer.status.as_u16(), &*answer.code()), (400, "query_invalid"));
+    }
+    assert_eq!(world.get("/v1/requests/test-99").await.status.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn clients_are_told_of_ranks_and_times_only_where_that_is_wanted() {
+    let world = World::new(Setup::default()).await;
+    let answer = world.complete(r#"{"prompt":"p"}"#).await;
+    assert!(answer.header("x-kvgate-prefill").starts_with("prefill-0@"));
+    assert!(answer.header("x-kvgate-decode").starts_with("decode-0@"));
+    assert!(answer.header("x-kvgate-transfer").starts_with("t-test-1-1"));
+    let timing = answer.header("server-timing");
+    for name in ["queue;dur=", "prefill;dur=", "transfer;dur=", "decode;dur=", "first-byte;dur="] {
+        assert!(timing.contains(name), "{timing}");
+    }
+    let world = World::new(Setup { debug_headers: false, ..Setup::default() }).await;
+    let answer = world.complete(r#"{"prompt":"p"}"#).await;
+    let told: Vec<&str> =
+        answer.headers.keys().map(http::HeaderName::as_str).filter(|name| name.starts_with("x-kvgate")).collect();
+    assert_eq!((told, answer.header("server-timing")), (vec!["x-kvgate-path"], ""));
+}
