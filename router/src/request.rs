@@ -1,5 +1,6 @@
 //! One client request from its first byte to the response: limits, inspection, admission, the path it takes, its end.
 
+mod keepalive;
 mod split;
 mod whole;
 
@@ -46,6 +47,8 @@ struct Job<'a> {
     trail: &'a mut Trail,
     /// Ranks that have failed this request, once per failure.
     failed: Vec<TargetId>,
+    /// Tokens that each prefill rank found in its cache when this request came to it for the first time.
+    cached: Vec<(TargetId, u64)>,
 }
 
 /// How a request was answered by an engine.
@@ -61,6 +64,13 @@ enum Done {
 /// # Cancel safety
 /// The client's leaving drops the future or the response's body, and with it every leg; what is owed to sidecars is paid by tasks.
 pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
+    match shared.config.deadlines.sse_keepalive {
+        None => work(shared, endpoint, request).await,
+        Some(every) => keepalive::serve(request, every, move |request| work(shared, endpoint, request)).await,
+    }
+}
+
+async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
     let id = shared.ids.next();
     let client_id = request.headers().get(REQUEST_ID).cloned();
     // What the client is told: its own id, if it has one.
@@ -136,6 +146,9 @@ async fn answer(
         running = shared.admission.start(place) => running?,
         () = shared.cut.cancelled() => return Err(cut()),
     };
+    if inspected.stream {
+        keepalive::Streaming::announce(&head.extensions);
+    }
     ended.started();
     let trail = &mut ended.trail;
     let mut job = Job {
@@ -149,6 +162,7 @@ async fn answer(
         wish,
         trail,
         failed: Vec::new(),
+        cached: Vec::new(),
     };
     job.trail.path = job.planned_path();
     let done = tokio::select! {

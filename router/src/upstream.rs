@@ -16,6 +16,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 /// close is never used again.
 const POOL_IDLE: Duration = Duration::from_secs(3);
 
+/// The most that is read ahead of an answer whose client is slow; also the longest head of an answer.
+const READ_AHEAD: usize = 64 * 1024;
+
 /// Something that sends HTTP requests. The body of a response comes as it arrives; dropping it (or the future) closes
 /// the connection, which is how a request is cancelled.
 pub trait Upstream: Debug + Send + Sync + 'static {
@@ -100,6 +103,7 @@ impl<C: Connect + Clone + Debug + Send + Sync + 'static> Pooled<C> {
     pub fn over(connector: C) -> Self {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_idle_timeout(POOL_IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+        builder.http1_max_buf_size(READ_AHEAD);
         Self(builder.build(connector))
     }
 }

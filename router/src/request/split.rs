@@ -225,6 +225,7 @@ impl Job<'_> {
             Answer::Given(answer) => answer,
             Answer::ClientError(answer) => return Ok(Answer::ClientError(answer)),
         };
+        let answer = self.without_own_hits(target, answer);
         let age = sent_at.elapsed();
         self.trail.end(Leg::Prefill);
         let blocks = target.pod.sidecar.as_ref().map(|sidecar| {
@@ -239,6 +240,19 @@ impl Job<'_> {
             self.shared.handoffs.pinned(sidecar, report)
         });
         Ok(Answer::Given(Prefilled { target: target.clone(), seat, sent_at, answer, blocks }))
+    }
+
+    /// D reports P's prefix hits as the request's `cached_tokens`. What an earlier try of the same request has left in P's cache is none.
+    fn without_own_hits(&mut self, target: &Target, mut answer: PrefillAnswer) -> PrefillAnswer {
+        if let Some(hits) = answer.raw_params.get_mut("remote_prefill_cached_tokens")
+            && let Some(found) = hits.as_u64()
+        {
+            match self.cached.iter().find(|(rank, _)| *rank == target.id()) {
+                Some((_, first)) => *hits = Value::from(found.min(*first)),
+                None => self.cached.push((target.id(), found)),
+            }
+        }
+        answer
     }
 
     /// Past the gate: with a receipt, or with the proof that none is wanted. An error brings the prefill back if it is still good.

@@ -123,9 +123,18 @@ async fn a_receipt_for_another_rank_decodes_nothing() {
 }
 
 #[tokio::test]
-async fn what_p_says_of_its_prefix_hits_reaches_d() {
-    let world = World::new(Setup::default()).await;
-    assert_eq!(served(&world.complete(BODY).await), (200, "1"));
-    let body: serde_json::Value = serde_json::from_slice(&world.journal.bodies(true).remove(0)).unwrap();
-    assert_eq!(body.pointer("/kv_transfer_params/remote_prefill_cached_tokens").unwrap(), 16);
+async fn a_prefix_hit_of_an_earlier_try_is_not_reported_as_one_of_the_request() {
+    let hits = |world: &World| {
+        let body: serde_json::Value = serde_json::from_slice(&world.journal.bodies(true).pop().unwrap()).unwrap();
+        body.pointer("/kv_transfer_params/remote_prefill_cached_tokens").unwrap().as_u64().unwrap()
+    };
+    // The fake finds 16 tokens in its cache with every try but a request's first.
+    let world = World::new(Setup { ranks: 1, ..Setup::default() }).await;
+    world.decode_sidecar().next(Transfers::Problem(409, "lease_expired", "new_prefill"));
+    assert_eq!(served(&world.complete(BODY).await), (200, "2"));
+    assert_eq!(hits(&world), 0, "the same rank: what it found is the first try's own");
+    let world = World::new(Setup { ranks: 2, ..Setup::default() }).await;
+    world.prefill.next(crate::engines::Prefills::Status(500, "{}"));
+    assert_eq!(served(&world.complete(BODY).await), (200, "2"));
+    assert_eq!(hits(&world), 16, "another rank: it is what a single engine would have said");
 }

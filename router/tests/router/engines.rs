@@ -135,7 +135,7 @@ fn kv(rank: u16, id: &str) -> Value {
             "do_remote_prefill": true, "do_remote_decode": false, "remote_block_ids": [[1, 2]],
             "remote_engine_id": format!("p-engine_dp{rank}"), "remote_request_id": format!("cmpl-{id}-0-12345678"),
             "remote_host": "127.0.0.1", "remote_port": 5600, "tp_size": 1, "dcp_size": 1, "pp_size": 1,
-            "remote_num_tokens": 20, "remote_prefill_cached_tokens": 16, "transfer_mode": "pull", "something_new": 0.1,
+            "remote_num_tokens": 20, "remote_prefill_cached_tokens": if id.ends_with("-1") { 0 } else { 16 }, "transfer_mode": "pull", "something_new": 0.1,
         },
     })
 }

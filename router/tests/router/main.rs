@@ -1,6 +1,7 @@
 //! The router against in-process fake engines and sidecars over real sockets on 127.0.0.1.
 
 mod admission;
+#[expect(dead_code, reason = "some of it is for tests/failover.rs")]
 mod engines;
 mod gate;
 mod journal;
@@ -9,4 +10,5 @@ mod leaving;
 mod observed;
 mod pass_through;
 mod sidecars;
+#[expect(dead_code, reason = "some of it is for tests/failover.rs")]
 mod world;
