@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use kv::ids::EngineRequestId;
 use tokio::time::timeout;
-use vllm_wire::body::{AnswerError, BodyError, Endpoint, PrefillAnswer, for_decode, prefill_answer};
+use vllm_wire::body::{AnswerError, Endpoint, Pieces, PrefillAnswer, RequestBody, prefill_answer};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
 use crate::headers::{toward_client, toward_engine};
@@ -18,7 +17,7 @@ use crate::ladder::Retry;
 use crate::relay::{ErrorEvent, Held, NoAnswer};
 use crate::targets::Target;
 use crate::ticket::DecodeTicket;
-use crate::upstream::{Upstream, UpstreamError, at, fetch, server};
+use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, server};
 
 /// Longest answer of a prefill: the token ids of a million tokens with room to spare.
 const MAX_PREFILL_ANSWER: usize = 16 << 20;
@@ -81,8 +80,6 @@ pub(crate) enum LegError {
     Decode(#[from] NoAnswer),
     #[error("get the decode engine's first byte within {0:?}")]
     Late(Duration),
-    #[error("edit the body")]
-    Body(#[from] BodyError),
     #[error("write the request")]
     Request(#[from] http::Error),
 }
@@ -91,7 +88,7 @@ impl LegError {
     /// What may help, for either leg.
     pub(crate) fn retry(&self) -> Retry {
         match self {
-            Self::Prefill(AnswerError::Unsupported(_)) | Self::Body(_) | Self::Request(_) => Retry::Never,
+            Self::Prefill(AnswerError::Unsupported(_)) | Self::Request(_) => Retry::Never,
             Self::Upstream(_)
             | Self::Status(_)
             | Self::Overloaded { .. }
@@ -112,7 +109,7 @@ impl LegError {
             Self::Prefill(AnswerError::Engine(_)) => "failed",
             Self::Prefill(_) | Self::Foreign { .. } => "answer_invalid",
             Self::Overloaded { .. } => "overloaded",
-            Self::Upstream(_) | Self::Status(_) | Self::Decode(_) | Self::Body(_) | Self::Request(_) => "failed",
+            Self::Upstream(_) | Self::Status(_) | Self::Decode(_) | Self::Request(_) => "failed",
         }
     }
 }
@@ -127,7 +124,7 @@ impl Engines {
         &self,
         target: &Target,
         call: &Call,
-        body: Bytes,
+        body: Pieces,
     ) -> Result<Answer<PrefillAnswer>, LegError> {
         let request = request(target, call, body)?;
         let answer = fetch(&*self.upstream, request, self.prefill_deadline, MAX_PREFILL_ANSWER).await?;
@@ -149,20 +146,25 @@ impl Engines {
         &self,
         ticket: DecodeTicket,
         call: &Call,
-        body: &[u8],
+        body: &RequestBody,
     ) -> Result<Answer<Decoding>, LegError> {
         let target = ticket.target().clone();
-        let body = for_decode(body, Some(&ticket.into_params()))?;
+        let body = body.for_decode(Some(&ticket.into_params()));
         self.answer(&target, call, body).await
     }
 
     /// Has one engine do the whole request.
-    pub(crate) async fn whole(&self, target: &Target, call: &Call, body: &[u8]) -> Result<Answer<Decoding>, LegError> {
-        self.answer(target, call, for_decode(body, None)?).await
+    pub(crate) async fn whole(
+        &self,
+        target: &Target,
+        call: &Call,
+        body: &RequestBody,
+    ) -> Result<Answer<Decoding>, LegError> {
+        self.answer(target, call, body.for_decode(None)).await
     }
 
-    async fn answer(&self, target: &Target, call: &Call, body: Vec<u8>) -> Result<Answer<Decoding>, LegError> {
-        let request = request(target, call, body.into())?;
+    async fn answer(&self, target: &Target, call: &Call, body: Pieces) -> Result<Answer<Decoding>, LegError> {
+        let request = request(target, call, body)?;
         let to = server(&request);
         let begin = async {
             let (head, body) = self.upstream.send(request).await?.into_parts();
@@ -198,15 +200,15 @@ impl Engines {
         headers: &HeaderMap,
         deadline: Duration,
     ) -> Result<Response<Bytes>, LegError> {
-        let mut request = Request::builder().method(Method::GET).uri(at(engine, path)?).body(Full::default())?;
+        let mut request = Request::builder().method(Method::GET).uri(at(engine, path)?).body(Payload::default())?;
         *request.headers_mut() = toward_engine(headers);
         Ok(fetch(&*self.upstream, request, deadline, MAX_PREFILL_ANSWER).await?)
     }
 }
 
-fn request(target: &Target, call: &Call, body: Bytes) -> Result<Request<Full<Bytes>>, http::Error> {
+fn request(target: &Target, call: &Call, body: Pieces) -> Result<Request<Payload>, http::Error> {
     let uri = at(&target.pod.engine, call.endpoint.path())?;
-    let mut request = Request::builder().method(Method::POST).uri(uri).body(Full::new(body))?;
+    let mut request = Request::builder().method(Method::POST).uri(uri).body(Payload::from(body))?;
     let headers = request.headers_mut();
     *headers = toward_engine(&call.headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{Instrument, debug, info_span};
-use vllm_wire::body::{Endpoint, Inspected, inspect};
+use vllm_wire::body::{Endpoint, RequestBody};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
 use crate::admission::{Reserved, Running};
@@ -41,8 +41,7 @@ struct Job<'a> {
     label: String,
     endpoint: Endpoint,
     headers: HeaderMap,
-    body: Bytes,
-    inspected: Inspected,
+    body: RequestBody,
     wish: Wish,
     trail: &'a mut Trail,
     /// Ranks that have failed this request, once per failure.
@@ -140,13 +139,13 @@ async fn answer(
     ended.trail.begin(Leg::Body);
     let (body, _reserved) = read_body(shared, body).await?;
     ended.trail.end(Leg::Body);
-    let inspected = inspect(endpoint, &body).map_err(|error| bad_body(&error))?;
+    let body = understood(shared, endpoint, body).await?;
     ended.trail.begin(Leg::Queue);
     let running = tokio::select! {
         running = shared.admission.start(place) => running?,
         () = shared.cut.cancelled() => return Err(cut()),
     };
-    if inspected.stream {
+    if body.inspected().stream {
         keepalive::Streaming::announce(&head.extensions);
     }
     ended.started();
@@ -158,7 +157,6 @@ async fn answer(
         endpoint,
         headers: head.headers,
         body,
-        inspected,
         wish,
         trail,
         failed: Vec::new(),
@@ -174,7 +172,7 @@ async fn answer(
 
 impl Job<'_> {
     fn planned_path(&self) -> Path {
-        match (self.inspected.plain_because, self.shared.config.choice.gate) {
+        match (self.body.inspected().plain_because, self.shared.config.choice.gate) {
             (Some(_), _) => Path::Local,
             (None, Gate::Stage) => Path::Pd,
             (None, Gate::Direct(_)) => Path::Direct,
@@ -182,7 +180,7 @@ impl Job<'_> {
     }
 
     async fn run(&mut self) -> Result<Done, ApiError> {
-        if let Some(reason) = self.inspected.plain_because {
+        if let Some(reason) = self.body.inspected().plain_because {
             self.trail.local_because = Some(reason.as_str());
             return self.whole().await;
         }
@@ -258,6 +256,19 @@ async fn read_body(shared: &Shared, body: Body) -> Result<(Bytes, Reserved), Api
             Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body does not arrive in time"))
         }
     }
+}
+
+/// Bodies longer than this are read on a thread of their own: others' requests would wait meanwhile.
+const LONG_BODY: usize = 1 << 20;
+
+async fn understood(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<RequestBody, ApiError> {
+    let read = if body.len() < LONG_BODY {
+        RequestBody::read(endpoint, body)
+    } else {
+        let reading = shared.tasks.spawn_blocking(move || RequestBody::read(endpoint, body));
+        reading.await.map_err(|_| cut())?
+    };
+    read.map_err(|error| bad_body(&error))
 }
 
 fn bad_body(error: &vllm_wire::body::BodyError) -> ApiError {

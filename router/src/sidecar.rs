@@ -8,14 +8,13 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::Full;
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::ladder::Retry;
 use crate::ticket::{Asked, Receipt};
-use crate::upstream::{Upstream, UpstreamError, at, fetch, send_within};
+use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within};
 
 use wire::{LandedJson, ProblemJson, StagesJson, TransferJson, TransfersJson};
 pub(crate) use wire::{RankJson, TransferStages};
@@ -300,7 +299,7 @@ impl Sidecars {
         path: &str,
         body: Option<&impl Serialize>,
         prefer: Option<&str>,
-    ) -> Result<Request<Full<Bytes>>, SidecarError> {
+    ) -> Result<Request<Payload>, SidecarError> {
         let mut builder = Request::builder().method(method).uri(at(sidecar, path)?);
         if let Some(authorization) = &self.authorization {
             builder = builder.header(header::AUTHORIZATION, authorization);
@@ -318,7 +317,7 @@ impl Sidecars {
             }
             None => Bytes::new(),
         };
-        Ok(builder.body(Full::new(bytes))?)
+        Ok(builder.body(bytes.into())?)
     }
 }
 

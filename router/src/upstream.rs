@@ -1,5 +1,7 @@
 //! How the router reaches engines and sidecars: one small trait, so that tests and simulations bring their own network.
 
+mod payload;
+
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -7,10 +9,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+pub use payload::Payload;
 
 /// Shorter than the keep-alive of uvicorn (5 s), in front of which vLLM sits: a connection that the engine is about to
 /// close is never used again.
@@ -23,7 +27,7 @@ const READ_AHEAD: usize = 64 * 1024;
 /// the connection, which is how a request is cancelled.
 pub trait Upstream: Debug + Send + Sync + 'static {
     /// Sends one request to the authority in its URI.
-    fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>>;
+    fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>>;
 }
 
 /// Why no response came.
@@ -86,7 +90,7 @@ impl UpstreamError {
 
 /// hyper's pooled client over any connector.
 #[derive(Clone, Debug)]
-pub struct Pooled<C>(Client<C, Full<Bytes>>);
+pub struct Pooled<C>(Client<C, Payload>);
 
 impl Pooled<HttpConnector> {
     /// The client for real networks; a connection may take `connect` to be made.
@@ -109,7 +113,7 @@ impl<C: Connect + Clone + Debug + Send + Sync + 'static> Pooled<C> {
 }
 
 impl<C: Connect + Clone + Debug + Send + Sync + 'static> Upstream for Pooled<C> {
-    fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
+    fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
         let to = server(&request);
         let answer = self.0.request(request);
         Box::pin(async move {
@@ -125,7 +129,7 @@ impl<C: Connect + Clone + Debug + Send + Sync + 'static> Upstream for Pooled<C> 
 /// Sends a request and waits for the head of the answer at most `deadline`.
 pub(crate) async fn send_within(
     upstream: &dyn Upstream,
-    request: Request<Full<Bytes>>,
+    request: Request<Payload>,
     deadline: Duration,
 ) -> Result<Response<Body>, UpstreamError> {
     let to = server(&request);
@@ -136,7 +140,7 @@ pub(crate) async fn send_within(
 /// Sends a request and reads the whole answer, of at most `limit` bytes, within `deadline`.
 pub(crate) async fn fetch(
     upstream: &dyn Upstream,
-    request: Request<Full<Bytes>>,
+    request: Request<Payload>,
     deadline: Duration,
     limit: usize,
 ) -> Result<Response<Bytes>, UpstreamError> {

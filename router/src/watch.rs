@@ -5,9 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Method, Request, Uri};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use kv::ids::{DpRank, LocalRank};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -17,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::sidecar::{RankJson, SidecarError, Sidecars};
 use crate::sse::Splitter;
 use crate::targets::{Pod, PodView, RankView, unknown};
-use crate::upstream::{Upstream, at, fetch};
+use crate::upstream::{Payload, Upstream, at, fetch};
 
 /// Wait before the first reconnection; doubled up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
@@ -172,8 +171,8 @@ pub(crate) async fn poll_engine(
 }
 
 async fn is_healthy(upstream: &dyn Upstream, engine: &Uri) -> bool {
-    let request = at(engine, "/health")
-        .and_then(|uri| Request::builder().method(Method::GET).uri(uri).body(Full::new(Bytes::new())));
+    let request =
+        at(engine, "/health").and_then(|uri| Request::builder().method(Method::GET).uri(uri).body(Payload::default()));
     let Ok(request) = request else { return false };
     let answer = fetch(upstream, request, HEALTH_DEADLINE, 64 * 1024).await;
     answer.is_ok_and(|answer| answer.status().is_success())

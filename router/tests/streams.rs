@@ -12,10 +12,10 @@ use clap::Parser;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use router::config::Args;
 use router::router::{Parts, Router};
-use router::upstream::{Upstream, UpstreamError};
+use router::upstream::{Payload, Upstream, UpstreamError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -59,7 +59,7 @@ fn event(text: &str) -> Bytes {
 }
 
 impl Upstream for Engines {
-    fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
+    fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
         let (script, given) = (self.script, Arc::clone(&self.given));
         Box::pin(async move {
             let (head, body) = request.into_parts();

@@ -6,22 +6,27 @@
 mod answer;
 mod edit;
 mod inspect;
+mod read;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 pub use answer::{AnswerError, PrefillAnswer, prefill_answer};
-pub use edit::{for_client, for_decode, for_prefill};
-pub use inspect::{Inspected, PlainReason, inspect};
+pub use edit::{Pieces, without_params};
+pub use inspect::{Inspected, PlainReason};
+pub use read::RequestBody;
 
 pub use crate::params::merge_token_ids;
 
 /// The most bytes of a body that is looked at at all; servers set their own, lower limits.
-pub const MAX_BODY: usize = 64 * 1024 * 1024;
+pub const MAX_BODY: usize = 128 * 1024 * 1024;
 /// The deepest nesting of a body.
 pub const MAX_DEPTH: usize = 128;
 /// The most top-level members of a body; each costs many times the five bytes that it may have. OpenAI knows about 60 fields.
 pub const MAX_MEMBERS: usize = 1024;
+
+/// The most prompts of a body that are told apart; with more it is only known that there are more.
+pub const MAX_PROMPTS: usize = 1024;
 
 /// Which API a body is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +35,10 @@ pub enum Endpoint {
     Completions,
     /// `/v1/chat/completions`.
     Chat,
+    /// `/v1/responses`, OpenAI's.
+    Responses,
+    /// `/v1/messages`, Anthropic's.
+    Messages,
 }
 
 impl Endpoint {
@@ -38,6 +47,16 @@ impl Endpoint {
         match self {
             Self::Completions => "/v1/completions",
             Self::Chat => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+        }
+    }
+
+    /// The field that bounds the answer's length.
+    pub(crate) fn limit_field(self) -> &'static str {
+        match self {
+            Self::Completions | Self::Chat | Self::Messages => "max_tokens",
+            Self::Responses => "max_output_tokens",
         }
     }
 }

@@ -39,7 +39,7 @@ impl LimitArgs {
     pub(super) fn check(&self) -> Result<Limits, ConfigError> {
         range(self.max_in_flight > 0, "--max-in-flight", "at least 1")?;
         let largest = u32::try_from(MAX_BODY).unwrap_or(u32::MAX);
-        range((1..=largest).contains(&self.max_body_bytes), "--max-body-bytes", "between 1 and 67108864 (64 MiB)")?;
+        range((1..=largest).contains(&self.max_body_bytes), "--max-body-bytes", "between 1 and 134217728 (128 MiB)")?;
         range(
             self.max_bodies_bytes >= u64::from(self.max_body_bytes),
             "--max-bodies-bytes",

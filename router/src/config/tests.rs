@@ -66,7 +66,7 @@ fn what_clap_cannot_see_is_refused_by_check() {
         ("--max-attempts 0", "--max-attempts"),
         ("--transfer-deadline-ms 0", "--transfer-deadline-ms"),
         ("--decode http://d:4", "named twice"),
-        ("--max-body-bytes 67108865", "--max-body-bytes"),
+        ("--max-body-bytes 134217729", "--max-body-bytes"),
         ("--token-file /nonexistent/token", "/nonexistent/token"),
     ] {
         let line = format!("router --prefill http://a:1 --decode http://d:4 {extra}");
@@ -79,7 +79,7 @@ fn what_clap_cannot_see_is_refused_by_check() {
 fn one_sidecar_for_two_pods_is_noticed() {
     for (line, expected) in [
         ("router --prefill http://a:1 --decode http://a:4", Some("http://a:7700/")),
-        ("router --prefill http://a:1 --decode http://a:4 --gate direct --max-body-bytes 67108864", None),
+        ("router --prefill http://a:1 --decode http://a:4 --gate direct --max-body-bytes 134217728", None),
         ("router --prefill http://a:1 --decode http://a:4,sidecar=http://a:7701", None),
     ] {
         let config = parse(line).unwrap().check().unwrap();

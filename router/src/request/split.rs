@@ -1,12 +1,11 @@
 //! A request split into prefill, transfer and decode, with the failure ladder around it.
 
-use bytes::Bytes;
 use http::StatusCode;
 use kv::ids::{AttemptId, LocalRank};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
-use vllm_wire::body::{PrefillAnswer, for_prefill, merge_token_ids};
+use vllm_wire::body::{Pieces, PrefillAnswer, merge_token_ids};
 
 use crate::choice::Avoid;
 use crate::config::{FallbackKind, Gate};
@@ -18,7 +17,7 @@ use crate::headers::Path;
 use crate::ladder::{Ladder, Next, Retry};
 use crate::metrics::Outcome;
 use crate::request::whole::leg_failed;
-use crate::request::{Done, Job, bad_body, not_ready};
+use crate::request::{Done, Job, not_ready};
 use crate::sidecar::{HandleReport, SidecarError, TransferAsk};
 use crate::targets::{Occupied, Side, Target};
 use crate::ticket::{Asked, DecodeTicket, NotCovered, Ungated};
@@ -115,7 +114,7 @@ fn transfer_status(error: &SidecarError) -> StatusCode {
 impl Job<'_> {
     /// Prefill here, decode there; down the ladder while it fails.
     pub(super) async fn split(&mut self) -> Result<Done, ApiError> {
-        let prefill_body: Bytes = for_prefill(self.endpoint, &self.body).map_err(|error| bad_body(&error))?.into();
+        let prefill_body = self.body.for_prefill();
         let mut ladder = Ladder::new(self.shared.config.failure.max_attempts);
         let mut avoid = Avoid::default();
         self.trail.choosing();
@@ -174,7 +173,7 @@ impl Job<'_> {
         }
     }
 
-    async fn attempt(&mut self, start: Start, prefill_body: &Bytes) -> Result<Done, Box<Failure>> {
+    async fn attempt(&mut self, start: Start, prefill_body: &Pieces) -> Result<Done, Box<Failure>> {
         match &start {
             Start::Anew { prefill, decode } => self.leave_alone(&[prefill, decode]).await,
             Start::With { decode, .. } => self.leave_alone(&[decode]).await,
@@ -217,7 +216,7 @@ impl Job<'_> {
         }
     }
 
-    async fn prefill(&mut self, target: &Target, call: &Call, body: Bytes) -> Result<Answer<Prefilled>, LegError> {
+    async fn prefill(&mut self, target: &Target, call: &Call, body: Pieces) -> Result<Answer<Prefilled>, LegError> {
         let seat = target.occupy();
         let sent_at = Instant::now();
         self.trail.begin(Leg::Prefill);
@@ -317,7 +316,7 @@ impl Job<'_> {
 
     /// A text chat decodes the very tokens that were prefilled.
     fn with_tokens(&self, mut params: Value, answer: &PrefillAnswer) -> Value {
-        if self.inspected.text_only_chat
+        if self.body.inspected().text_only_chat
             && let Some(ids) = &answer.prompt_token_ids
         {
             merge_token_ids(&mut params, ids);

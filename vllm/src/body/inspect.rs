@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::scan::{Scanned, scan};
-use super::{BodyError, Endpoint};
+use super::{BodyError, Endpoint, MAX_PROMPTS};
 
 /// What a body says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,12 @@ pub enum PlainReason {
     BeamSearch,
     /// The prompt is given as embeddings.
     PromptEmbeds,
+    /// The engine that answers keeps the response and works on it in the background (`background` of responses).
+    Background,
+    /// The request goes on from a response that one engine keeps (`previous_response_id`).
+    PreviousResponse,
+    /// Tools that the engine itself runs, in several generations of one request.
+    BuiltInTools,
 }
 
 impl PlainReason {
@@ -54,6 +61,9 @@ impl PlainReason {
             Self::EchoLogprobs => "echo_logprobs",
             Self::BeamSearch => "beam_search",
             Self::PromptEmbeds => "prompt_embeds",
+            Self::Background => "background",
+            Self::PreviousResponse => "previous_response",
+            Self::BuiltInTools => "built_in_tools",
         }
     }
 }
@@ -64,40 +74,63 @@ impl fmt::Display for PlainReason {
     }
 }
 
-/// Reads what matters. Fields that decide about the path must have their plain JSON type: vLLM takes `"true"` and `2.0` for
-/// a boolean and an integer, and two readings of one body are how requests end up where they must not.
-///
-/// # Errors
-/// [`BodyError`]: answer 400.
-pub fn inspect(endpoint: Endpoint, body: &[u8]) -> Result<Inspected, BodyError> {
-    let scanned = scan(body)?;
-    refuse_smuggled(&scanned)?;
+/// Reads what matters, and where each prompt is when there are several. Fields that decide about the path must have their
+/// plain JSON type: vLLM takes `"true"` and `2.0` for a boolean and an integer, and two readings of one body are how requests
+/// end up where they must not.
+pub(super) fn inspected(
+    endpoint: Endpoint,
+    scanned: &Scanned<'_>,
+) -> Result<(Inspected, Vec<Range<usize>>), BodyError> {
+    refuse_smuggled(scanned)?;
     let model = scanned.get("model").map(|model| typed("model", "a string", model)).transpose()?;
-    Ok(Inspected {
+    let (plain_because, prompts) = plain_because(endpoint, scanned)?;
+    let inspected = Inspected {
         endpoint,
         model,
-        stream: flag(&scanned, "stream")?,
-        plain_because: plain_because(endpoint, &scanned)?,
-        text_only_chat: endpoint == Endpoint::Chat && is_text_only_chat(&scanned),
-        wants_token_ids: flag(&scanned, "return_token_ids")?,
-    })
+        stream: flag(scanned, "stream")?,
+        plain_because,
+        text_only_chat: endpoint == Endpoint::Chat && is_text_only_chat(scanned),
+        wants_token_ids: flag(scanned, "return_token_ids")?,
+    };
+    Ok((inspected, prompts))
 }
 
 /// `vllm_xargs` and transfer parameters end up in the same dictionary of the engine, so one could hide in the other.
 pub(super) fn refuse_smuggled(scanned: &Scanned<'_>) -> Result<(), BodyError> {
-    for member in scanned.members.iter().filter(|member| member.key.as_deref() == Some("vllm_xargs")) {
-        if !member.value.starts_with('{') {
+    for value in scanned.values("vllm_xargs") {
+        if !value.starts_with('{') {
             continue;
         }
-        let inner = scan(member.value.as_bytes())?;
-        if inner.members.iter().any(|inner| inner.key.as_deref() == Some("kv_transfer_params")) {
+        let inner = scan(value.as_bytes())?;
+        if inner.values("kv_transfer_params").next().is_some() {
             return Err(BodyError::Forbidden("vllm_xargs.kv_transfer_params"));
         }
     }
     Ok(())
 }
 
-fn plain_because(endpoint: Endpoint, scanned: &Scanned<'_>) -> Result<Option<PlainReason>, BodyError> {
+type Plain = (Option<PlainReason>, Vec<Range<usize>>);
+
+fn plain_because(endpoint: Endpoint, scanned: &Scanned<'_>) -> Result<Plain, BodyError> {
+    match endpoint {
+        Endpoint::Completions => {
+            if let Some(reason) = several_or_logprobs(scanned)? {
+                return Ok((Some(reason), Vec::new()));
+            }
+            if scanned.get("prompt_embeds").is_some() {
+                return Ok((Some(PlainReason::PromptEmbeds), Vec::new()));
+            }
+            let prompts = scanned.get("prompt").map(|value| prompts(scanned.text, value)).transpose()?;
+            let several = prompts.filter(|prompts| prompts.len() > 1);
+            Ok((several.as_ref().map(|_| PlainReason::SeveralPrompts), several.unwrap_or_default()))
+        }
+        Endpoint::Chat => Ok((several_or_logprobs(scanned)?, Vec::new())),
+        Endpoint::Responses => Ok((response_reason(scanned)?, Vec::new())),
+        Endpoint::Messages => Ok((None, Vec::new())),
+    }
+}
+
+fn several_or_logprobs(scanned: &Scanned<'_>) -> Result<Option<PlainReason>, BodyError> {
     for field in ["n", "best_of"] {
         let count = scanned.get(field).map(|count| typed::<i64>(field, "an integer", count)).transpose()?;
         if count.is_some_and(|count| count > 1) {
@@ -114,14 +147,21 @@ fn plain_because(endpoint: Endpoint, scanned: &Scanned<'_>) -> Result<Option<Pla
     if echo && scanned.get("logprobs").is_some_and(|logprobs| logprobs != "false") {
         return Ok(Some(PlainReason::EchoLogprobs));
     }
-    if endpoint == Endpoint::Chat {
-        return Ok(None);
+    Ok(None)
+}
+
+fn response_reason(scanned: &Scanned<'_>) -> Result<Option<PlainReason>, BodyError> {
+    if flag(scanned, "background")? {
+        return Ok(Some(PlainReason::Background));
     }
-    if scanned.get("prompt_embeds").is_some() {
-        return Ok(Some(PlainReason::PromptEmbeds));
+    if scanned.get("previous_response_id").is_some() {
+        return Ok(Some(PlainReason::PreviousResponse));
     }
-    let several = scanned.get("prompt").map(prompts).transpose()?.is_some_and(|prompts| prompts > 1);
-    Ok(several.then_some(PlainReason::SeveralPrompts))
+    let functions_only = scanned.get("tools").is_none_or(|tools| {
+        let tools = serde_json::from_str::<Vec<Part<'_>>>(tools);
+        tools.is_ok_and(|tools| tools.iter().all(|tool| tool.kind == "function"))
+    });
+    Ok((!functions_only).then_some(PlainReason::BuiltInTools))
 }
 
 fn flag(scanned: &Scanned<'_>, field: &'static str) -> Result<bool, BodyError> {
@@ -136,38 +176,45 @@ fn typed<'a, T: Deserialize<'a>>(field: &'static str, expected: &'static str, va
     serde_json::from_str(value).map_err(|_| BodyError::Field { field, expected })
 }
 
-/// How many prompts: a string or a list of token ids is one, a list of anything else is as many as it has entries.
-fn prompts(value: &str) -> Result<usize, BodyError> {
+/// Where the prompts are: a string or a list of token ids is one (none is listed), a list of anything else is as many as it
+/// has entries.
+fn prompts(text: &str, value: &str) -> Result<Vec<Range<usize>>, BodyError> {
     let error = || BodyError::Field { field: "prompt", expected: "a string, a list of token ids, or a list of those" };
     let Some(list) = value.strip_prefix('[') else {
-        return if value.starts_with('"') { Ok(1) } else { Err(error()) };
+        return if value.starts_with('"') { Ok(Vec::new()) } else { Err(error()) };
     };
     match list.trim_start().bytes().next() {
-        Some(b'0'..=b'9' | b'-' | b']') => Ok(1),
-        _ => serde_json::from_str(value).map(|Count(count)| count).map_err(|_| error()),
+        Some(b'0'..=b'9' | b'-' | b']') => Ok(Vec::new()),
+        _ => {
+            let Entries(entries) = serde_json::from_str(value).map_err(|_| error())?;
+            let start = |raw: &str| raw.as_ptr().addr() - text.as_ptr().addr();
+            Ok(entries.into_iter().map(|raw| start(raw.get())..start(raw.get()) + raw.get().len()).collect())
+        }
     }
 }
 
-/// Counts a list's entries without keeping them.
-struct Count(usize);
+/// A list's entries as they are written, up to [`MAX_PROMPTS`] and one.
+struct Entries<'a>(Vec<&'a RawValue>);
 
-impl<'de> Deserialize<'de> for Count {
+impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Counter;
-        impl<'de> Visitor<'de> for Counter {
-            type Value = Count;
+        struct Collector;
+        impl<'de> Visitor<'de> for Collector {
+            type Value = Entries<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Count, A::Error> {
-                let mut count = 0;
-                while list.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = list.next_element::<&RawValue>()? {
+                    if entries.len() <= MAX_PROMPTS {
+                        entries.push(entry);
+                    }
                 }
-                Ok(Count(count))
+                Ok(Entries(entries))
             }
         }
-        deserializer.deserialize_seq(Counter)
+        deserializer.deserialize_seq(Collector)
     }
 }
 

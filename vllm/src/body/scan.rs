@@ -10,37 +10,49 @@ use serde_json::value::RawValue;
 use super::{BodyError, MAX_BODY, MAX_DEPTH, MAX_MEMBERS};
 
 /// One member: where it stands and what its key means.
-pub(super) struct Member<'a> {
+#[derive(Clone, Debug)]
+pub(super) struct Member {
     /// The key as a string; `None` for one with a lone surrogate, which names nothing that we know.
-    pub(super) key: Option<String>,
+    pub(super) key: Option<Box<str>>,
     /// From the key's opening quote to the value's last byte.
     pub(super) span: Range<usize>,
-    /// The value's bytes.
-    pub(super) value: &'a str,
+    /// Where the value starts; it ends with the span.
+    pub(super) value_start: usize,
 }
 
-impl Member<'_> {
-    /// Where the value starts.
-    pub(super) fn value_start(&self) -> usize {
-        self.span.end - self.value.len()
-    }
+/// Where everything is in a body.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Behind the opening brace.
+    pub(super) open: usize,
+    /// The members in order.
+    pub(super) members: Vec<Member>,
+    /// Length of the body.
+    pub(super) len: usize,
 }
 
 /// A body and its members in order.
 pub(super) struct Scanned<'a> {
     pub(super) text: &'a str,
-    pub(super) members: Vec<Member<'a>>,
+    pub(super) layout: Layout,
 }
 
 impl<'a> Scanned<'a> {
     /// The value that counts for a key: the last one, as in Python's `json`. A `null` is no value.
     pub(super) fn get(&self, key: &str) -> Option<&'a str> {
-        let last = self.members.iter().rev().find(|member| member.key.as_deref() == Some(key))?;
-        (last.value != "null").then_some(last.value)
+        let value = self.values(key).last()?;
+        (value != "null").then_some(value)
+    }
+
+    /// All values of a key.
+    pub(super) fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
+        let text = self.text;
+        let named = self.layout.members.iter().filter(move |member| member.key.as_deref() == Some(key));
+        named.map(move |member| text.get(member.value_start..member.span.end).unwrap_or_default())
     }
 }
 
-/// Checks a whole body and finds its members.
+/// Checks a whole body and finds its members. A byte order mark before it is passed over, as Python's `json` does.
 pub(super) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
     if body.len() > MAX_BODY {
         return Err(BodyError::TooLarge(body.len()));
@@ -50,19 +62,22 @@ pub(super) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
     if depth(text) > MAX_DEPTH {
         return Err(BodyError::TooDeep);
     }
-    let mut json = serde_json::Deserializer::from_str(text);
-    let (raw, found) = json.deserialize_map(RawMembers).map_err(|error| refuse(text, error))?;
-    json.end().map_err(BodyError::NotJson)?;
+    let json = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parser = serde_json::Deserializer::from_str(json);
+    let (raw, found) = parser.deserialize_map(RawMembers).map_err(|error| refuse(json, error))?;
+    parser.end().map_err(BodyError::NotJson)?;
     if found > MAX_MEMBERS {
         return Err(BodyError::TooManyMembers(found));
     }
     let start = |raw: &str| raw.as_ptr().addr() - text.as_ptr().addr();
     let members = raw.into_iter().map(|(key, value)| {
         let (key, value) = (key.get(), value.get());
-        let span = start(key)..start(value) + value.len();
-        Member { key: serde_json::from_str(key).ok(), span, value }
+        let value_start = start(value);
+        let span = start(key)..value_start + value.len();
+        Member { key: serde_json::from_str(key).ok(), span, value_start }
     });
-    Ok(Scanned { text, members: members.collect() })
+    let open = text.find('{').map_or(0, |brace| brace + 1);
+    Ok(Scanned { text, layout: Layout { open, members: members.collect(), len: text.len() } })
 }
 
 fn refuse(text: &str, error: serde_json::Error) -> BodyError {

@@ -1,5 +1,6 @@
 //! Bodies: kept bytes, edits that cannot be bypassed, and what is read from them.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -9,6 +10,27 @@ const PARAMS: &str = r#""kv_transfer_params":{"do_remote_decode":true,"do_remote
 
 fn text(bytes: Result<Vec<u8>, BodyError>) -> String {
     String::from_utf8(bytes.unwrap()).unwrap()
+}
+
+fn read(endpoint: Endpoint, body: &[u8]) -> Result<RequestBody, BodyError> {
+    RequestBody::read(endpoint, Bytes::copy_from_slice(body))
+}
+
+fn inspect(endpoint: Endpoint, body: &[u8]) -> Result<Inspected, BodyError> {
+    read(endpoint, body).map(|body| body.inspected().clone())
+}
+
+fn for_prefill(endpoint: Endpoint, body: &[u8]) -> Result<Vec<u8>, BodyError> {
+    read(endpoint, body).map(|body| body.for_prefill().concat())
+}
+
+/// What an engine gets whichever way.
+fn for_decode(body: &[u8], params: Option<&Value>) -> Result<Vec<u8>, BodyError> {
+    let edited = read(Endpoint::Messages, body).map(|body| body.for_decode(params).concat())?;
+    if params.is_none() {
+        assert_eq!(without_params(&Bytes::copy_from_slice(body)).unwrap().concat(), edited);
+    }
+    Ok(edited)
 }
 
 fn prefill(endpoint: Endpoint, body: &str) -> String {
@@ -102,12 +124,6 @@ fn neither_a_second_copy_nor_an_escaped_key_gets_past_an_edit() {
 }
 
 #[test]
-fn a_reply_is_stripped_of_what_is_ours() {
-    let reply = br#"{"id":"x","kv_transfer_params":{"remote_host":"10.0.0.1"},"usage":null}"#;
-    assert_eq!(text(for_client(reply)), r#"{"id":"x","usage":null}"#);
-}
-
-#[test]
 fn what_is_no_json_object_is_named() {
     let refused = |body: &[u8]| for_decode(body, None).unwrap_err();
     for body in
@@ -136,8 +152,78 @@ fn what_is_no_json_object_is_named() {
 }
 
 #[test]
+fn every_api_has_its_own_names() {
+    let body = r#"{"max_output_tokens":99,"request_id":"a,b","text":{"format":{"type":"text"}},"top_logprobs":3,"stream":true,"input":"x"}"#;
+    let expected = format!(
+        r#"{{"max_output_tokens":1,"text":{{"format":{{"type":"text"}}}},"stream":false,"input":"x",{PARAMS},"store":false}}"#
+    );
+    assert_eq!(prefill(Endpoint::Responses, body), expected);
+    let body = r#"{"max_tokens":99,"stream":true,"thinking":{"budget_tokens":50},"system":"s"}"#;
+    let expected =
+        format!(r#"{{"max_tokens":1,"stream":false,"thinking":{{"budget_tokens":50}},"system":"s",{PARAMS}}}"#);
+    assert_eq!(prefill(Endpoint::Messages, body), expected);
+    // What a chat template may put into the prompt stays; what only constrains the answer goes.
+    let body = r#"{"messages":[],"response_format":{"type":"json_object"},"structured_outputs":{},"logprobs":true,"logprob_token_ids":[1]}"#;
+    let expected = format!(
+        r#"{{"messages":[],"response_format":{{"type":"json_object"}},"max_tokens":1,"stream":false,{PARAMS}}}"#
+    );
+    assert_eq!(prefill(Endpoint::Chat, body), expected);
+}
+
+#[test]
+fn several_prompts_are_told_apart() {
+    let body = r#"{ "prompt" : [ "a,b" , "\"]c"] ,"n":1, "x":0.10 }"#;
+    let read = read(Endpoint::Completions, body.as_bytes()).unwrap();
+    assert_eq!(read.prompts(), 2);
+    let each: Vec<_> =
+        read.each_prompt().unwrap().iter().map(|one| String::from_utf8_lossy(one.bytes()).into_owned()).collect();
+    assert_eq!(each, [r#"{ "prompt" : "a,b" ,"n":1, "x":0.10 }"#, r#"{ "prompt" : "\"]c" ,"n":1, "x":0.10 }"#]);
+    let ids = self::read(Endpoint::Completions, br#"{"prompt":[[1,2],[3]],"prompt":[[4, 5],[6],[7]]}"#).unwrap();
+    let each: Vec<_> =
+        ids.each_prompt().unwrap().iter().map(|one| String::from_utf8_lossy(one.bytes()).into_owned()).collect();
+    assert_eq!(each, [r#"{"prompt":[4, 5]}"#, r#"{"prompt":[6]}"#, r#"{"prompt":[7]}"#]);
+    assert_eq!(ids.bytes_beside_prompts(), r#"{"prompt":[[1,2],[3]],"prompt":[,,]}"#.len());
+    let odd = self::read(Endpoint::Completions, br#"{"prompt":["a",{}]}"#).unwrap();
+    assert!(odd.each_prompt().is_err());
+}
+
+#[test]
+fn a_prompts_length_is_estimated() {
+    for (endpoint, body, expected) in [
+        (Endpoint::Completions, r#"{"prompt":[1,22,333]}"#, 3),
+        (Endpoint::Completions, r#"{"prompt":"12345678901234567890"}"#, 5),
+        (Endpoint::Chat, r#"{"messages":[{"role":"user","content":"hello"}],"model":"m"}"#, 8),
+        (Endpoint::Completions, "{}", 0),
+    ] {
+        assert_eq!(read(endpoint, body.as_bytes()).unwrap().estimated_prompt_tokens(), expected, "{body}");
+    }
+}
+
+#[test]
+fn a_large_body_is_edited_without_a_copy() {
+    let body = Bytes::from(format!(r#"{{"prompt":"{}","max_tokens":7,"stream":true}}"#, "x".repeat(100_000)));
+    let read = RequestBody::read(Endpoint::Completions, body.clone()).unwrap();
+    for pieces in [read.for_prefill(), read.for_decode(Some(&json!({})))] {
+        assert_eq!(pieces[0].as_ptr(), body.as_ptr());
+        assert!(pieces[1..].iter().map(Bytes::len).sum::<usize>() < 1000);
+        assert!(serde_json::from_slice::<Value>(&pieces.concat()).is_ok());
+    }
+}
+
+#[test]
+fn a_body_of_another_path_loses_transfer_parameters_whatever_it_is() {
+    let without =
+        |body: &str| without_params(&Bytes::copy_from_slice(body.as_bytes())).map(|pieces| text(Ok(pieces.concat())));
+    assert_eq!(without(r#"{"input":[1.0],"kv_transfer_par\u0061ms":{}}"#).unwrap(), r#"{"input":[1.0]}"#);
+    assert_eq!(without("\u{feff}{\"kv_transfer_params\":1,\"a\":2}").unwrap(), "\u{feff}{\"a\":2}");
+    assert_eq!(without("[1]").unwrap(), "[1]");
+    assert!(without(r#"{"a":NaN}"#).is_err());
+    assert!(without(r#"{"vllm_xargs":{"kv_transfer_params":1}}"#).is_err());
+}
+
+#[test]
 fn what_cannot_be_split_says_why() {
-    use Endpoint::{Chat, Completions};
+    use Endpoint::{Chat, Completions, Messages, Responses};
     let why = |endpoint, body: &str| inspect(endpoint, body.as_bytes()).unwrap().plain_because;
     for (endpoint, body, expected) in [
         (Completions, r#"{"prompt":"x"}"#, None),
@@ -157,6 +243,11 @@ fn what_cannot_be_split_says_why() {
         (Chat, r#"{"messages":[],"logprobs":true}"#, None),
         (Chat, r#"{"messages":[],"n":3}"#, Some(PlainReason::SeveralChoices)),
         (Chat, r#"{"messages":[],"prompt_logprobs":1}"#, Some(PlainReason::PromptLogprobs)),
+        (Responses, r#"{"input":"x","tools":[{"type":"function"}],"background":false}"#, None),
+        (Responses, r#"{"input":"x","background":true}"#, Some(PlainReason::Background)),
+        (Responses, r#"{"input":"x","previous_response_id":"r"}"#, Some(PlainReason::PreviousResponse)),
+        (Responses, r#"{"input":"x","tools":[{"type":"web_search"}]}"#, Some(PlainReason::BuiltInTools)),
+        (Messages, r#"{"messages":[],"max_tokens":3}"#, None),
     ] {
         assert_eq!(why(endpoint, body), expected, "{body}");
     }
@@ -261,7 +352,7 @@ proptest! {
         let stripped: Value = serde_json::from_slice(&for_decode(body.as_bytes(), None).unwrap()).unwrap();
         expected.as_object_mut().unwrap().shift_remove("kv_transfer_params");
         prop_assert_eq!(&stripped, &expected);
-        let one: Value = serde_json::from_slice(&for_prefill(Endpoint::Completions, body.as_bytes()).unwrap()).unwrap();
+        let one: Value = serde_json::from_slice(&for_prefill(Endpoint::Messages, body.as_bytes()).unwrap()).unwrap();
         prop_assert_eq!(&one["max_tokens"], &json!(1));
         prop_assert!(one.get("n").is_none_or(|n| *n == json!(1)));
     }
