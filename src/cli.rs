@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sidecar::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
 use crate::{demo, logging, parent, stop};
@@ -54,8 +55,8 @@ pub(crate) fn main() -> ExitCode {
     {
         return ExitCode::FAILURE;
     }
-    logging::start(&cli.logging);
-    match run(cli.command) {
+    let log_filter = logging::start(&cli.logging);
+    match run(cli.command, log_filter) {
         Ok(code) => code,
         Err((error, code)) => {
             tracing::error!(error = format!("{error:#}"), "kvgate ends with an error");
@@ -64,12 +65,12 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<ExitCode, (anyhow::Error, u8)> {
+fn run(command: Command, log_filter: LogFilter) -> Result<ExitCode, (anyhow::Error, u8)> {
     let runtime = Runtime::new().map_err(|error| (error.into(), 1))?;
     runtime.block_on(async {
         let stop = stop::on_signal().map_err(|error| (error.into(), 1))?;
         match command {
-            Command::Sidecar(args) => sidecar::run(*args, GIT_SHA, stop).await.map_err(|error| {
+            Command::Sidecar(args) => sidecar::run(*args, GIT_SHA, log_filter, stop).await.map_err(|error| {
                 let code = error.exit_code();
                 (error.into(), code)
             })?,

@@ -6,6 +6,7 @@ mod controls;
 mod evidence;
 mod report;
 mod say;
+mod slow_wire;
 mod topology;
 mod workload;
 
@@ -140,6 +141,7 @@ fn plan(args: &Args) -> Plan {
         blocks: 256,
         sidecar_faults: &[],
         router_faults: &[],
+        slow_wire: None,
         nixl_library: args.nixl_library.clone(),
     };
     match args.fault {
@@ -245,6 +247,8 @@ fn invite(topology: &Topology) {
         (&topology.router, "/readyz"),
         (&topology.decode_sidecar, "/v1/ranks"),
         (&topology.decode_sidecar, "/v1/transfers?slowest=5"),
+        (&topology.decode_sidecar, "/v1/latency?by=peer,stage"),
+        (&topology.decode_sidecar, "/v1/peers"),
         (&topology.prefill_sidecar, "/v1/handles"),
         (&topology.decode_sidecar, "/metrics"),
     ] {

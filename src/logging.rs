@@ -3,8 +3,10 @@
 use std::io::{IsTerminal, stderr};
 
 use clap::ValueEnum;
+use sidecar::log_filter::{LogFilter, LogFilterError};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::reload::Handle;
 
 /// Logging flags, the same for every subcommand.
 #[derive(Debug, clap::Args)]
@@ -24,8 +26,8 @@ enum Format {
     Json,
 }
 
-/// Sets up the process-wide subscriber. Call once, before anything logs.
-pub(crate) fn start(args: &Args) {
+/// Sets up the process-wide subscriber. Call once, before anything logs. The handle changes what is logged from then on.
+pub(crate) fn start(args: &Args) -> LogFilter {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&args.log);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let json = match args.log_format {
@@ -33,5 +35,23 @@ pub(crate) fn start(args: &Args) {
         Format::Text => false,
         Format::Json => true,
     };
-    if json { builder.json().init() } else { builder.with_ansi(stderr().is_terminal()).init() }
+    if json {
+        let builder = builder.json().with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        changeable(&args.log, handle)
+    } else {
+        let builder = builder.with_ansi(stderr().is_terminal()).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        changeable(&args.log, handle)
+    }
+}
+
+fn changeable<S: 'static>(current: &str, handle: Handle<EnvFilter, S>) -> LogFilter {
+    LogFilter::new(current, move |text| {
+        let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(text);
+        let filter = filter.map_err(|error| LogFilterError::Unreadable(error.to_string()))?;
+        handle.reload(filter).map_err(|_gone| LogFilterError::Gone)
+    })
 }

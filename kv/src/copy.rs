@@ -30,6 +30,8 @@ pub struct CopyPlan {
     pub runs: Vec<Run>,
     /// Bytes over all runs.
     pub bytes: u64,
+    /// Kernel blocks over all regions: as many runs as there would be if none had been joined.
+    pub pieces: u64,
 }
 
 /// Why blocks cannot be copied.
@@ -123,18 +125,20 @@ impl CopyPlan {
         }
         let pairs = pair_up(source, blocks, destination, slots)?;
         let mut runs: Vec<Run> = Vec::new();
+        let mut pieces: u64 = 0;
         for (from, to) in source.regions.iter().zip(&destination.regions) {
             let first = runs.len();
             for (group, pairs) in (0u16..).zip(&pairs) {
                 if from.group == RegionGroup::One(group) || from.group == RegionGroup::Shared {
                     for (block, slot) in pairs {
                         push_block(&mut runs, first, from, to, source.kernel_per_logical, *block, *slot);
+                        pieces = pieces.saturating_add(source.kernel_per_logical.into());
                     }
                 }
             }
         }
         let bytes = runs.iter().map(|run| run.len).sum();
-        Ok(Self { runs, bytes })
+        Ok(Self { runs, bytes, pieces })
     }
 }
 

@@ -91,8 +91,11 @@ impl Faulty {
         let inner = Arc::clone(&self.inner);
         match fault {
             ReadFault::Delay(delay) => self.run(async move {
+                let posted = tokio::time::Instant::now();
                 tokio::time::sleep(delay).await;
-                inner.read(read).done.await
+                let done = inner.read(read).done.await?;
+                // To whoever reads, it was the wire that took so long.
+                Ok(ReadDone { wire: posted.elapsed(), ..done })
             }),
             ReadFault::RefusePost => {
                 self.bury(read.local.bytes());

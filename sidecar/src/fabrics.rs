@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use nixl::{Agent, AgentConfig, AgentName, Fabric};
 
+use crate::transport::Transport;
+
 /// Makes agents. Called on a blocking thread: loading plug-ins takes its time.
 pub trait Fabrics: Debug + Send + Sync + 'static {
     /// An initiator: reads from peers, has no progress thread, can be recycled.
@@ -18,6 +20,11 @@ pub trait Fabrics: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`FabricsError`] when NIXL refuses.
     fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError>;
+
+    /// What bytes are moved by, as far as that can be known. Called on a blocking thread. None where nothing is known (yet).
+    fn transport(&self) -> Option<Transport> {
+        None
+    }
 }
 
 /// Why there is no agent.
@@ -59,5 +66,9 @@ impl Fabrics for NixlFabrics {
 
     fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
         self.start(AgentConfig::serve(name))
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        Transport::ask()
     }
 }

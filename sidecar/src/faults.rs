@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::model::{Faults, Spoil};
+use crate::model::{Faults, SlowWire, Spoil};
 
 /// One value of the hidden `--fault` flag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,17 +19,22 @@ pub enum Fault {
     HoldPull(Duration),
     /// The producer's lease is not kept alive.
     NoHeartbeat,
+    /// The bytes of one prefill rank, known by its side channel's port, start to move late: its wire stage is slow.
+    SlowWire(SlowWire),
 }
 
 /// Why a `--fault` value is refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum FaultError {
     /// No such fault.
-    #[error("`{0}` is no fault: corrupt-staging, zero-staging, hold-pull=MS or no-heartbeat")]
+    #[error("`{0}` is no fault: corrupt-staging, zero-staging, hold-pull=MS, no-heartbeat or slow-wire=MS@PORT")]
     Unknown(String),
     /// The fault is a number of milliseconds and this is none.
     #[error("`{0}` needs a number of milliseconds, as in hold-pull=500")]
     NotMilliseconds(String),
+    /// The fault is a number of milliseconds and a port and this is none.
+    #[error("`{0}` needs milliseconds and the port of a prefill rank's side channel, as in slow-wire=80@5600")]
+    NotAtPort(String),
 }
 
 impl FromStr for Fault {
@@ -45,6 +50,11 @@ impl FromStr for Fault {
                 .and_then(|value| value.parse().ok())
                 .map(|ms| Self::HoldPull(Duration::from_millis(ms)))
                 .ok_or_else(|| FaultError::NotMilliseconds(text.to_owned())),
+            ("slow-wire", value) => value
+                .and_then(|value| value.split_once('@'))
+                .and_then(|(ms, port)| Some((ms.parse().ok()?, port.parse().ok()?)))
+                .map(|(ms, port)| Self::SlowWire(SlowWire { port, delay: Duration::from_millis(ms) }))
+                .ok_or_else(|| FaultError::NotAtPort(text.to_owned())),
             _ => Err(FaultError::Unknown(text.to_owned())),
         }
     }
@@ -59,6 +69,7 @@ pub fn fold(faults: &[Fault]) -> Faults {
             Fault::ZeroStaging => folded.spoil = Some(Spoil::Zero),
             Fault::HoldPull(hold) => folded.hold_pull = Some(*hold),
             Fault::NoHeartbeat => folded.no_heartbeat = true,
+            Fault::SlowWire(slow) => folded.slow_wire = Some(*slow),
         }
     }
     folded
@@ -77,10 +88,13 @@ mod tests {
 
     #[test]
     fn faults_are_read_by_name_and_folded() {
-        let faults: Vec<Fault> =
-            ["corrupt-staging", "hold-pull=250", "no-heartbeat"].iter().map(|text| text.parse().unwrap()).collect();
+        let faults: Vec<Fault> = ["corrupt-staging", "hold-pull=250", "no-heartbeat", "slow-wire=80@5601"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
         let folded = fold(&faults);
         assert!(folded.no_heartbeat);
+        assert_eq!(folded.slow_wire, Some(SlowWire { port: 5601, delay: Duration::from_millis(80) }));
         assert_eq!(folded.spoil, Some(Spoil::Flip));
         assert_eq!(fold(&["zero-staging".parse().unwrap()]).spoil, Some(Spoil::Zero));
         assert_eq!(folded.hold_pull, Some(Duration::from_millis(250)));
@@ -90,6 +104,7 @@ mod tests {
     fn a_fault_that_does_not_exist_is_refused_with_the_list() {
         assert_eq!("hold-pull".parse::<Fault>(), Err(FaultError::NotMilliseconds("hold-pull".into())));
         assert_eq!("hold-pull=soon".parse::<Fault>(), Err(FaultError::NotMilliseconds("hold-pull=soon".into())));
+        assert_eq!("slow-wire=80".parse::<Fault>(), Err(FaultError::NotAtPort("slow-wire=80".into())));
         let unknown = "corrupt".parse::<Fault>().unwrap_err().to_string();
         assert!(unknown.contains("corrupt-staging") && unknown.contains("no-heartbeat"), "{unknown}");
     }

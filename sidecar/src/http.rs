@@ -6,16 +6,24 @@
 //! | `edge` | what happens to every request: request id, span, token, problem documents for unknown paths and methods |
 //! | `input` | bodies, queries and paths, with a problem document for each way to be wrong |
 //! | `transfers`, `transfer_json` | `/v1/transfers` |
+//! | `trace_json` | a timeline as Chrome trace events |
+//! | `latency`, `peers` | `/v1/latency`, `/v1/peers` |
 //! | `ranks`, `rank_json` | `/v1/ranks` and its event stream |
-//! | `handles` | `/v1/handles` |
+//! | `handles`, `handles_json` | `/v1/handles` |
+//! | `log_level` | `/v1/log-level` |
 //! | `operations` | `/livez`, `/readyz`, `/metrics`, `/version` |
 
 mod edge;
 mod handles;
+mod handles_json;
 mod input;
+mod latency;
+mod log_level;
 mod operations;
+mod peers;
 mod rank_json;
 mod ranks;
+mod trace_json;
 mod transfer_json;
 mod transfers;
 
@@ -34,6 +42,7 @@ use tracing::{Instrument, Span, error};
 use crate::auth::Token;
 use crate::events::RankEvents;
 use crate::lifecycle::Lifecycle;
+use crate::log_filter::LogFilter;
 use crate::metrics::{Build, Metrics};
 use crate::pod::Pod;
 use crate::problem::Problem;
@@ -51,6 +60,7 @@ struct Parts {
     build: Build,
     events: RankEvents,
     metrics: Metrics,
+    log_filter: LogFilter,
     tasks: TaskTracker,
     gate: CancellationToken,
     stop: CancellationToken,
@@ -58,12 +68,12 @@ struct Parts {
 
 impl Api {
     /// An API for one pod, which obeys the process's lifecycle.
-    pub fn new(pod: Pod, token: Option<Token>, build: Build, lifecycle: &Lifecycle) -> Self {
+    pub fn new(pod: Pod, token: Option<Token>, build: Build, log_filter: LogFilter, lifecycle: &Lifecycle) -> Self {
         let tasks = lifecycle.tasks().clone();
         let events = RankEvents::start(pod.ranks(), &tasks, lifecycle.stop().clone());
         let metrics = Metrics::new(pod.clone(), &build);
         let (gate, stop) = (lifecycle.gate().clone(), lifecycle.stop().clone());
-        Self(Arc::new(Parts { pod, token, build, events, metrics, tasks, gate, stop }))
+        Self(Arc::new(Parts { pod, token, build, events, metrics, log_filter, tasks, gate, stop }))
     }
 
     fn pod(&self) -> &Pod {
@@ -85,6 +95,10 @@ pub fn api(api: Api) -> Router {
         .route("/v1/transfers", post(transfers::start).get(transfers::list))
         .route("/v1/transfers/{id}", get(transfers::one).delete(transfers::finish))
         .route("/v1/transfers/{id}/claim", post(transfers::claim))
+        .route("/v1/transfers/{id}/trace", get(transfers::trace))
+        .route("/v1/latency", get(latency::report))
+        .route("/v1/peers", get(peers::list))
+        .route("/v1/log-level", get(log_level::show).put(log_level::change))
         .route("/v1/ranks", get(ranks::list))
         .route("/v1/ranks/events", get(ranks::events))
         .route("/v1/ranks/{rank}", get(ranks::one))

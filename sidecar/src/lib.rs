@@ -10,8 +10,10 @@
 //! | [`engine_http`] | the engine's HTTP pages |
 //! | [`fabrics`] | where NIXL agents come from |
 //! | [`config`], [`faults`] | the command line |
-//! | [`mod@run`], [`lifecycle`] | one process, from start to end |
+//! | [`mod@run`], [`lifecycle`], [`log_filter`] | one process, from start to end; what it logs |
 //! | [`http`], [`auth`], [`problem`], [`events`] | the HTTP API |
+//! | [`peer_book`] | what is known of remote engines, for operators |
+//! | [`latency`], [`transport`] | where transfers spend their time and why; what UCX moves bytes by |
 //! | [`metrics`], [`receipt_log`] | what is kept on record |
 #![forbid(unsafe_code)]
 
@@ -22,9 +24,12 @@ pub mod events;
 pub mod fabrics;
 pub mod faults;
 pub mod http;
+pub mod latency;
 pub mod lifecycle;
+pub mod log_filter;
 pub mod metrics;
 pub mod model;
+pub mod peer_book;
 mod peers;
 pub mod pod;
 pub mod problem;
@@ -33,6 +38,7 @@ pub mod receipt_log;
 pub mod run;
 mod session;
 mod staging;
+pub mod transport;
 mod virtual_engine;
 mod watcher;
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod counters;
 mod errors;
+mod timeline;
 
 use std::fmt::Debug;
 use std::io;
@@ -19,6 +20,8 @@ use vllm_wire::params::KvTransferParams;
 pub use counters::{Counters, DurationHistogram, Ended, StageHistograms};
 pub use kv::readiness::RankState;
 pub use vllm_wire::metrics::RankLoad;
+
+pub use timeline::{Contact, QueuedBehind, ReadFacts, ShardRead, Span};
 
 pub use errors::{Code, HandleError, HandshakeRefusal, ParamsProblem, Retry, StartError, TransferError};
 
@@ -70,6 +73,17 @@ pub struct Faults {
     pub hold_pull: Option<Duration>,
     /// Sends no heartbeats to P.
     pub no_heartbeat: bool,
+    /// Makes one peer's wire slow.
+    pub slow_wire: Option<SlowWire>,
+}
+
+/// A peer whose bytes start to move late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowWire {
+    /// The port of its side channel.
+    pub port: u16,
+    /// How late.
+    pub delay: Duration,
 }
 
 /// What a pod is told at start.
@@ -291,8 +305,12 @@ pub struct TransferSnapshot {
     pub blocks: u32,
     /// Bytes, all TP shards; 0 until known.
     pub bytes: u64,
-    /// Where the time went.
+    /// Where the time went; of a failed one up to its failure.
     pub stages: Stages,
+    /// When each stage began, as offsets from `started`.
+    pub starts: Stages,
+    /// What is known about the source and the read.
+    pub read: Arc<ReadFacts>,
     /// P's engine.
     pub source_engine: EngineId,
     /// P's request.
@@ -330,8 +348,10 @@ pub struct TransferFilter {
 pub struct StagingFigures {
     /// Slots in all.
     pub capacity_blocks: u32,
-    /// Slots held by transfers or waiting to be collected.
+    /// Slots held by transfers, waiting to be collected or being zeroed.
     pub used_blocks: u32,
+    /// Those of them that are being zeroed before they are free: no handle has them any more.
+    pub zeroing_blocks: u32,
     /// Slots that hardware may still write to.
     pub quarantined_blocks: u32,
     /// Bytes of one slot, all TP shards.
@@ -402,12 +422,18 @@ pub enum LetGo {
 pub enum HandleState {
     /// P: pinned in the engine, as far as anyone said.
     Pinned,
-    /// P: its lease is over by our count.
-    Expired,
+    /// P: its lease is over by our count and nobody has said that it was read or given up.
+    Leaked,
     /// P: the engine was told that nobody will read it.
     Released,
+    /// D: in staging, being read into.
+    Filling,
+    /// D: in staging, not wanted any more, but hardware may still write to it.
+    Quiescing,
     /// D: in staging, waiting to be collected.
     Landed,
+    /// D: in staging, its decode leg has ended, for a quiet period.
+    Ending,
 }
 
 impl HandleState {
@@ -415,9 +441,12 @@ impl HandleState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
-            Self::Expired => "expired",
+            Self::Leaked => "leaked",
             Self::Released => "released",
+            Self::Filling => "filling",
+            Self::Quiescing => "quiescing",
             Self::Landed => "landed",
+            Self::Ending => "ending",
         }
     }
 }
@@ -433,12 +462,27 @@ pub struct HandleSnapshot {
     pub request_id: EngineRequestId,
     /// Logical blocks.
     pub blocks: u32,
+    /// P: the engine's blocks, per group in prompt order. D: the slots, ascending. None where there were too many to keep.
+    pub block_ids: Option<Arc<[Vec<u32>]>>,
     /// Bytes, all TP shards; 0 when the geometry is unknown.
     pub bytes: u64,
-    /// P: what is left of the lease. D: what is left of the claim.
+    /// P, and D until it has landed: what is left of P's lease. D from then on: what is left of the claim.
     pub lease_left: Duration,
+    /// D: which transfer holds them.
+    pub transfer: Option<TransferId>,
     /// Where it is.
     pub state: HandleState,
+}
+
+/// A rank's handles and its staging, both of the same moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankHandles {
+    /// Which (global).
+    pub dp_rank: DpRank,
+    /// Handles alive or recently ended, by request id.
+    pub handles: Vec<HandleSnapshot>,
+    /// Staging (decode role; zeros otherwise).
+    pub staging: StagingFigures,
 }
 
 /// How a shutdown ended.

@@ -6,22 +6,25 @@ use std::time::Duration;
 use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
 use kv::shards::MAX_SHARDS;
 use side_channel::{Endpoint, Server, SideChannel};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
+use crate::latency::Latency;
 use crate::model::{
-    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankLoad, RankSnapshot, ReceiptSink, ReportHandle,
-    Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError, TransferFilter,
-    TransferSnapshot,
+    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankLoad, RankSnapshot, ReceiptSink,
+    ReportHandle, Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError,
+    TransferFilter, TransferSnapshot,
 };
+use crate::peer_book::KnownPeer;
 use crate::rank::board::AttemptKey;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
 use crate::session::{Builder, Directory};
 use crate::staging;
+use crate::transport::Transport;
 use crate::virtual_engine::Desk;
 use crate::watcher::{EngineView, watch_engine};
 
@@ -51,6 +54,9 @@ struct Inner {
     view: watch::Receiver<Arc<Vec<RankSnapshot>>>,
     /// The virtual engines' listeners; dropped with the pod.
     servers: Vec<Server>,
+    fabrics: Arc<dyn Fabrics>,
+    /// Asked once, after an agent was made.
+    transport: OnceCell<Arc<Transport>>,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,9 @@ struct RankHandle {
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<ShutDown>>,
 }
+
+/// How long a rank may take to say who holds its blocks.
+const HANDLES_WITHIN: Duration = Duration::from_secs(2);
 
 /// An agent's thread that has been in one call for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
@@ -87,10 +96,11 @@ impl Pod {
             gate: CancellationToken::new(),
             stop: stop.child_token(),
             board: Arc::default(),
-            handles: Arc::default(),
             agents: Arc::default(),
             ranks: Arc::new(ranks),
             counters: Arc::default(),
+            latency: Arc::default(),
+            known_peers: Arc::default(),
         };
         let directory = Arc::new(Directory::default());
         let (mut handles, mut servers, mut owns) = (Vec::new(), Vec::new(), Vec::new());
@@ -132,7 +142,16 @@ impl Pod {
             handles.push(RankHandle { commands, ended });
         }
         tasks.spawn(watch_engine(Arc::clone(&parts.engine), view_sender, shared.stop.clone()));
-        Ok(Self { inner: Arc::new(Inner { shared, ranks: handles, view, servers }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                ranks: handles,
+                view,
+                servers,
+                fabrics: parts.fabrics,
+                transport: OnceCell::new(),
+            }),
+        })
     }
 
     /// The ports on which the virtual engines listen, by local rank; empty in the prefill role.
@@ -263,15 +282,15 @@ impl Pod {
         self.inner.view.clone()
     }
 
-    /// Handles alive or recently ended.
-    pub fn handles(&self) -> Vec<HandleSnapshot> {
-        let now = Instant::now();
-        let left = |until: &Option<Instant>| until.map(|until| until.saturating_duration_since(now));
-        let handles = self.inner.shared.handles.lock();
-        let shown = handles.values().flatten();
-        shown
-            .map(|(shown, until)| HandleSnapshot { lease_left: left(until).unwrap_or_default(), ..shown.clone() })
-            .collect()
+    /// Who holds which blocks: one entry per rank, in order; none for a rank whose task has ended or does not answer in time.
+    pub async fn handles(&self) -> Vec<RankHandles> {
+        let asked = self.inner.ranks.iter().map(async |rank| {
+            let (reply, answer) = oneshot::channel();
+            rank.commands.send(Command::Handles(reply)).await.ok()?;
+            answer.await.ok()
+        });
+        let asked = asked.map(|asking| tokio::time::timeout(HANDLES_WITHIN, asking));
+        futures_util::future::join_all(asked).await.into_iter().filter_map(|told| told.ok().flatten()).collect()
     }
 
     /// Takes note of a finished prefill (prefill role). Idempotent.
@@ -343,6 +362,26 @@ impl Pod {
             let stats = agent.stats();
             stats.alive && stats.lap.is_none_or(|lap| lap < STUCK_AFTER)
         })
+    }
+
+    /// Where transfers spend their time.
+    pub fn latency(&self) -> Arc<Latency> {
+        Arc::clone(&self.inner.shared.latency)
+    }
+
+    /// The remote engines that the ranks have read from.
+    pub fn peers(&self) -> Vec<KnownPeer> {
+        self.inner.shared.known_peers.list()
+    }
+
+    /// What UCX may move bytes by; none before a rank has made its agents, or where there is no UCX.
+    pub async fn transport(&self) -> Option<Arc<Transport>> {
+        let fabrics = Arc::clone(&self.inner.fabrics);
+        let asked = self.inner.transport.get_or_try_init(async || {
+            let asking = tokio::task::spawn_blocking(move || fabrics.transport());
+            asking.await.ok().flatten().map(Arc::new).ok_or(())
+        });
+        asked.await.ok().cloned()
     }
 
     /// Totals since start.

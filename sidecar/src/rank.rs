@@ -14,6 +14,7 @@
 //! | `landed` | from landed to freed, and D's notifications |
 //! | `recycle` | ending a quarantine with new pull agents |
 //! | `handles` | the prefill role's handles |
+//! | `held` | who holds which blocks, when somebody asks |
 //! | `records` | what is shown of transfers, also after their end |
 //! | `shown` | what is shown of the rank |
 //! | `jobs`, `timers`, `board` | what runs beside the loop; wake-ups; what everyone may read |
@@ -24,6 +25,7 @@ mod connect;
 mod effects;
 mod engine;
 mod handles;
+mod held;
 mod jobs;
 mod landed;
 mod records;
@@ -46,10 +48,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::latency::Latency;
 use crate::model::{
-    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankSnapshot, ReceiptSink, ReportHandle, Role,
-    ShutDown, StartTransfer, TransferError, TransferSnapshot,
+    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankSnapshot, ReceiptSink,
+    ReportHandle, Role, ShutDown, StartTransfer, TransferError, TransferSnapshot,
 };
+use crate::peer_book::PeerBook;
 use crate::session::Builder;
 use crate::virtual_engine::Desk;
 use crate::watcher::EngineView;
@@ -93,6 +97,8 @@ pub(crate) enum Command {
     Finish(TransferId, oneshot::Sender<Result<TransferSnapshot, TransferError>>),
     /// A prefill has finished (prefill role).
     Report(Box<ReportHandle>, oneshot::Sender<Result<HandleSnapshot, HandleError>>),
+    /// Who holds which blocks.
+    Handles(oneshot::Sender<RankHandles>),
     /// A prefill's blocks are done with (prefill role).
     Release(EngineRequestId, LetGo, oneshot::Sender<Result<(), HandleError>>),
 }
@@ -117,14 +123,16 @@ pub(crate) struct Shared {
     pub stop: CancellationToken,
     /// Transfers to be read by everyone.
     pub board: Arc<Board>,
-    /// Handles to be read by everyone, each with the end of its lease or claim.
-    pub handles: PerRank<(HandleSnapshot, Option<Instant>)>,
     /// The agents in use, by local rank.
     pub agents: PerRank<Arc<dyn Fabric>>,
     /// All ranks, shown.
     pub ranks: Arc<watch::Sender<Arc<Vec<RankSnapshot>>>>,
     /// Totals.
     pub counters: Arc<Counters>,
+    /// Where transfers spend their time.
+    pub latency: Arc<Latency>,
+    /// The remote engines read from.
+    pub known_peers: Arc<PeerBook>,
 }
 
 /// What is one rank's own.
@@ -176,8 +184,6 @@ pub(crate) struct Rank {
     handles: Handles,
     freed: Freed,
     shown: Option<RankSnapshot>,
-    /// Handles have changed since they were last shown.
-    handles_changed: bool,
 }
 
 impl Rank {
@@ -202,7 +208,6 @@ impl Rank {
             handles: Handles::default(),
             freed: Freed::default(),
             shown: None,
-            handles_changed: true,
         };
         let (mut batch_of_events, mut batch_of_commands) = (Vec::new(), Vec::new());
         let (mut gated, mut engine_watched) = (false, true);
@@ -252,6 +257,7 @@ impl Rank {
             Command::Claim(transfer, reply) => answer(reply, self.claim(&transfer)),
             Command::Finish(transfer, reply) => answer(reply, self.finish(&transfer)),
             Command::Report(report, reply) => answer(reply, self.report_handle(*report)),
+            Command::Handles(reply) => answer(reply, self.held()),
             Command::Release(request, why, reply) => self.release_handle(request, why, reply),
         }
     }
@@ -261,7 +267,7 @@ impl Rank {
             Event::Identity { incarnation, answer } => self.on_identity(incarnation, answer),
             Event::Session { identity, answer } => self.on_session(&identity, answer),
             Event::Teller { identity, answer } => self.on_teller(&identity, answer),
-            Event::Peer { asked, engine, answer } => self.on_peer(&asked, &engine, answer),
+            Event::Peer { asked, engine, answered } => self.on_peer(&asked, &engine, answered),
             Event::Posted { transfer, shard, took } => self.on_posted(&transfer, shard, took),
             Event::ReadEnded { transfer, shard, answer } => self.on_read_ended(&transfer, shard, answer),
             Event::Verified { transfer } => self.drive(&transfer, kv::transfer::Event::Verified),

@@ -20,6 +20,7 @@ use crate::fabrics::NixlFabrics;
 use crate::faults;
 use crate::http::{Api, serve};
 use crate::lifecycle::{Budgets, Lifecycle};
+use crate::log_filter::LogFilter;
 use crate::metrics::Build;
 use crate::model::{NoReceiptSink, ReceiptSink, ShutDown, StartError};
 use crate::pod::{Parts, Pod};
@@ -91,7 +92,12 @@ impl RunError {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start; its [`exit_code`](RunError::exit_code) is the process's.
-pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    args: Args,
+    git_sha: &'static str,
+    log_filter: LogFilter,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let settings = args.settings()?;
     faults::announce(&settings.faults);
     info!(
@@ -122,7 +128,7 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
         side_channel: Arc::new(Zmq::new()),
         receipts,
     };
-    run_parts(settings, listener, parts, build, Budgets::default(), stop).await.map(drop)
+    run_parts(settings, listener, parts, (build, log_filter), Budgets::default(), stop).await.map(drop)
 }
 
 /// Runs a pod made of any parts behind an open listener: what [`run`] does once NIXL is loaded.
@@ -133,14 +139,14 @@ pub async fn run_parts(
     settings: Settings,
     listener: TcpListener,
     parts: Parts,
-    build: Build,
+    (build, log_filter): (Build, LogFilter),
     budgets: Budgets,
     stop: CancellationToken,
 ) -> Result<ShutDown, RunError> {
     let lifecycle = Lifecycle::default();
     let address = listener.local_addr().map_err(|source| RunError::Listen { address: settings.listen, source })?;
     let pod = Pod::start(settings.pod, parts, lifecycle.tasks(), lifecycle.core().clone()).await?;
-    let api = Api::new(pod.clone(), settings.token, build, &lifecycle);
+    let api = Api::new(pod.clone(), settings.token, build, log_filter, &lifecycle);
     // Small answers and events must not wait for an acknowledgement of the ones before.
     let listener = listener.tap_io(|socket| {
         if let Err(refused) = socket.set_nodelay(true) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kv::ids::{DpRank, EngineId, TpRank};
 use kv::layout::KvLayout;
+use nixl::faulty::{FaultPlan, Faulty, ReadFault};
 use nixl::{AgentName, Fabric, FabricError, Notification, Region};
 use parking_lot::Mutex;
 use side_channel::{AskError, Endpoint, SideChannel};
@@ -17,6 +18,7 @@ use vllm_wire::handshake::{self, AgentMetadata, HandshakeError, UnsupportedLayou
 use vllm_wire::versions::Version;
 
 use crate::fabrics::{Fabrics, FabricsError};
+use crate::model::SlowWire;
 use crate::staging::{self, Arena, StagingError};
 use crate::virtual_engine::{AdvertisedShard, VirtualEngine};
 
@@ -185,6 +187,15 @@ pub(crate) struct Puller {
     pub fabric: Arc<dyn Fabric>,
     /// The arena, as registered with it.
     pub region: Region,
+}
+
+impl Puller {
+    /// The same with a slow wire, as an injected fault.
+    pub(crate) fn slowed(&self, slow: SlowWire) -> Self {
+        let plan = FaultPlan::new();
+        plan.reads(Some(ReadFault::Delay(slow.delay)));
+        Self { fabric: Faulty::wrap(Arc::clone(&self.fabric), plan), region: self.region.clone() }
+    }
 }
 
 /// One TP shard of a staging session.

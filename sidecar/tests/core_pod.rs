@@ -9,6 +9,8 @@ mod engine;
 mod handles;
 #[path = "core/landing.rs"]
 mod landing;
+#[path = "core/latency.rs"]
+mod latency;
 #[path = "core/on_nixl.rs"]
 mod on_nixl;
 #[path = "core/refusals.rs"]

@@ -11,5 +11,7 @@ mod process;
 mod refusals;
 #[path = "http_edge/rig.rs"]
 mod rig;
+#[path = "http_edge/timeline.rs"]
+mod timeline;
 #[path = "http_edge/views.rs"]
 mod views;

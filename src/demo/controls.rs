@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::report::Report;
+use super::slow_wire;
 use super::topology::{MODEL, Plan, Topology};
 use super::workload::{self, Ask};
 
@@ -22,9 +23,14 @@ pub(super) enum Fault {
     SkipGate,
     /// Decodes go to another rank than the receipt's: the router must refuse, the sidecar must notice
     WrongRank,
+    /// One prefill rank's bytes move late: the decode sidecar must name it, and its wire
+    SlowWire,
     /// P's lease is over before the pull: no receipt, no wrong text (with --gate direct: wrong texts)
     ExpiredLease,
 }
+
+/// How late the slow peer's bytes are: far more than what the machine's own moods make of a small read.
+const SLOW_WIRE: Duration = Duration::from_millis(400);
 
 /// Short enough to be over before the held pull or the delayed decode.
 const SHORT_LEASE: Duration = Duration::from_secs(1);
@@ -36,6 +42,7 @@ impl Fault {
             Self::SkipGate => "skip-gate",
             Self::WrongRank => "wrong-rank",
             Self::ExpiredLease => "expired-lease",
+            Self::SlowWire => "slow-wire",
         }
     }
 
@@ -45,6 +52,8 @@ impl Fault {
             Self::CorruptStaging => Plan { sidecar_faults: &["corrupt-staging"], ..plan },
             Self::SkipGate => Plan { router_faults: &["skip-gate"], ..plan },
             Self::WrongRank => Plan { dp: plan.dp.max(2), router_faults: &["wrong-rank"], ..plan },
+            // Another peer must be there to compare with.
+            Self::SlowWire => Plan { dp: plan.dp.max(2), slow_wire: Some(SLOW_WIRE), ..plan },
             // Few blocks, so that the next prompts reuse what the lease has let go.
             Self::ExpiredLease => Plan {
                 prefill_lease: SHORT_LEASE,
@@ -61,6 +70,8 @@ impl Fault {
         let few = match self {
             Self::CorruptStaging | Self::SkipGate | Self::WrongRank => 8,
             Self::ExpiredLease => 4,
+            // Enough of both ranks for medians.
+            Self::SlowWire => 16,
         };
         workload::asks(0).into_iter().filter(|ask| ask.prompt_tokens() <= 333).take(few).collect()
     }
@@ -68,7 +79,7 @@ impl Fault {
     /// What happens beside request number `round`: for an expired lease, other prompts that will reuse P's blocks.
     pub(super) async fn disturb(self, topology: &Topology, client: &Client, round: usize) -> Result<()> {
         match self {
-            Self::CorruptStaging | Self::SkipGate | Self::WrongRank => Ok(()),
+            Self::CorruptStaging | Self::SkipGate | Self::WrongRank | Self::SlowWire => Ok(()),
             Self::ExpiredLease => {
                 sleep(SHORT_LEASE + Duration::from_millis(300)).await;
                 overwrite(client, &topology.prefill, round).await
@@ -112,6 +123,11 @@ impl Fault {
                     "control wrong-rank: staged for rank 0, sent to rank {sent} past the router; the sidecar says collected_by {collected}"
                 ));
                 Ok(ExitCode::from(u8::from(!refused || u64::from(sent) != collected)))
+            }
+            Self::SlowWire => {
+                let named = slow_wire::judge(report, topology, client).await?;
+                let right = report.correct == report.requests && report.decodes_without_receipt == 0;
+                Ok(ExitCode::from(u8::from(!named || !right)))
             }
             Self::ExpiredLease => {
                 report.notes.push(format!(

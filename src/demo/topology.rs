@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) sidecar_faults: &'static [&'static str],
     /// Faults of the router.
     pub(super) router_faults: &'static [&'static str],
+    /// How late the bytes of P's rank 0 start to move.
+    pub(super) slow_wire: Option<Duration>,
     /// The NIXL library, when it is not to be searched for.
     pub(super) nixl_library: Option<PathBuf>,
 }
@@ -108,6 +110,9 @@ pub(super) async fn start(folder: &Path, plan: &Plan, client: &Client, children:
     let mut args = sidecar("decode", &decode, decode_ports);
     args.extend(["--receipt-log".to_owned(), path(&receipt_log)]);
     args.extend(faults(plan.sidecar_faults));
+    if let Some(late) = plan.slow_wire {
+        args.extend(["--fault".to_owned(), format!("slow-wire={}@{prefill_ports}", late.as_millis())]);
+    }
     let decode_sidecar = children.start(folder, "decode-sidecar", &args).await?.url();
 
     say::progress("starting the router");

@@ -89,6 +89,21 @@ fn a_decode_on_another_rank_is_refused_and_noticed() {
 }
 
 #[test]
+fn a_peer_with_a_slow_wire_is_named_as_the_cause() {
+    let Some((code, report, text)) = demo("--fault slow-wire") else { return };
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(number(&report, "correct"), number(&report, "requests"), "slow, but right: {text}");
+    let notes: Vec<_> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
+    let said = |start: &str| notes.iter().find_map(|note| note.strip_prefix(start)).unwrap_or_else(|| panic!("{text}"));
+    let peer = said("control slow-wire: the slow peer is ");
+    assert!(peer.ends_with("_dp0"), "{peer}");
+    let cause = said("control slow-wire: /v1/latency says, as it must: ");
+    assert!(cause.starts_with("wire: ") && cause.contains(peer), "{cause}");
+    let why = said("control slow-wire: the slowest transfer says, as it must: ");
+    assert!(why.starts_with("wire: ") && why.contains("descriptors") && why.contains("UCX"), "{why}");
+}
+
+#[test]
 fn a_lease_that_is_over_gives_no_receipt_and_no_wrong_text() {
     let Some((code, report, text)) = demo("--fault expired-lease") else { return };
     assert_eq!(code, 0, "{text}");

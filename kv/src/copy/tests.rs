@@ -59,7 +59,7 @@ fn neighbours_in_any_order_become_one_run_per_region() {
         destination: 0x9_0000_0000 + region * 8 * 16,
         len: 48,
     };
-    assert_eq!(plan, CopyPlan { runs: vec![run(0), run(1)], bytes: 96 });
+    assert_eq!(plan, CopyPlan { runs: vec![run(0), run(1)], bytes: 96, pieces: 6 });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 /// What goes wrong with a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFault {
-    /// The bytes start to move only after this time.
+    /// The bytes start to move only after this time, which counts as time on the wire.
     Delay(Duration),
     /// The post is refused.
     RefusePost,

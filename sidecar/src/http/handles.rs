@@ -5,25 +5,35 @@ use axum::extract::State;
 use http::StatusCode;
 use kv::ids::{DpRank, EngineRequestId};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::http::Api;
+use crate::http::handles_json::{self, HandleJson, Page};
 use crate::http::input::{self, JsonBody, QueryArgs, Segment};
-use crate::http::rank_json::HandleJson;
 use crate::model::{HandleError, LetGo, ReportHandle};
 use crate::problem::Problem;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ListQuery {
     dp_rank: Option<u16>,
+    offset: Option<usize>,
+    limit: Option<usize>,
+    block_offset: Option<usize>,
+    block_limit: Option<usize>,
 }
 
-/// `GET /v1/handles?dp_rank=`.
+impl ListQuery {
+    fn page(&self) -> Page {
+        let Self { dp_rank: _, offset, limit, block_offset, block_limit } = *self;
+        Page { offset, limit, block_offset, block_limit }
+    }
+}
+
+/// `GET /v1/handles?dp_rank=&offset=&limit=&block_offset=&block_limit=`.
 pub(super) async fn list(State(api): State<Api>, QueryArgs(query): QueryArgs<ListQuery>) -> Json<Value> {
-    let handles = api.pod().handles();
-    let wanted = handles.iter().filter(|handle| query.dp_rank.is_none_or(|rank| handle.dp_rank.0 == rank));
-    let handles: Vec<HandleJson> = wanted.map(HandleJson::from).collect();
-    Json(json!({ "handles": handles }))
+    let mut ranks = api.pod().handles().await;
+    ranks.retain(|rank| query.dp_rank.is_none_or(|wanted| rank.dp_rank.0 == wanted));
+    Json(handles_json::page(&ranks, &query.page()))
 }
 
 /// `POST /v1/handles`. The two ids stand in the parameters as well; a client that sends both must mean the same.
@@ -64,7 +74,7 @@ pub(super) async fn report(
     let report = body.into_report()?;
     let pod = api.pod().clone();
     let handle = api.settled(async move { pod.report_handle(report).await }).await?;
-    Ok(Json(HandleJson::from(&handle.map_err(refused)?)))
+    Ok(Json(HandleJson::new(&handle.map_err(refused)?, &Page::default())))
 }
 
 #[derive(Debug, Deserialize)]

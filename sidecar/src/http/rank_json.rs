@@ -1,10 +1,9 @@
-//! Ranks and handles as JSON.
+//! Ranks as JSON.
 
 use kv::layout::{KvLayout, MemoryKind};
 use serde::Serialize;
 
-use crate::http::transfer_json::whole_ms;
-use crate::model::{HandleSnapshot, RankSnapshot};
+use crate::model::{RankSnapshot, StagingFigures};
 
 /// A rank with everything that a router or a person asks about it.
 #[derive(Debug, Serialize)]
@@ -55,9 +54,10 @@ struct LoadJson {
 }
 
 #[derive(Debug, Serialize)]
-struct StagingJson {
+pub(super) struct StagingJson {
     capacity_blocks: u32,
     used_blocks: u32,
+    zeroing_blocks: u32,
     quarantined_blocks: u32,
     block_bytes: u64,
 }
@@ -85,15 +85,22 @@ impl From<&RankSnapshot> for RankJson {
                 nixl_expired: rank.load.nixl_expired,
                 nixl_late_notifications: rank.load.nixl_late_notifications,
             },
-            staging: StagingJson {
-                capacity_blocks: rank.staging.capacity_blocks,
-                used_blocks: rank.staging.used_blocks,
-                quarantined_blocks: rank.staging.quarantined_blocks,
-                block_bytes: rank.staging.block_bytes,
-            },
+            staging: StagingJson::from(&rank.staging),
             in_flight: rank.in_flight,
             handles: rank.handles,
             draining: rank.draining,
+        }
+    }
+}
+
+impl From<&StagingFigures> for StagingJson {
+    fn from(staging: &StagingFigures) -> Self {
+        Self {
+            capacity_blocks: staging.capacity_blocks,
+            used_blocks: staging.used_blocks,
+            zeroing_blocks: staging.zeroing_blocks,
+            quarantined_blocks: staging.quarantined_blocks,
+            block_bytes: staging.block_bytes,
         }
     }
 }
@@ -112,32 +119,6 @@ impl From<&KvLayout> for LayoutJson {
                 MemoryKind::Vram => "vram",
             },
             device: layout.device,
-        }
-    }
-}
-
-/// Blocks that are held for a request.
-#[derive(Debug, Serialize)]
-pub(super) struct HandleJson {
-    dp_rank: u16,
-    remote_engine_id: String,
-    remote_request_id: String,
-    blocks: u32,
-    bytes: u64,
-    lease_left_ms: u64,
-    state: &'static str,
-}
-
-impl From<&HandleSnapshot> for HandleJson {
-    fn from(handle: &HandleSnapshot) -> Self {
-        Self {
-            dp_rank: handle.dp_rank.0,
-            remote_engine_id: handle.engine_id.as_str().to_owned(),
-            remote_request_id: handle.request_id.as_str().to_owned(),
-            blocks: handle.blocks,
-            bytes: handle.bytes,
-            lease_left_ms: whole_ms(handle.lease_left),
-            state: handle.state.as_str(),
         }
     }
 }

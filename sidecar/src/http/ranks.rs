@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{Stream, unfold};
 use kv::ids::DpRank;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{Current, Numbered};
 use crate::http::Api;
-use crate::http::input::Segment;
+use crate::http::handles_json::{self, Page};
+use crate::http::input::{QueryArgs, Segment};
 use crate::http::rank_json::RankJson;
 use crate::model::RankSnapshot;
 use crate::problem::Problem;
@@ -34,12 +36,27 @@ pub(super) async fn list(State(api): State<Api>) -> Json<serde_json::Value> {
     Json(json!({ "ranks": ranks }))
 }
 
-/// `GET /v1/ranks/{n}`, `n` global.
-pub(super) async fn one(State(api): State<Api>, segment: Segment) -> Result<Json<RankJson>, Problem> {
-    let rank = segment.rank()?;
+/// `GET /v1/ranks/{n}?offset=&limit=&block_offset=&block_limit=`, `n` global: the rank with a page of its block handles.
+pub(super) async fn one(
+    State(api): State<Api>,
+    segment: Segment,
+    QueryArgs(page): QueryArgs<Page>,
+) -> Result<Json<OneRankJson>, Problem> {
+    let wanted = segment.rank()?;
     let ranks = api.pod().ranks().borrow().clone();
-    let found = ranks.iter().find(|known| known.dp_rank == rank).map(RankJson::from);
-    found.map(Json).ok_or_else(|| foreign(rank, &ranks))
+    let found = ranks.iter().find(|known| known.dp_rank == wanted).map(RankJson::from);
+    let rank = found.ok_or_else(|| foreign(wanted, &ranks))?;
+    let mut held = api.pod().handles().await;
+    held.retain(|held| held.dp_rank == wanted);
+    Ok(Json(OneRankJson { rank, block_handles: handles_json::page(&held, &page) }))
+}
+
+/// A rank and who holds its blocks.
+#[derive(Debug, Serialize)]
+pub(super) struct OneRankJson {
+    #[serde(flatten)]
+    rank: RankJson,
+    block_handles: serde_json::Value,
 }
 
 /// A rank of another pod, answered with the range that this one owns.

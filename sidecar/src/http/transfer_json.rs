@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::http::input;
-use crate::model::{Landed, Receipt, Stages, StartTransfer, TransferSnapshot};
+use crate::latency::{Why, micros};
+use crate::model::{Landed, ReadFacts, Receipt, ShardRead, Span, Stages, StartTransfer, TransferSnapshot};
 use crate::problem::Problem;
 
 /// `POST /v1/transfers`. Members that are not named here are ignored.
@@ -99,9 +100,13 @@ pub(super) struct TransferJson {
     blocks: u32,
     bytes: u64,
     stages_us: Map<String, Value>,
+    timeline: Vec<SpanJson>,
     total_us: u64,
     age_ms: u64,
     source: SourceJson,
+    read: ReadJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<WhyJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     virtual_request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +123,105 @@ pub(super) struct TransferJson {
 struct SourceJson {
     engine_id: String,
     request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    contact: &'static str,
+}
+
+/// One stage: offsets from the request on the monotonic clock.
+#[derive(Debug, Serialize)]
+struct SpanJson {
+    stage: &'static str,
+    start_us: u64,
+    duration_us: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    running: bool,
+}
+
+/// What is known of the read.
+#[derive(Debug, Serialize)]
+struct ReadJson {
+    descriptors: u64,
+    pieces: u64,
+    merged: bool,
+    bytes: u64,
+    shards: Vec<ShardJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_behind: Option<QueuedJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShardJson {
+    tp_rank: u16,
+    agent: String,
+    descriptors: u64,
+    pieces: u64,
+    bytes: u64,
+    planned_us: u64,
+    start_us: u64,
+    post_call_us: u64,
+    wire_us: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct QueuedJson {
+    needed_blocks: u32,
+    free_blocks: u32,
+    capacity_blocks: u32,
+    transfers_ahead: u32,
+}
+
+/// Why it took as long as it did.
+#[derive(Debug, Serialize)]
+struct WhyJson {
+    stage: &'static str,
+    took_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_median_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    others_median_us: Option<u64>,
+    text: String,
+}
+
+impl From<&ReadFacts> for ReadJson {
+    fn from(read: &ReadFacts) -> Self {
+        let shard = |shard: &ShardRead| ShardJson {
+            tp_rank: shard.shard.0,
+            agent: shard.agent.as_str().to_owned(),
+            descriptors: shard.descriptors,
+            pieces: shard.pieces,
+            bytes: shard.bytes,
+            planned_us: micros(shard.planned),
+            start_us: micros(shard.start),
+            post_call_us: micros(shard.post_call),
+            wire_us: micros(shard.wire),
+        };
+        Self {
+            descriptors: read.descriptors(),
+            pieces: read.pieces(),
+            merged: read.descriptors() < read.pieces(),
+            bytes: read.bytes(),
+            shards: read.shards.iter().map(shard).collect(),
+            queued_behind: read.queued_behind.map(|behind| QueuedJson {
+                needed_blocks: behind.needed,
+                free_blocks: behind.free,
+                capacity_blocks: behind.capacity,
+                transfers_ahead: behind.ahead,
+            }),
+        }
+    }
+}
+
+impl From<Why> for WhyJson {
+    fn from(why: Why) -> Self {
+        Self {
+            stage: why.stage,
+            took_us: micros(why.took),
+            peer_median_us: why.peer_median.map(micros),
+            others_median_us: why.others_median.map(micros),
+            text: why.text,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -139,12 +243,17 @@ impl TransferJson {
             blocks: snapshot.blocks,
             bytes: snapshot.bytes,
             stages_us: stages_us(&snapshot.stages),
-            total_us: whole_us(snapshot.total()),
+            timeline: snapshot.timeline(now).iter().map(SpanJson::from).collect(),
+            total_us: micros(snapshot.total_so_far(now)),
             age_ms: whole_ms(now.saturating_duration_since(snapshot.started)),
             source: SourceJson {
                 engine_id: snapshot.source_engine.as_str().to_owned(),
                 request_id: snapshot.source_request.as_str().to_owned(),
+                address: snapshot.read.address.as_ref().map(ToString::to_string),
+                contact: snapshot.read.contact.as_str(),
             },
+            read: ReadJson::from(&*snapshot.read),
+            why: None,
             virtual_request_id: snapshot.virtual_request.as_ref().map(|id| id.as_str().to_owned()),
             collected_by: snapshot.collected_by.map(|rank| rank.0),
             failure: snapshot.failure.as_ref().map(|failure| FailureJson {
@@ -157,6 +266,12 @@ impl TransferJson {
         }
     }
 
+    /// Says why it took as long as it did.
+    pub(super) fn with_why(mut self, why: Option<Why>) -> Self {
+        self.why = why.map(WhyJson::from);
+        self
+    }
+
     /// What a client that did not wait needs to go on.
     pub(super) fn with_receipt(mut self, landed: &Landed) -> Self {
         self.receipt = Some(ReceiptJson::from(&landed.receipt));
@@ -165,18 +280,25 @@ impl TransferJson {
     }
 }
 
+impl From<&Span> for SpanJson {
+    fn from(span: &Span) -> Self {
+        Self {
+            stage: span.stage,
+            start_us: micros(span.start),
+            duration_us: micros(span.duration),
+            running: span.running,
+        }
+    }
+}
+
 /// Only the stages that the transfer has got to, in their order.
 fn stages_us(stages: &Stages) -> Map<String, Value> {
     let reached = stages.named().into_iter().filter_map(|(name, time)| Some((name, time?)));
-    reached.map(|(name, time)| (name.to_owned(), Value::from(whole_us(time)))).collect()
+    reached.map(|(name, time)| (name.to_owned(), Value::from(micros(time)))).collect()
 }
 
 pub(super) fn whole_ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn whole_us(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::Api;
 use crate::http::input::{self, JsonBody, QueryArgs, Segment};
+use crate::http::trace_json;
 use crate::http::transfer_json::{LandedJson, StartBody, TransferJson, whole_ms};
+use crate::latency::{Usual, why};
 use crate::model::{Code, StartTransfer, TransferError, TransferFilter, TransferPhase, TransferSnapshot};
 use crate::problem::Problem;
 
@@ -93,8 +95,14 @@ pub(super) async fn list(
 ) -> Result<Json<serde_json::Value>, Problem> {
     let now = Instant::now();
     let snapshots = api.pod().list(query.filter()?);
-    let listed: Vec<TransferJson> =
-        snapshots.iter().take(MAX_LISTED).map(|snapshot| TransferJson::new(snapshot, now)).collect();
+    let shown = snapshots.iter().take(MAX_LISTED);
+    let listed: Vec<TransferJson> = if query.slowest.is_some() {
+        let (usual, transport) = (usual(&api).await?, api.pod().transport().await);
+        let reason = |snapshot| why(snapshot, &usual, transport.as_deref(), now);
+        shown.map(|snapshot| TransferJson::new(snapshot, now).with_why(reason(snapshot))).collect()
+    } else {
+        shown.map(|snapshot| TransferJson::new(snapshot, now)).collect()
+    };
     Ok(Json(json!({ "transfers": listed })))
 }
 
@@ -118,7 +126,10 @@ pub(super) async fn one(
             () = api.0.stop.cancelled() => api.pod().get(&id),
         },
     };
-    snapshot.map(|snapshot| shown(&api, &snapshot)).ok_or_else(|| unknown(&id))
+    let snapshot = snapshot.ok_or_else(|| unknown(&id))?;
+    let (usual, transport) = (usual(&api).await?, api.pod().transport().await);
+    let why = why(&snapshot, &usual, transport.as_deref(), Instant::now());
+    Ok(Json(shown(&api, &snapshot).with_why(why)))
 }
 
 /// `POST /v1/transfers/{id}/claim`: the router's decode leg is still open.
@@ -137,13 +148,26 @@ pub(super) async fn finish(State(api): State<Api>, segment: Segment) -> Result<J
     Ok(Json(TransferJson::new(&snapshot, Instant::now())))
 }
 
-fn shown(api: &Api, snapshot: &TransferSnapshot) -> Json<TransferJson> {
+/// `GET /v1/transfers/{id}/trace`: its timeline as Chrome's trace events.
+pub(super) async fn trace(State(api): State<Api>, segment: Segment) -> Result<Json<serde_json::Value>, Problem> {
+    let id = segment.transfer()?;
+    let snapshot = api.pod().get(&id).ok_or_else(|| unknown(&id))?;
+    Ok(Json(trace_json::trace(&snapshot, api.pod().latency().epoch(), Instant::now())))
+}
+
+/// Adding up histograms may take milliseconds: not on a thread that serves requests.
+async fn usual(api: &Api) -> Result<Usual, Problem> {
+    let latency = api.pod().latency();
+    tokio::task::spawn_blocking(move || latency.usual()).await.map_err(|_broken| Problem::internal())
+}
+
+fn shown(api: &Api, snapshot: &TransferSnapshot) -> TransferJson {
     let json = TransferJson::new(snapshot, Instant::now());
     let landed = (snapshot.state == TransferPhase::Landed).then(|| api.pod().landed(&snapshot.transfer)).flatten();
-    Json(match landed {
+    match landed {
         Some(landed) => json.with_receipt(&landed),
         None => json,
-    })
+    }
 }
 
 fn unknown(id: &TransferId) -> Problem {

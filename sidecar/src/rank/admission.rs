@@ -1,5 +1,6 @@
 //! Beginning transfers: what can be refused at once, and everything that starts with one that is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kv::ids::TransferId;
@@ -7,6 +8,7 @@ use kv::lease::Lease;
 use kv::readiness::RankState;
 use kv::slots::Ask;
 use kv::transfer::{Event as E, Failure, State, Terms};
+use side_channel::Endpoint;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +17,10 @@ use vllm_wire::params::KvTransferParams;
 use super::stage::{Active, Marks, Stage};
 use super::{Rank, Waiter, answer};
 use crate::model::counters::add;
-use crate::model::{Ended, ParamsProblem, Role, Stages, StartTransfer, TransferError, TransferPhase, TransferSnapshot};
+use crate::model::{
+    Ended, ParamsProblem, QueuedBehind, ReadFacts, Role, Stages, StartTransfer, TransferError, TransferPhase,
+    TransferSnapshot,
+};
 
 /// The most transfers of one rank that are under way or wait for staging.
 const MOST_ACTIVE: usize = 4096;
@@ -122,6 +127,11 @@ impl Rank {
             blocks,
             bytes: 0,
             stages: Stages::default(),
+            starts: Stages { queued: Some(Duration::ZERO), ..Stages::default() },
+            read: Arc::new(ReadFacts {
+                address: Some(Endpoint::new(start.params.remote_host.clone(), start.params.remote_port)),
+                ..ReadFacts::default()
+            }),
             source_engine: start.params.remote_engine_id.clone(),
             source_request: start.params.remote_request_id.clone(),
             virtual_request: None,
@@ -133,6 +143,7 @@ impl Rank {
         let marks = Marks {
             started: now,
             granted: None,
+            reads_due: None,
             arrived: None,
             quiescing: None,
             post: Duration::ZERO,
@@ -157,12 +168,18 @@ impl Rank {
         };
         stage.active.insert(transfer.clone(), active);
         let until = now + config.staging_wait;
+        let usage = stage.slots.usage();
         let asked = stage.slots.ask(transfer.clone(), blocks, until.into_std());
         // The handshake goes on while the transfer waits for staging: heartbeats need P's agents.
         self.connect(transfer);
         match asked {
             Ask::Granted(slots) => self.granted(transfer, slots),
-            Ask::Queued => self.drive(transfer, E::Tick),
+            Ask::Queued => {
+                let behind =
+                    QueuedBehind { needed: blocks, free: usage.free, capacity: usage.capacity, ahead: usage.waiting };
+                self.records.change(transfer, |shown| shown.facts_mut().queued_behind = Some(behind));
+                self.drive(transfer, E::Tick);
+            }
             Ask::Exceeds { .. } => self.drive(transfer, E::StagingRefused(Failure::ExceedsStaging)),
         }
         self.wake_for_queue();

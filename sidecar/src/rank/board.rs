@@ -156,7 +156,8 @@ impl Board {
         let mut snapshots: Vec<_> = snapshots.filter(wanted).collect();
         match filter.slowest {
             Some(count) => {
-                snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.total()));
+                let now = Instant::now();
+                snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.total_so_far(now)));
                 snapshots.truncate(count);
             }
             None => snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.started)),

@@ -7,10 +7,11 @@ use kv::transfer::{Event as E, Failure, State};
 use side_channel::Endpoint;
 use tokio::time::Instant;
 
+use super::jobs::PeerAnswer;
 use super::stage::Stage;
 use super::{Rank, jobs};
 use crate::model::counters::add;
-use crate::model::{ParamsProblem, TransferError};
+use crate::model::{Contact, ParamsProblem, TransferError};
 use crate::peers::{Asked, Handshake, Lookup, Peer};
 
 impl Rank {
@@ -21,7 +22,7 @@ impl Rank {
         let engine = active.params.remote_engine_id.clone();
         match stage.peers.look_up(&engine, transfer, Instant::now()) {
             Lookup::Known(peer) => self.peer_known(transfer, peer),
-            Lookup::Wait => {}
+            Lookup::Wait => self.note_contact(transfer, Contact::Waited),
             Lookup::Ask(stale) => {
                 let handshake = Handshake {
                     side_channel: Arc::clone(&self.shared.side_channel),
@@ -35,11 +36,18 @@ impl Rank {
                     pull: stage.session.shards.iter().map(|shard| Arc::clone(&shard.pull.fabric)).collect(),
                 };
                 self.shared.tasks.spawn(jobs::shake_hands(handshake, self.events.clone()));
+                self.note_contact(transfer, Contact::Asked);
             }
         }
     }
 
-    pub(super) fn on_peer(&mut self, by: &Asked, engine: &EngineId, answer: Result<Arc<Peer>, TransferError>) {
+    fn note_contact(&mut self, transfer: &TransferId, contact: Contact) {
+        self.records.change(transfer, |shown| shown.facts_mut().contact = contact);
+    }
+
+    pub(super) fn on_peer(&mut self, by: &Asked, engine: &EngineId, answered: PeerAnswer) {
+        let PeerAnswer { answer, endpoint, took } = answered;
+        self.shared.known_peers.answered(self.own.dp_rank, engine, &endpoint, took, answer.as_deref());
         let current = |stage: &&mut Stage| stage.id() == &by.session && stage.generation == by.generation;
         let Some(stage) = self.stage.as_mut().filter(current) else { return };
         let waiting = stage.peers.answered(engine, answer.as_ref().ok().cloned(), Instant::now());

@@ -15,6 +15,7 @@ use super::jobs::{self, Event, ReadShard};
 use super::records::Outcome;
 use super::stage::LandedSlots;
 use super::{Rank, Wake, answer};
+use crate::latency::Series;
 use crate::model::counters::add;
 use crate::model::{Ended, Landed, Receipt, Stages};
 
@@ -55,7 +56,10 @@ impl Rank {
         active.assignment = SlotAssignment::new(&active.params.remote_block_ids, &slots).ok().map(Arc::new);
         active.slots = Some(slots);
         let queued = now.duration_since(active.marks.started);
-        self.records.change(transfer, |shown| shown.stages.queued = Some(queued));
+        self.records.change(transfer, |shown| {
+            shown.stages.queued = Some(queued);
+            shown.starts.handshake = Some(queued);
+        });
         self.drive(transfer, E::StagingGranted);
     }
 
@@ -95,27 +99,34 @@ impl Rank {
         let Some(stage) = &self.stage else { return };
         let Some(active) = stage.active.get(transfer) else { return };
         let (Some(peer), Some(slots)) = (&active.peer, &active.assignment) else { return };
+        let due = Instant::now();
+        let slow_wire = self.shared.config.faults.slow_wire.filter(|slow| slow.port == active.params.remote_port);
         for (shard, ours) in (0..).map(TpRank).zip(&stage.session.shards) {
             let read = ReadShard {
                 transfer: transfer.clone(),
                 shard,
                 peer: Arc::clone(peer),
-                puller: ours.pull.clone(),
+                puller: slow_wire.map_or_else(|| ours.pull.clone(), |slow| ours.pull.slowed(slow)),
                 arena: ours.arena.clone(),
                 blocks: active.params.remote_block_ids.clone(),
                 slots: Arc::clone(slots),
                 hold: self.shared.config.faults.hold_pull,
                 gave_up: active.gave_up.clone(),
+                due,
                 events: self.events.clone(),
             };
             self.shared.tasks.spawn(read.run());
         }
         let bytes = stage.bytes_of(&active.params.remote_block_ids);
-        let handshake = active.marks.granted.map(|granted| granted.elapsed());
+        let handshake = active.marks.granted.map(|granted| due.duration_since(granted));
         self.records.change(transfer, |shown| {
             shown.bytes = bytes;
             shown.stages.handshake = handshake;
+            shown.starts.post = Some(shown.offset(due));
         });
+        if let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) {
+            active.marks.reads_due = Some(due);
+        }
     }
 
     /// Puts the receipt together and on record; it is given when that is done.
@@ -123,6 +134,12 @@ impl Rank {
         let Some(landed) = self.receipt(transfer) else { return vec![E::Cancel(Failure::Cancelled)] };
         let landed = Arc::new(landed);
         let Some(stage) = &mut self.stage else { return Vec::new() };
+        let arrived = stage.active.get(transfer).and_then(|active| active.marks.arrived);
+        let stages = Stages { verify: None, ..landed.receipt.stages };
+        self.records.change(transfer, |shown| {
+            shown.stages = stages;
+            shown.starts.verify = arrived.map(|arrived| shown.offset(arrived));
+        });
         let arenas = stage.arenas();
         let Some(active) = stage.active.get_mut(transfer) else { return Vec::new() };
         active.landed = Some(Arc::clone(&landed));
@@ -169,6 +186,7 @@ impl Rank {
         let waiters = std::mem::take(&mut active.waiters);
         active.gave_up.cancel();
         let landed = active.landed.clone();
+        let arrived = active.marks.arrived;
         let failure = match &active.state {
             State::Failed(why) | State::Quiescing { why, .. } => Some(*why),
             State::Queued(_)
@@ -187,7 +205,15 @@ impl Rank {
                 let receipt = &landed.receipt;
                 self.shared.counters.count_end(Ended::Landed);
                 add(&self.shared.counters.bytes_landed, receipt.bytes);
-                self.shared.counters.stages.observe_landed(&receipt.stages);
+                // What came after the receipt was put together, its recording for one, is part of the stage.
+                let verify = arrived.map(|arrived| arrived.elapsed());
+                let stages = Stages { verify, ..receipt.stages };
+                self.shared.counters.stages.observe_landed(&stages);
+                if let Some(shown) = self.records.get(transfer) {
+                    let series = Series { dp_rank: self.own.dp_rank, peer: Some(shown.source_engine.clone()) };
+                    self.shared.latency.landed(&series, shown.read.address.as_ref(), &stages, receipt.bytes);
+                    self.shared.known_peers.landed(self.own.dp_rank, &shown.source_engine, receipt.bytes);
+                }
                 tracing::debug!(
                     transfer_id = %transfer,
                     dp_rank = %self.own.dp_rank,
@@ -196,7 +222,7 @@ impl Rank {
                     wire_us = receipt.stages.wire.map(|wire| wire.as_micros()),
                     "transfer landed"
                 );
-                let (stages, bytes, request) = (receipt.stages, receipt.bytes, receipt.request_id.clone());
+                let (bytes, request) = (receipt.bytes, receipt.request_id.clone());
                 self.records.decide(transfer, outcome.clone());
                 self.records.change(transfer, |shown| {
                     shown.stages = stages;
@@ -207,7 +233,11 @@ impl Rank {
             Err(error) => {
                 self.shared.counters.count_end(Ended::Failed(error.code()));
                 self.records.decide(transfer, outcome.clone());
+                self.records.change(transfer, |shown| shown.close_open_stage(Instant::now()));
                 self.show_failure(transfer, error);
+                if let Some(shown) = self.records.get(transfer) {
+                    self.shared.known_peers.transfer_failed(self.own.dp_rank, &shown.source_engine, error);
+                }
             }
         }
         for waiter in waiters {
@@ -226,10 +256,11 @@ impl Rank {
         let request = landed.receipt.request_id.clone();
         let state = collect::State::landed(&terms, tp_size, now.into_std());
         let due = state.next_tick(&terms).map(Instant::from_std);
+        self.records.change(transfer, |shown| shown.starts.landed_idle = Some(shown.offset(now)));
+        let Some(stage) = &mut self.stage else { return };
         let entry = LandedSlots { state, transfer: transfer.clone(), slots, landed_at: now, first_sign: None };
         stage.landed.insert(request.clone(), entry);
         self.timers.set(&Wake::Landed(request), due);
-        self.handles_changed = true;
         self.set_attention();
     }
 
@@ -294,6 +325,7 @@ impl Rank {
     pub(super) fn release(&mut self, slots: SlotSet) {
         let Some(stage) = &mut self.stage else { return };
         if self.shared.config.zero_on_release {
+            stage.zeroing = stage.zeroing.saturating_add(slots.count());
             let job = jobs::zero(stage.id().clone(), stage.arenas(), slots, self.events.clone());
             self.shared.tasks.spawn(job);
         } else {
@@ -303,6 +335,7 @@ impl Rank {
 
     pub(super) fn on_zeroed(&mut self, session: &kv::ids::EngineId, slots: SlotSet) {
         if let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) {
+            stage.zeroing = stage.zeroing.saturating_sub(slots.count());
             stage.slots.release(slots);
         }
     }

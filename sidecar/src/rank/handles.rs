@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv::ids::{EngineId, EngineRequestId};
+use kv::ids::{DpRank, EngineId, EngineRequestId};
 use kv::lease::Lease;
 use kv::readiness::RankState;
 use nixl::{AgentName, Fabric};
@@ -23,11 +23,14 @@ use crate::session::Teller;
 
 /// Handles that are kept per rank; beyond that the oldest is forgotten (its lease frees it in the engine all the same).
 const KEEP: usize = 8192;
+/// Block ids that are kept per rank, over all handles: 2 MiB.
+const KEEP_IDS: usize = 524_288;
 
 #[derive(Debug)]
 struct Handle {
     engine: EngineId,
     blocks: u32,
+    block_ids: Option<Arc<[Vec<u32>]>>,
     bytes: u64,
     lease: Lease,
     state: HandleState,
@@ -39,6 +42,8 @@ pub(super) struct Handles {
     teller: Option<Teller>,
     handles: BTreeMap<EngineRequestId, Handle>,
     order: VecDeque<EngineRequestId>,
+    /// Block ids kept over all handles.
+    ids: usize,
 }
 
 impl Handles {
@@ -46,6 +51,7 @@ impl Handles {
     pub(super) fn adopt(&mut self, teller: Teller) {
         self.handles.clear();
         self.order.clear();
+        self.ids = 0;
         self.teller = Some(teller);
     }
 
@@ -59,22 +65,41 @@ impl Handles {
         self.handles.values().filter(|handle| handle.state == HandleState::Pinned).count()
     }
 
-    fn insert(&mut self, request: EngineRequestId, handle: Handle) -> Option<EngineRequestId> {
-        if self.handles.insert(request.clone(), handle).is_none() {
-            self.order.push_back(request);
+    fn insert(&mut self, request: EngineRequestId, mut handle: Handle) -> Option<EngineRequestId> {
+        handle.block_ids = handle.block_ids.filter(|ids| self.ids.saturating_add(count(ids)) <= KEEP_IDS);
+        self.ids = self.ids.saturating_add(handle.kept_ids());
+        match self.handles.insert(request.clone(), handle) {
+            None => self.order.push_back(request),
+            Some(before) => self.ids = self.ids.saturating_sub(before.kept_ids()),
         }
         if self.order.len() <= KEEP {
             return None;
         }
         let oldest = self.order.pop_front()?;
-        self.handles.remove(&oldest);
+        self.remove(&oldest);
         Some(oldest)
+    }
+
+    fn remove(&mut self, request: &EngineRequestId) -> bool {
+        let removed = self.handles.remove(request);
+        self.ids = self.ids.saturating_sub(removed.as_ref().map_or(0, Handle::kept_ids));
+        removed.is_some()
     }
 
     fn lines(&self) -> Vec<(Arc<dyn Fabric>, AgentName)> {
         let Some(teller) = &self.teller else { return Vec::new() };
         teller.workers.iter().map(|worker| (Arc::clone(&teller.fabric), worker.clone())).collect()
     }
+}
+
+impl Handle {
+    fn kept_ids(&self) -> usize {
+        self.block_ids.as_deref().map_or(0, count)
+    }
+}
+
+fn count(ids: &[Vec<u32>]) -> usize {
+    ids.iter().map(Vec::len).sum()
 }
 
 impl Rank {
@@ -94,7 +119,6 @@ impl Rank {
 
     /// Takes note of a finished prefill.
     pub(super) fn report_handle(&mut self, report: ReportHandle) -> Result<HandleSnapshot, HandleError> {
-        self.handles_changed = true;
         let ours = self.handles_engine()?;
         let theirs = report.params.remote_engine_id.clone();
         if ours != theirs {
@@ -112,7 +136,11 @@ impl Rank {
                 None => 0,
             };
             let bytes = slot_bytes.saturating_mul(u64::from(blocks));
-            let handle = Handle { engine: ours, blocks, bytes, lease, state: HandleState::Pinned };
+            let groups = report.params.remote_block_ids.groups().iter();
+            let block_ids: Vec<Vec<u32>> =
+                groups.map(|group| group.ids().iter().map(|block| block.0).collect()).collect();
+            let block_ids = Some(Arc::from(block_ids));
+            let handle = Handle { engine: ours, blocks, block_ids, bytes, lease, state: HandleState::Pinned };
             if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
                 self.timers.set(&Wake::Handle(forgotten), None);
             }
@@ -120,7 +148,7 @@ impl Rank {
         }
         let rank = self.own.dp_rank;
         let handle = self.handles.handles.get(&request);
-        handle.map(|handle| self.show_handle(&request, handle)).ok_or(HandleError::NotFound { rank, request })
+        handle.map(|handle| show(self.own.dp_rank, &request, handle)).ok_or(HandleError::NotFound { rank, request })
     }
 
     /// Lets a handle go. Unless its blocks have been read, and the engine told by who read them, tells every shard of the engine that
@@ -131,7 +159,6 @@ impl Rank {
         why: LetGo,
         reply: oneshot::Sender<Result<(), HandleError>>,
     ) {
-        self.handles_changed = true;
         let engine = match self.handles_engine() {
             Ok(engine) => engine,
             Err(error) => return answer(reply, Err(error)),
@@ -153,7 +180,8 @@ impl Rank {
             // Remembered all the same, so that it is told once only.
             None => {
                 let lease = Lease::begun(self.shared.config.kv_lease, Duration::ZERO, now.into_std());
-                let handle = Handle { engine, blocks: 0, bytes: 0, lease, state: HandleState::Released };
+                let state = HandleState::Released;
+                let handle = Handle { engine, blocks: 0, block_ids: Some(Arc::from([])), bytes: 0, lease, state };
                 if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
                     self.timers.set(&Wake::Handle(forgotten), None);
                 }
@@ -177,65 +205,60 @@ impl Rank {
 
     /// A handle's lease is over, or it has been shown for long enough after its end.
     pub(super) fn handle_due(&mut self, request: &EngineRequestId) {
-        self.handles_changed = true;
         let Some(handle) = self.handles.handles.get_mut(request) else { return };
         match handle.state {
             HandleState::Pinned => {
-                handle.state = HandleState::Expired;
+                handle.state = HandleState::Leaked;
                 add(&self.shared.counters.leaked_handles, 1);
+                tracing::warn!(
+                    alert = "handle_leaked",
+                    dp_rank = %self.own.dp_rank,
+                    engine_id = %handle.engine,
+                    %request,
+                    blocks = handle.blocks,
+                    lease_ms = handle.lease.length().as_millis(),
+                    "a block handle outlived its lease: nobody read it or gave it up"
+                );
                 let forget = Instant::now() + handle.lease.length();
                 self.timers.set(&Wake::Handle(request.clone()), Some(forget));
             }
-            HandleState::Expired | HandleState::Released | HandleState::Landed => self.forget_handle(request),
+            HandleState::Leaked
+            | HandleState::Released
+            | HandleState::Filling
+            | HandleState::Quiescing
+            | HandleState::Landed
+            | HandleState::Ending => self.forget_handle(request),
         }
     }
 
     fn forget_handle(&mut self, request: &EngineRequestId) {
-        if self.handles.handles.remove(request).is_some() {
+        if self.handles.remove(request) {
             self.handles.order.retain(|kept| kept != request);
             self.timers.set(&Wake::Handle(request.clone()), None);
         }
     }
 
-    /// Handles as they are shown: P's pinned ones, or D's landed ones. With each, the end of its lease or claim.
-    pub(super) fn handle_snapshots(&self) -> Vec<(HandleSnapshot, Option<Instant>)> {
-        let pinned = self.handles.handles.iter();
-        let mut shown: Vec<_> = pinned
-            .map(|(request, handle)| {
-                (self.show_handle(request, handle), Some(Instant::from_std(handle.lease.over_at())))
-            })
-            .collect();
-        let Some(stage) = &self.stage else { return shown };
-        let terms = self.collect_terms();
-        for (request, landed) in &stage.landed {
-            let snapshot = HandleSnapshot {
-                dp_rank: self.own.dp_rank,
-                engine_id: stage.id().clone(),
-                request_id: request.clone(),
-                blocks: landed.slots.count(),
-                bytes: stage.slot_bytes().saturating_mul(u64::from(landed.slots.count())),
-                lease_left: Duration::ZERO,
-                state: HandleState::Landed,
-            };
-            shown.push((snapshot, landed.state.next_tick(&terms).map(Instant::from_std)));
-        }
-        shown
-    }
-
-    fn show_handle(&self, request: &EngineRequestId, handle: &Handle) -> HandleSnapshot {
-        HandleSnapshot {
-            dp_rank: self.own.dp_rank,
-            engine_id: handle.engine.clone(),
-            request_id: request.clone(),
-            blocks: handle.blocks,
-            bytes: handle.bytes,
-            lease_left: handle.lease.left(Instant::now().into_std()),
-            state: handle.state,
-        }
+    /// P's handles as they are shown.
+    pub(super) fn pinned_handles(&self) -> Vec<HandleSnapshot> {
+        self.handles.handles.iter().map(|(request, handle)| show(self.own.dp_rank, request, handle)).collect()
     }
 
     /// The rank's state and why.
     pub(super) fn readiness(&self) -> (RankState, Vec<String>) {
         self.engine.facts(self.shared.gate.is_cancelled()).assess()
+    }
+}
+
+fn show(dp_rank: DpRank, request: &EngineRequestId, handle: &Handle) -> HandleSnapshot {
+    HandleSnapshot {
+        dp_rank,
+        engine_id: handle.engine.clone(),
+        request_id: request.clone(),
+        blocks: handle.blocks,
+        block_ids: handle.block_ids.clone(),
+        bytes: handle.bytes,
+        lease_left: handle.lease.left(Instant::now().into_std()),
+        transfer: None,
+        state: handle.state,
     }
 }

@@ -9,6 +9,7 @@ use kv::copy::{CopyPlan, PlanError, SlotAssignment};
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
 use kv::slots::SlotSet;
 use nixl::{AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, RemoteDescs};
+use side_channel::Endpoint;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ pub(crate) enum Event {
     /// The prefill role's agent was made.
     Teller { identity: Arc<Identity>, answer: Result<Teller, SessionError> },
     /// A peer was asked.
-    Peer { asked: Asked, engine: EngineId, answer: Result<Arc<Peer>, TransferError> },
+    Peer { asked: Asked, engine: EngineId, answered: PeerAnswer },
     /// NIXL has accepted one shard's read.
     Posted { transfer: TransferId, shard: TpRank, took: Duration },
     /// One shard's read has ended.
@@ -88,6 +89,8 @@ pub(crate) struct ReadShard {
     pub hold: Option<Duration>,
     /// The transfer is not wanted any more: do not post.
     pub gave_up: CancellationToken,
+    /// Since when it could be read.
+    pub due: Instant,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -100,29 +103,33 @@ impl ReadShard {
     }
 
     async fn read(&self) -> Result<ReadEnd, ReadError> {
-        let due = Instant::now();
         if let Some(hold) = self.hold {
             tokio::select! {
                 () = tokio::time::sleep(hold) => {}
                 () = self.gave_up.cancelled() => {}
             }
         }
-        let read = self.descriptors()?;
+        let planning = Instant::now();
+        let (read, pieces) = self.descriptors()?;
+        let planned = planning.elapsed();
+        let agent = read.peer.clone();
         if self.gave_up.is_cancelled() {
             return Err(ReadError::GivenUp);
         }
         let reading = self.puller.fabric.read(read);
         let posted = reading.posted.await.is_ok();
-        let took = due.elapsed();
+        let took = self.due.elapsed();
         if posted {
             let (transfer, shard) = (self.transfer.clone(), self.shard);
             report(&self.events, Event::Posted { transfer, shard, took }).await;
         }
         let done = reading.done.await.map_err(ReadError::Fabric)?;
-        Ok(ReadEnd { waited: took.saturating_sub(done.post), done })
+        let ended = Instant::now();
+        Ok(ReadEnd { waited: took.saturating_sub(done.post), done, agent, pieces, planned, ended })
     }
 
-    fn descriptors(&self) -> Result<Read, ReadError> {
+    /// The read, and the kernel blocks in it.
+    fn descriptors(&self) -> Result<(Read, u64), ReadError> {
         let peer = self.peer.shards.get(usize::from(self.shard.0)).ok_or(ReadError::Plan(PlanError::Regions))?;
         let plan = CopyPlan::new(&peer.layout, &self.blocks, &self.arena.layout, &self.slots);
         let plan = plan.map_err(ReadError::Plan)?;
@@ -131,7 +138,7 @@ impl ReadShard {
         let local = LocalDescs::new(&self.puller.region, local).map_err(ReadError::Descs)?;
         let remote = plan.runs.iter().map(|run| (run.source, run.len));
         let remote = RemoteDescs::new(&peer.memory, remote).map_err(ReadError::Descs)?;
-        Ok(Read { peer: peer.agent.clone(), local, remote, notify: None })
+        Ok((Read { peer: peer.agent.clone(), local, remote, notify: None }, plan.pieces))
     }
 }
 
@@ -142,13 +149,34 @@ pub(crate) struct ReadEnd {
     pub done: ReadDone,
     /// From the read being due to the start of its post.
     pub waited: Duration,
+    /// Whose memory was read.
+    pub agent: AgentName,
+    /// Kernel blocks, before neighbours were merged.
+    pub pieces: u64,
+    /// Making the descriptors.
+    pub planned: Duration,
+    /// When its end was known.
+    pub ended: Instant,
 }
 
 /// Asks a peer.
 pub(crate) async fn shake_hands(handshake: Handshake, events: mpsc::Sender<Event>) {
     let (engine, asked) = (handshake.engine.clone(), handshake.asked.clone());
+    let (endpoint, begun) = (handshake.endpoint.clone(), Instant::now());
     let answer = handshake.run().await.map(Arc::new);
-    report(&events, Event::Peer { asked, engine, answer }).await;
+    let answered = PeerAnswer { answer, endpoint, took: begun.elapsed() };
+    report(&events, Event::Peer { asked, engine, answered }).await;
+}
+
+/// How a handshake ended.
+#[derive(Debug)]
+pub(crate) struct PeerAnswer {
+    /// The peer, or why there is none.
+    pub answer: Result<Arc<Peer>, TransferError>,
+    /// Who was asked.
+    pub endpoint: Endpoint,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Puts a receipt on record (and, as an injected fault, spoils what landed before that).

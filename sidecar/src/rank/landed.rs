@@ -11,6 +11,7 @@ use vllm_wire::notif::{self, Notif};
 
 use super::stage::LandedSlots;
 use super::{Rank, Wake};
+use crate::latency::Series;
 use crate::model::counters::add;
 use crate::model::{TransferError, TransferPhase};
 
@@ -65,7 +66,6 @@ impl Rank {
         let terms = self.collect_terms();
         let Some(stage) = &mut self.stage else { return };
         let Some(landed) = stage.landed.get_mut(request) else { return };
-        self.handles_changed = true;
         let (state, effect) = landed.state.step(event, &terms, Instant::now().into_std());
         landed.state = state;
         match (effect, state) {
@@ -97,6 +97,8 @@ impl Rank {
         });
         if let Some(shown) = self.records.get(&landed.transfer) {
             self.shared.counters.stages.observe_collected(&shown.stages);
+            let series = Series { dp_rank: self.own.dp_rank, peer: Some(shown.source_engine.clone()) };
+            self.shared.latency.collected(&series, &shown.stages);
         }
         self.records.end(&landed.transfer);
         self.freed.note(request.clone(), Some(how), landed.transfer);
@@ -106,7 +108,6 @@ impl Rank {
 
     /// The engine that a landed slot set was for is gone.
     pub(super) fn gone(&mut self, request: &EngineRequestId, landed: LandedSlots) {
-        self.handles_changed = true;
         add(&self.shared.counters.uncollected, 1);
         self.records.change(&landed.transfer, |shown| shown.state = TransferPhase::Done);
         self.records.end(&landed.transfer);
@@ -196,7 +197,10 @@ impl Rank {
             let now = Instant::now();
             landed.first_sign = Some(now);
             let idle = now.duration_since(landed.landed_at);
-            self.records.change(&landed.transfer, |shown| shown.stages.landed_idle = Some(idle));
+            self.records.change(&landed.transfer, |shown| {
+                shown.stages.landed_idle = Some(idle);
+                shown.starts.collect = Some(shown.offset(now));
+            });
         }
     }
 

@@ -14,7 +14,7 @@ impl Rank {
     /// Plans to show the rank's state.
     pub(super) fn show_soon(&mut self) {
         let planned = self.timers.is_set(&Wake::Show);
-        if !planned && (self.handles_changed || self.shown.as_ref() != Some(&self.snapshot())) {
+        if !planned && self.shown.as_ref() != Some(&self.snapshot()) {
             self.timers.set(&Wake::Show, Some(Instant::now() + GATHER));
         }
     }
@@ -22,10 +22,6 @@ impl Rank {
     /// Shows the rank's state, if it has changed.
     pub(super) fn show(&mut self) {
         let snapshot = self.snapshot();
-        if std::mem::take(&mut self.handles_changed) {
-            let handles = self.handle_snapshots();
-            self.shared.handles.lock().insert(self.own.local_rank, handles);
-        }
         if self.shown.as_ref() == Some(&snapshot) {
             return;
         }

@@ -68,6 +68,8 @@ pub(super) struct Marks {
     pub started: Instant,
     /// Has slots.
     pub granted: Option<Instant>,
+    /// The reads could begin.
+    pub reads_due: Option<Instant>,
     /// All bytes here.
     pub arrived: Option<Instant>,
     /// Not wanted any more, but being read.
@@ -121,6 +123,8 @@ pub(super) struct Stage {
     pub outgoing: BTreeMap<u64, Outgoing>,
     /// Slots that hardware may still write for an agent of this generation.
     pub quarantine: BTreeMap<u64, Vec<SlotSet>>,
+    /// Slots that are being zeroed.
+    pub zeroing: u32,
     /// Transfers under way.
     pub active: BTreeMap<TransferId, Active>,
     /// Landed slots by the virtual engine's request id.
@@ -139,6 +143,7 @@ impl Stage {
             renewing: false,
             outgoing: BTreeMap::new(),
             quarantine: BTreeMap::new(),
+            zeroing: 0,
             active: BTreeMap::new(),
             landed: BTreeMap::new(),
         }
@@ -194,6 +199,7 @@ impl Stage {
         StagingFigures {
             capacity_blocks: usage.capacity,
             used_blocks: usage.held.saturating_sub(passing),
+            zeroing_blocks: self.zeroing,
             quarantined_blocks: usage.quarantined.saturating_add(passing),
             block_bytes: self.slot_bytes(),
         }

@@ -10,29 +10,32 @@ use tokio::time::Instant;
 
 use super::jobs::{ReadEnd, ReadError};
 use super::{Rank, Wake};
-use crate::model::{TransferError, TransferFailure, TransferPhase, TransferSnapshot};
+use crate::model::{ShardRead, TransferError, TransferFailure, TransferPhase, TransferSnapshot};
 
 impl Rank {
     pub(super) fn on_posted(&mut self, transfer: &TransferId, _shard: TpRank, took: Duration) {
         let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
         active.marks.post = active.marks.post.max(took);
-        let (post, in_flight) = (active.marks.post, matches!(active.state, State::InFlight { .. }));
-        self.records.change(transfer, |shown| {
-            shown.stages.post = Some(post);
-            if in_flight {
+        let (post, now) = (active.marks.post, Instant::now());
+        // What is not wanted any more is shown as it was when it was given up.
+        if matches!(active.state, State::InFlight { .. }) {
+            self.records.change(transfer, |shown| {
+                shown.stages.post = Some(post);
+                shown.starts.wire.get_or_insert(now.saturating_duration_since(shown.started));
                 shown.state = TransferPhase::InFlight;
-            }
-        });
+            });
+        }
     }
 
     pub(super) fn on_read_ended(&mut self, transfer: &TransferId, shard: TpRank, answer: Result<ReadEnd, ReadError>) {
-        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        if self.stage.as_ref().is_none_or(|stage| !stage.active.contains_key(transfer)) {
+            return;
+        }
         match answer {
-            Ok(ReadEnd { done, waited }) => {
-                active.marks.waited = active.marks.waited.max(waited);
-                active.marks.wire = active.marks.wire.max(done.wire);
-                active.marks.arrived = Some(Instant::now());
-                self.drive(transfer, E::ShardLanded { shard, bytes: done.bytes });
+            Ok(end) => {
+                let bytes = end.done.bytes;
+                self.note_read(transfer, shard, end);
+                self.drive(transfer, E::ShardLanded { shard, bytes });
             }
             Err(error) => {
                 let blames_peer = blames_peer(&error);
@@ -56,6 +59,34 @@ impl Rank {
                 self.drive(transfer, E::ShardFailed { shard, code, quiet });
             }
         }
+    }
+
+    /// Takes down how one shard's read went.
+    fn note_read(&mut self, transfer: &TransferId, shard: TpRank, end: ReadEnd) {
+        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        let marks = &mut active.marks;
+        let begun = marks.reads_due.unwrap_or(marks.started) + end.waited;
+        let slowest = end.done.wire >= marks.wire;
+        marks.waited = marks.waited.max(end.waited);
+        marks.wire = marks.wire.max(end.done.wire);
+        marks.arrived = marks.arrived.max(Some(end.ended));
+        self.records.change(transfer, |shown| {
+            let start = shown.offset(begun);
+            if slowest {
+                shown.starts.wire = Some(start);
+            }
+            shown.facts_mut().shards.push(ShardRead {
+                shard,
+                agent: end.agent,
+                descriptors: u64::try_from(end.done.descs).unwrap_or(u64::MAX),
+                pieces: end.pieces,
+                bytes: end.done.bytes,
+                planned: end.planned,
+                start,
+                post_call: end.done.post,
+                wire: end.done.wire,
+            });
+        });
     }
 
     fn plan_error(&self, transfer: &TransferId, error: ReadError) -> TransferError {

@@ -23,13 +23,13 @@ async fn an_abandoned_prefill_is_told_once_per_shard() {
     assert_eq!((shown.state, shown.blocks), (HandleState::Pinned, 2));
     world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
     world.settle().await;
-    assert_eq!(world.pod.handles().len(), 1, "reporting is idempotent");
+    assert_eq!(world.pod.handles().await[0].handles.len(), 1, "reporting is idempotent");
     let request = EngineRequestId::new("cmpl-1");
     world.pod.release_handle(DpRank(OFFSET), &request, LetGo::Abandoned).await.unwrap();
     world.pod.release_handle(DpRank(OFFSET), &request, LetGo::Abandoned).await.unwrap();
     world.settle().await;
     assert_eq!(world.d[0].dones("cmpl-1"), [1, 1]);
-    assert_eq!(world.pod.handles()[0].state, HandleState::Released);
+    assert_eq!(world.pod.handles().await[0].handles[0].state, HandleState::Released);
     world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("unknown"), LetGo::Abandoned).await.unwrap();
     world.settle().await;
     assert_eq!(world.d[0].dones("unknown"), [1, 1], "the engine ignores what it does not know");
@@ -42,7 +42,7 @@ async fn a_prefill_that_was_read_is_forgotten_and_not_told_again() {
     let request = EngineRequestId::new("cmpl-1");
     world.pod.release_handle(DpRank(OFFSET), &request, LetGo::Read).await.unwrap();
     tokio::time::sleep(Duration::from_secs(31)).await;
-    assert!(world.pod.handles().is_empty());
+    assert!(world.pod.handles().await[0].handles.is_empty());
     assert_eq!(world.d[0].dones("cmpl-1"), [0], "whoever read it has told the engine");
     assert_eq!(world.pod.counters().leaked_handles.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
@@ -52,12 +52,15 @@ async fn handles_expire_with_their_lease_and_are_forgotten() {
     let world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
     world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let left = world.pod.handles()[0].lease_left;
+    let pinned = &world.pod.handles().await[0];
+    assert_eq!((pinned.dp_rank, pinned.handles[0].block_ids.as_deref()), (DpRank(OFFSET), Some(&[vec![1, 2]][..])));
+    let left = world.pod.handles().await[0].handles[0].lease_left;
     assert!(left > Duration::from_secs(8) && left <= Duration::from_secs(30), "{left:?}");
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(world.pod.handles()[0].state, HandleState::Expired);
+    assert_eq!(world.pod.handles().await[0].handles[0].state, HandleState::Leaked);
+    assert_eq!(world.count(|counters| &counters.leaked_handles), 1);
     tokio::time::sleep(Duration::from_secs(31)).await;
-    assert!(world.pod.handles().is_empty());
+    assert!(world.pod.handles().await[0].handles.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

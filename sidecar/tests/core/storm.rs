@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kv::ids::DpRank;
 use nixl::faulty::{NotifyFault, ReadFault};
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{OFFSET, SLOTS, Setup, World};
 
@@ -88,15 +89,41 @@ async fn work(world: Arc<World>, worker: u32, seed: u64) -> BTreeMap<String, boo
     landed_or_not
 }
 
+/// At every moment, the handles add up to what the allocator says; returns how many were seen.
+async fn watch(world: Arc<World>, seed: u64, stop: CancellationToken) -> usize {
+    let mut seen = 0;
+    while !stop.is_cancelled() {
+        for rank in world.pod.handles().await {
+            let blocks: u32 = rank.handles.iter().map(|handle| handle.blocks).sum();
+            let ids = rank.handles.iter().filter_map(|handle| handle.block_ids.as_deref()).flatten().flatten();
+            let mut ids: Vec<u32> = ids.copied().collect();
+            assert_eq!(ids.len(), usize::try_from(blocks).unwrap(), "seed {seed}: every block has its id");
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), usize::try_from(blocks).unwrap(), "seed {seed}: no block has two handles");
+            let staging = &rank.staging;
+            assert_eq!(blocks + staging.zeroing_blocks, staging.used_blocks, "seed {seed}: {:#?}", rank.handles);
+            seen += rank.handles.len();
+        }
+        tokio::time::sleep(Duration::from_millis(7)).await;
+    }
+    seen
+}
+
 async fn storm(seed: u64) {
-    let world = Arc::new(World::ready(Setup { dp: 2, tp: 2, ..Setup::default() }).await);
+    let zero_on_release = seed.is_multiple_of(2);
+    let world = Arc::new(World::ready(Setup { dp: 2, tp: 2, zero_on_release, ..Setup::default() }).await);
     let workers = (0..WORKERS).map(|worker| world.tasks.spawn(work(Arc::clone(&world), worker, seed)));
+    let watching = CancellationToken::new();
+    let watcher = world.tasks.spawn(watch(Arc::clone(&world), seed, watching.clone()));
     let mut outcomes = BTreeMap::new();
     for worker in futures_util::future::join_all(workers).await {
         outcomes.extend(worker.unwrap());
     }
     world.plan.clear();
     tokio::time::sleep(Duration::from_secs(120)).await;
+    watching.cancel();
+    assert!(watcher.await.unwrap() > 100, "seed {seed}: handles were seen");
     let ranks = world.pod.ranks().borrow().clone();
     for rank in ranks.iter() {
         assert_eq!((rank.in_flight, rank.staging.used_blocks), (0, 0), "seed {seed}: slots lost");

@@ -461,6 +461,14 @@ impl World {
         Pod::start(config, self.parts.clone(), &self.tasks, CancellationToken::new()).await
     }
 
+    /// Starts the pod anew with these faults.
+    pub(crate) async fn again(mut self, faults: Faults) -> Self {
+        self.pod.shut_down(Duration::ZERO).await;
+        let config = PodConfig { faults, ..self.config.clone() };
+        self.pod = Pod::start(config, self.parts.clone(), &self.tasks, CancellationToken::new()).await.unwrap();
+        self
+    }
+
     pub(crate) async fn ready(setup: Setup) -> Self {
         let world = Self::new(setup).await;
         world.all_ready().await;

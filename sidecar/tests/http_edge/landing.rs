@@ -27,10 +27,10 @@ use crate::rig::{self, Loopback, Rig, RouterEngine, json_request};
 const SOON: Duration = Duration::from_secs(20);
 
 /// A P engine, a D engine, and the sidecar of one of them.
-struct Path {
+pub(crate) struct Path {
     p: sim::pod::Pod,
     d: sim::pod::Pod,
-    rig: Rig,
+    pub(crate) rig: Rig,
     receipts: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -42,7 +42,7 @@ async fn engine(seams: &Seams) -> sim::pod::Pod {
 }
 
 impl Path {
-    async fn new(role: Role, faults: Faults) -> Self {
+    pub(crate) async fn new(role: Role, faults: Faults) -> Self {
         let net = LoopbackNet::new();
         let side_channel: Arc<dyn SideChannel> = Arc::new(InProcess::new());
         let agents = Arc::new(LoopbackAgents::new(net.clone()));
@@ -62,21 +62,21 @@ impl Path {
         config.faults = faults;
         let lifecycle = Lifecycle::default();
         let pod = Pod::start(config, parts, lifecycle.tasks(), lifecycle.core().clone()).await.unwrap();
-        let router = api(Api::new(pod.clone(), None, rig::build(), &lifecycle));
+        let router = api(Api::new(pod.clone(), None, rig::build(), rig::log_filter(), &lifecycle));
         let path = Self { p, d, rig: Rig { pod, lifecycle, router }, receipts, _folder: folder };
         path.rig.until("/readyz", |answer| answer.status == 200).await;
         path
     }
 
     /// Prefills on P and returns what it answers.
-    async fn prefill(&self, first: u32) -> Value {
+    pub(crate) async fn prefill(&self, first: u32) -> Value {
         let body = json!({"prompt": prompt(first), "max_tokens": 1, "kv_transfer_params": {
             "do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null, "remote_block_ids": null,
             "remote_host": null, "remote_port": null}});
         complete(self.p.router(), body).await["kv_transfer_params"].clone()
     }
 
-    async fn start(&self, attempt: &str, params: &Value) -> Value {
+    pub(crate) async fn start(&self, attempt: &str, params: &Value) -> Value {
         let answer = self.rig.post("/v1/transfers", &start(attempt, params)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.json()
@@ -87,7 +87,7 @@ fn prompt(first: u32) -> Value {
     json!((0..30).map(|token| first + token).collect::<Vec<_>>())
 }
 
-fn start(attempt: &str, params: &Value) -> Value {
+pub(crate) fn start(attempt: &str, params: &Value) -> Value {
     json!({
         "attempt_id": attempt, "request_id": "label", "dp_rank": 0, "kv_transfer_params": params,
         "deadline_ms": 10_000, "lease_ms": 30_000, "prefill_done_age_ms": 0,
@@ -221,7 +221,7 @@ async fn a_connection_that_breaks_cancels_its_transfer() {
     let path = Path::new(Role::Decode, hold).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let api = Api::new(path.rig.pod.clone(), None, rig::build(), &path.rig.lifecycle);
+    let api = Api::new(path.rig.pod.clone(), None, rig::build(), rig::log_filter(), &path.rig.lifecycle);
     path.rig.lifecycle.tasks().spawn(serve(listener, api));
 
     let body = start("a-1", &path.prefill(750).await).to_string();

@@ -46,7 +46,8 @@ fn chain(error: &RunError) -> String {
 
 #[tokio::test]
 async fn an_impossible_command_line_ends_with_64() {
-    let error = run(args(&["--listen", "0.0.0.0:0"]), "abc", CancellationToken::new()).await.unwrap_err();
+    let error =
+        run(args(&["--listen", "0.0.0.0:0"]), "abc", rig::log_filter(), CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(chain(&error).contains("--token-file"), "{}", chain(&error));
 }
@@ -55,7 +56,8 @@ async fn an_impossible_command_line_ends_with_64() {
 async fn a_taken_port_is_named_and_ends_with_1() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let error = run(args(&["--listen", &address]), "abc", CancellationToken::new()).await.unwrap_err();
+    let error =
+        run(args(&["--listen", &address]), "abc", rig::log_filter(), CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     let said = chain(&error);
     assert!(said.contains(&address) && said.contains("--listen") && said.contains("in use"), "{said}");
@@ -66,6 +68,7 @@ async fn a_nixl_that_is_not_there_is_named_and_ends_with_1() {
     let error = run(
         args(&["--listen", "127.0.0.1:0", "--nixl-library", "/no/such/libnixl_capi.so"]),
         "abc",
+        rig::log_filter(),
         CancellationToken::new(),
     )
     .await
@@ -77,7 +80,9 @@ async fn a_nixl_that_is_not_there_is_named_and_ends_with_1() {
 #[tokio::test]
 async fn a_receipt_log_that_cannot_be_opened_is_named() {
     let error =
-        run(args(&["--receipt-log", "/no/such/folder/log"]), "abc", CancellationToken::new()).await.unwrap_err();
+        run(args(&["--receipt-log", "/no/such/folder/log"]), "abc", rig::log_filter(), CancellationToken::new())
+            .await
+            .unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(chain(&error).contains("/no/such/folder/log"));
 }
@@ -121,7 +126,7 @@ async fn the_process_can_be_talked_to_when_the_ports_file_is_there_and_ends_when
     let listener = bind(settings.listen).await.unwrap();
     let stop = CancellationToken::new();
     let budgets = Budgets { drain: Duration::from_secs(1), ..Budgets::default() };
-    let process = run_parts(settings, listener, rig::parts(), rig::build(), budgets, stop.clone());
+    let process = run_parts(settings, listener, rig::parts(), (rig::build(), rig::log_filter()), budgets, stop.clone());
     let client = async {
         let ports = whole_file(&path).await;
         let port = u16::try_from(ports["http"].as_u64().unwrap()).unwrap();
@@ -161,7 +166,8 @@ async fn the_whole_process_runs_on_the_real_library_and_says_which() {
         assert!(version.contains("libnixl_capi.so") && version.contains(&nixl.origin().version), "{version}");
         stop.cancel();
     };
-    let (ended, ()) = timeout(SOON, async { tokio::join!(run(args, "abc", stop.clone()), client) }).await.unwrap();
+    let (ended, ()) =
+        timeout(SOON, async { tokio::join!(run(args, "abc", rig::log_filter(), stop.clone()), client) }).await.unwrap();
     ended.unwrap();
 }
 
@@ -169,8 +175,14 @@ async fn the_whole_process_runs_on_the_real_library_and_says_which() {
 async fn a_ports_file_that_cannot_be_written_ends_the_process() {
     let settings = settings(&["--side-channel-listen", "127.0.0.1:0", "--ports-file", "/no/such/folder/ports"]);
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let ending =
-        run_parts(settings, listener, rig::parts(), rig::build(), Budgets::default(), CancellationToken::new());
+    let ending = run_parts(
+        settings,
+        listener,
+        rig::parts(),
+        (rig::build(), rig::log_filter()),
+        Budgets::default(),
+        CancellationToken::new(),
+    );
     let error = timeout(SOON, ending).await.unwrap().unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(chain(&error).contains("/no/such/folder/ports"));

@@ -17,6 +17,7 @@ use sidecar::engine_http::{EngineHttp, GetError, Page, TcpEngine};
 use sidecar::fabrics::{Fabrics, FabricsError};
 use sidecar::http::{Api, api};
 use sidecar::lifecycle::Lifecycle;
+use sidecar::log_filter::{LogFilter, LogFilterError};
 use sidecar::metrics::Build;
 use sidecar::model::{Faults, Landed, NoReceiptSink, PodConfig, Receipt, Role, Stages, StagingKind};
 use sidecar::pod::{Parts, Pod};
@@ -95,6 +96,14 @@ pub(crate) fn build() -> Build {
     }
 }
 
+/// A filter that takes anything but `=`.
+pub(crate) fn log_filter() -> LogFilter {
+    LogFilter::new("info", |filter| match filter.contains('=') {
+        true => Err(LogFilterError::Unreadable(filter.to_owned())),
+        false => Ok(()),
+    })
+}
+
 pub(crate) struct Rig {
     pub(crate) pod: Pod,
     pub(crate) lifecycle: Lifecycle,
@@ -132,7 +141,7 @@ impl Rig {
         let lifecycle = Lifecycle::default();
         let config = config(role, dp_size, offset);
         let pod = Pod::start(config, parts(), lifecycle.tasks(), lifecycle.core().clone()).await.unwrap();
-        let router = api(Api::new(pod.clone(), token, build(), &lifecycle));
+        let router = api(Api::new(pod.clone(), token, build(), log_filter(), &lifecycle));
         Self { pod, lifecycle, router }
     }
 

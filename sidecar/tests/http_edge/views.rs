@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::Request;
+use serde_json::json;
 
 use crate::rig::Rig;
 
@@ -28,7 +29,12 @@ async fn every_owned_rank_is_listed_with_all_its_members() {
 async fn empty_lists_are_lists() {
     let rig = Rig::decode().await;
     assert_eq!(rig.get("/v1/transfers?state=landed&dp_rank=8&slowest=20").await.text, r#"{"transfers":[]}"#);
-    assert_eq!(rig.get("/v1/handles?dp_rank=8").await.text, r#"{"handles":[]}"#);
+    let handles = rig.get("/v1/handles?dp_rank=8").await.json();
+    assert_eq!((&handles["handles"], &handles["total"]), (&json!([]), &json!(0)));
+    assert_eq!(handles["ranks"].as_array().unwrap().len(), 1, "{handles}");
+    assert_eq!(rig.get("/v1/peers").await.text, r#"{"peers":[],"transport":null}"#);
+    let latency = rig.get("/v1/latency").await.json();
+    assert_eq!((&latency["groups"], &latency["causes"]), (&json!([]), &json!([])));
 }
 
 #[tokio::test]

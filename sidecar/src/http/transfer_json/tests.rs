@@ -2,11 +2,15 @@
 
 use super::*;
 
-use kv::ids::{EngineId, EngineRequestId, TransferId};
+use std::sync::Arc;
+
+use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
+use nixl::AgentName;
 use serde_json::json;
+use side_channel::Endpoint;
 use vllm_wire::params::KvTransferParams;
 
-use crate::model::{Code, TransferFailure, TransferPhase};
+use crate::model::{Code, ReadFacts, ShardRead, TransferFailure, TransferPhase};
 
 fn stages() -> Stages {
     Stages {
@@ -18,6 +22,32 @@ fn stages() -> Stages {
         landed_idle: None,
         collect: None,
     }
+}
+
+fn starts() -> Stages {
+    Stages {
+        queued: Some(Duration::ZERO),
+        handshake: Some(Duration::from_micros(12)),
+        post: Some(Duration::from_micros(12)),
+        wire: Some(Duration::from_micros(352)),
+        verify: Some(Duration::from_micros(5352)),
+        ..Stages::default()
+    }
+}
+
+fn read() -> ReadFacts {
+    let shard = ShardRead {
+        shard: TpRank(0),
+        agent: AgentName::new("agent-p1").unwrap(),
+        descriptors: 3,
+        pieces: 6,
+        bytes: 8192,
+        planned: Duration::from_micros(9),
+        start: Duration::from_micros(352),
+        post_call: Duration::from_micros(40),
+        wire: Duration::from_millis(5),
+    };
+    ReadFacts { address: Some(Endpoint::new("p", 5601)), shards: vec![shard], ..ReadFacts::default() }
 }
 
 fn params() -> Value {
@@ -58,6 +88,8 @@ fn snapshot(state: TransferPhase) -> TransferSnapshot {
         blocks: 2,
         bytes: 8192,
         stages: stages(),
+        starts: starts(),
+        read: Arc::new(read()),
         source_engine: EngineId::new("engine-p1"),
         source_request: EngineRequestId::new("cmpl-1"),
         virtual_request: None,
@@ -96,7 +128,12 @@ fn a_transfer_under_way_has_neither_receipt_nor_failure() {
         concat!(
             r#"{"transfer_id":"t-1","attempt_id":"attempt-1","request_id":"label-1","dp_rank":9,"state":"in_flight","#,
             r#""blocks":2,"bytes":8192,"stages_us":{"queued":12,"handshake":0,"post":340,"wire":5000,"verify":7},"#,
-            r#""total_us":5359,"age_ms":250,"source":{"engine_id":"engine-p1","request_id":"cmpl-1"}}"#
+            r#""timeline":[{"stage":"queued","start_us":0,"duration_us":12},{"stage":"handshake","start_us":12,"duration_us":0},"#,
+            r#"{"stage":"post","start_us":12,"duration_us":340},{"stage":"wire","start_us":352,"duration_us":5000},"#,
+            r#"{"stage":"verify","start_us":5352,"duration_us":7}],"total_us":5359,"age_ms":250,"#,
+            r#""source":{"engine_id":"engine-p1","request_id":"cmpl-1","address":"p:5601","contact":"known"},"#,
+            r#""read":{"descriptors":3,"pieces":6,"merged":true,"bytes":8192,"shards":[{"tp_rank":0,"agent":"agent-p1","#,
+            r#""descriptors":3,"pieces":6,"bytes":8192,"planned_us":9,"start_us":352,"post_call_us":40,"wire_us":5000}]}}"#
         )
     );
 }
