@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::sidecar::{HandleReport, LandedAnswer, LetGo, SidecarError, Sidecars, TransferAsk};
+use crate::sidecar::{HandleReport, LandedAnswer, LetGo, SidecarError, Sidecars, Traced, TransferAsk};
 use crate::ticket::Receipt;
 
 /// Tries of each notice to a sidecar; between them [`PAUSE`].
@@ -84,6 +84,11 @@ pub(crate) struct PullFailed {
 impl Handoffs {
     pub(crate) fn new(sidecars: Sidecars, tasks: TaskTracker) -> Self {
         Self { sidecars, tasks }
+    }
+
+    /// The same, for one attempt's sake.
+    pub(crate) fn of(&self, traced: Traced) -> Self {
+        Self { sidecars: self.sidecars.of(traced), tasks: self.tasks.clone() }
     }
 
     /// Takes charge of a prefill's blocks and reports them to P's sidecar, in the background and at best effort.

@@ -1,7 +1,7 @@
 //! The router's own figures, listed in docs/metrics.md. Whether a decode had a receipt is not among them: only the engines' and
 //! sidecars' logs prove that.
 //!
-//! Everything about a request is counted once, at its end, from its [`Trail`]. Labels are small sets of words and the places of pods on
+//! Failures are counted as they happen, everything else about a request at its end, from its [`Trail`]. Labels are small sets of words and the places of pods on
 //! the command line; never a URL, an id or an error's text ([`peer`] apart, which is off unless asked for).
 
 mod inside;
@@ -139,6 +139,13 @@ impl Metrics {
         Ended { figures, records, trail, outcome: Outcome::ClientGone, working: false }
     }
 
+    /// An attempt has failed.
+    pub(crate) fn failed(&self, why: &Failed) {
+        let Failed { leg, fault, next, code: _ } = why;
+        self.figures.faults.get_or_create(&FaultLabels { leg: *leg, fault }).inc();
+        self.figures.steps.get_or_create(&StepLabels { step: *next }).inc();
+    }
+
     pub(crate) fn receipt(&self) {
         self.figures.receipts.inc();
     }
@@ -223,12 +230,6 @@ impl Figures {
                 let of = if well { &self.served } else { &self.failed };
                 of.get_or_create(&TargetLabels::new(target, leg)).inc();
             }
-        }
-        if let Some(failed) = failed {
-            let Failed { leg, fault, next: step, .. } = &failed.why;
-            let (leg, fault, step) = (*leg, *fault, *step);
-            self.faults.get_or_create(&FaultLabels { leg, fault }).inc();
-            self.steps.get_or_create(&StepLabels { step }).inc();
         }
     }
 

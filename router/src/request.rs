@@ -30,7 +30,7 @@ use crate::metrics::{Ended, Outcome};
 use crate::relay::{Holdings, Relay};
 use crate::router::Shared;
 use crate::targets::{Board, Occupied, Side, Target, TargetId};
-use crate::trail::{Leg, Trail};
+use crate::trail::{Failed, Leg, Trail};
 
 /// A request that has been read and understood.
 struct Job<'a> {
@@ -45,7 +45,7 @@ struct Job<'a> {
     wish: Wish,
     trail: &'a mut Trail,
     /// Ranks that have failed this request, once per failure.
-    failed: Vec<TargetId>,
+    blamed: Vec<TargetId>,
     /// Tokens that each prefill rank found in its cache when this request came to it for the first time.
     cached: Vec<(TargetId, u64)>,
 }
@@ -75,7 +75,8 @@ async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -
     // What the client is told: its own id, if it has one.
     let shown = client_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(&id).to_owned();
     let label = client_id.as_ref().and_then(|id| id.to_str().ok()).filter(|id| is_label(id)).map(str::to_owned);
-    let span = info_span!("request", request_id = %id, path = endpoint.path());
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let span = info_span!("request", request_id = %id, path = endpoint.path(), traceparent);
     let mut ended = shared.metrics.begin(Trail::new(id, label, endpoint.path()));
     let arrived = ended.trail.arrived;
     let answered = answer(&shared, endpoint, request, &mut ended).instrument(span.clone());
@@ -159,7 +160,7 @@ async fn answer(
         body,
         wish,
         trail,
-        failed: Vec::new(),
+        blamed: Vec::new(),
         cached: Vec::new(),
     };
     job.trail.path = job.planned_path();
@@ -192,15 +193,21 @@ impl Job<'_> {
         Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, turn }
     }
 
+    /// Notes that an attempt has failed, and what comes next.
+    fn failed(&mut self, why: Failed, error: &dyn std::error::Error) {
+        self.shared.metrics.failed(&why);
+        self.trail.failed(why, error);
+    }
+
     fn failed_on(&mut self, target: &Target) {
-        self.failed.push(target.id());
+        self.blamed.push(target.id());
     }
 
     /// Waits before the next attempt when one of its ranks has failed this request already; another rank is tried at once.
     async fn leave_alone(&mut self, targets: &[&Target]) {
         self.trail.chosen();
-        if targets.iter().any(|target| self.failed.contains(&target.id())) {
-            let nth = u32::try_from(self.failed.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        if targets.iter().any(|target| self.blamed.contains(&target.id())) {
+            let nth = u32::try_from(self.blamed.len().saturating_sub(1)).unwrap_or(u32::MAX);
             self.trail.backing_off();
             sleep(wait(&self.shared.config.failure.backoff, nth, fastrand::f64())).await;
         }

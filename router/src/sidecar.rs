@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use serde::Serialize;
 use serde_json::Value;
+use vllm_wire::headers::REQUEST_ID;
 
 use crate::ladder::Retry;
 use crate::ticket::{Asked, Receipt};
@@ -130,6 +131,38 @@ pub(crate) struct HandleReport {
 pub(crate) struct Sidecars {
     upstream: Arc<dyn Upstream>,
     authorization: Option<HeaderValue>,
+    traced: Traced,
+}
+
+/// What lets one query find a request in the logs of all that it touches: sent along with everything that is asked for its sake.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traced {
+    /// The router's id of the attempt, as engines get it.
+    request_id: Option<HeaderValue>,
+    /// The client's W3C trace context.
+    traceparent: Option<HeaderValue>,
+    tracestate: Option<HeaderValue>,
+}
+
+impl Traced {
+    /// An attempt by its id, for a client that sent these headers.
+    pub(crate) fn new(attempt: &str, client: &HeaderMap) -> Self {
+        Self {
+            request_id: HeaderValue::from_str(attempt).ok(),
+            traceparent: client.get("traceparent").cloned(),
+            tracestate: client.get("tracestate").cloned(),
+        }
+    }
+
+    fn write(&self, headers: &mut HeaderMap) {
+        let all =
+            [(REQUEST_ID, &self.request_id), ("traceparent", &self.traceparent), ("tracestate", &self.tracestate)];
+        for (name, value) in all {
+            if let Some(value) = value {
+                headers.insert(HeaderName::from_static(name), value.clone());
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -173,7 +206,12 @@ impl LetGo {
 
 impl Sidecars {
     pub(crate) fn new(upstream: Arc<dyn Upstream>, authorization: Option<HeaderValue>) -> Self {
-        Self { upstream, authorization }
+        Self { upstream, authorization, traced: Traced::default() }
+    }
+
+    /// The same, asking for one attempt's sake.
+    pub(crate) fn of(&self, traced: Traced) -> Self {
+        Self { upstream: Arc::clone(&self.upstream), authorization: self.authorization.clone(), traced }
     }
 
     /// Asks for a transfer and waits until it has landed or failed.
@@ -317,7 +355,9 @@ impl Sidecars {
             }
             None => Bytes::new(),
         };
-        Ok(builder.body(bytes.into())?)
+        let mut request = builder.body(bytes.into())?;
+        self.traced.write(request.headers_mut());
+        Ok(request)
     }
 }
 

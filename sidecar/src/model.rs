@@ -333,12 +333,14 @@ impl TransferSnapshot {
 }
 
 /// Which transfers to list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TransferFilter {
     /// Only in this state.
     pub state: Option<TransferPhase>,
     /// Only of this rank (global).
     pub dp_rank: Option<DpRank>,
+    /// Only this attempt's: a router that got no transfer's name asks so.
+    pub attempt: Option<AttemptId>,
     /// The slowest so many instead of the newest first.
     pub slowest: Option<usize>,
 }

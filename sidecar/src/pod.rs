@@ -237,7 +237,7 @@ impl Pod {
     }
 
     /// Recent transfers, the newest first.
-    pub fn list(&self, filter: TransferFilter) -> Vec<TransferSnapshot> {
+    pub fn list(&self, filter: &TransferFilter) -> Vec<TransferSnapshot> {
         self.inner.shared.board.list(filter)
     }
 

@@ -12,13 +12,13 @@ use crate::config::{FallbackKind, Gate};
 use crate::engine::{Answer, Call, LegError};
 use crate::error::ApiError;
 use crate::faults::Faults;
-use crate::handoff::{Claimed, Landed, PinnedBlocks};
+use crate::handoff::{Claimed, Handoffs, Landed, PinnedBlocks};
 use crate::headers::Path;
 use crate::ladder::{Ladder, Next, Retry};
 use crate::metrics::Outcome;
 use crate::request::whole::leg_failed;
 use crate::request::{Done, Job, not_ready};
-use crate::sidecar::{HandleReport, SidecarError, TransferAsk};
+use crate::sidecar::{HandleReport, SidecarError, Traced, TransferAsk};
 use crate::targets::{Occupied, Side, Target};
 use crate::ticket::{Asked, DecodeTicket, NotCovered, Ungated};
 use crate::trail::{Failed, Leg};
@@ -135,7 +135,7 @@ impl Job<'_> {
                 error = &error as &dyn std::error::Error, "attempt failed"
             );
             let (leg, what) = error.fault();
-            self.trail.failed(Failed { leg, fault: what, code: error.public().code, next }, &error);
+            self.failed(Failed { leg, fault: what, code: error.public().code, next }, &error);
             self.trail.choosing();
             blame(&mut avoid, &error, &prefill, &decode);
             self.failed_on(if leg == Leg::Prefill { &prefill } else { &decode });
@@ -236,7 +236,7 @@ impl Job<'_> {
                 lease: self.shared.config.deadlines.kv_lease,
                 age,
             };
-            self.shared.handoffs.pinned(sidecar, report)
+            self.handoffs(call).pinned(sidecar, report)
         });
         Ok(Answer::Given(Prefilled { target: target.clone(), seat, sent_at, answer, blocks }))
     }
@@ -286,13 +286,13 @@ impl Job<'_> {
             prefill_done_age: sent_at.elapsed(),
         };
         if let Some(proof) = faults.skip_gate() {
-            let handoffs = self.shared.handoffs.clone();
+            let handoffs = self.handoffs(call);
             self.shared.tasks.spawn(async move { drop(handoffs.pull(ask, blocks).await) });
             let params = self.with_tokens(answer.raw_params.clone(), &answer);
             return Ok((DecodeTicket::without_receipt(Ungated::Fault(proof), decode.clone(), params), None));
         }
         self.trail.begin(Leg::Transfer);
-        let Landed { mut receipt, claimed } = match self.shared.handoffs.pull(ask, blocks).await {
+        let Landed { mut receipt, claimed } = match self.handoffs(call).pull(ask, blocks).await {
             Ok(landed) => landed,
             Err(failed) => {
                 let blocks = failed.blocks;
@@ -312,6 +312,11 @@ impl Job<'_> {
         self.shared.metrics.receipt();
         hold_back(faults).await;
         Ok((ticket, Some(claimed)))
+    }
+
+    /// Towards sidecars for this attempt's sake.
+    fn handoffs(&self, call: &Call) -> Handoffs {
+        self.shared.handoffs.of(Traced::new(&call.id, &self.headers))
     }
 
     /// A text chat decodes the very tokens that were prefilled.

@@ -37,7 +37,7 @@ impl Job<'_> {
             warn!(decode = %target.id(), error = &error as &dyn std::error::Error, next = next.as_str(), "attempt failed");
             let public = leg_failed("decode", &error);
             let failed = Failed { leg: Leg::Decode, fault: error.what(), code: public.code.clone(), next };
-            self.trail.failed(failed, &error);
+            self.failed(failed, &error);
             if matches!(next, Next::GiveUp | Next::BudgetSpent) {
                 return Err(public);
             }

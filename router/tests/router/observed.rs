@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::engines::{ANSWER, Prefills};
+use crate::journal::Event;
 use crate::sidecars::Transfers;
 use crate::world::{Answer, Setup, World};
 
@@ -111,7 +113,7 @@ async fn a_client_that_leaves_is_on_record_with_what_was_under_way() {
     let world = World::new(Setup::default()).await;
     world.decode_sidecar().next(Transfers::Hangs);
     let request = world.start(r#"{"prompt":"p"}"#);
-    world.journal.wait_for("the transfer", 1, |event| matches!(event, crate::journal::Event::Asked { .. })).await;
+    world.journal.wait_for("the transfer", 1, |event| matches!(event, Event::Asked { .. })).await;
     request.abort();
     let record = record(&world, "test-1").await;
     assert_eq!((&record["outcome"], &record["status"]), (&"client_gone".into(), &Value::Null));
@@ -160,4 +162,65 @@ async fn clients_are_told_of_ranks_and_times_only_where_that_is_wanted() {
     let told: Vec<&str> =
         answer.headers.keys().map(http::HeaderName::as_str).filter(|name| name.starts_with("x-kvgate")).collect();
     assert_eq!((told, answer.header("server-timing")), (vec!["x-kvgate-path"], ""));
+}
+
+#[tokio::test]
+async fn docs_metrics_lists_every_metric_and_no_other() {
+    let world = World::new(Setup { args: "--peer-metrics --max-attempts 2", ..Setup::default() }).await;
+    for _ in 0..2 {
+        world.prefill.next(Prefills::Status(500, "{}"));
+    }
+    assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.status.as_u16(), 502);
+    assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.status.as_u16(), 200);
+    record(&world, "test-2").await;
+    let page = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
+    let live: BTreeSet<(String, String)> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(named).collect();
+    let text = include_str!("../../../docs/metrics.md");
+    let section = text.split("\n## ").find(|section| section.starts_with("Router\n")).unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let listed: BTreeSet<(String, String)> =
+        rows.map(|(name, rest)| (name.to_owned(), rest.split(" |").next().unwrap().to_owned())).collect();
+    assert_eq!(live, listed);
+    let (p, d) = (world.prefill_url(), "router_target_ready{side=\"decode\",pod=\"0\",dp_rank=\"1\"} 1");
+    for line in [
+        d.to_owned(),
+        "vllm_router_retries_exhausted_total{route=\"/v1/completions\"} 1".to_owned(),
+        "vllm_router_pd_requests_total{route=\"/v1/completions\"} 2".to_owned(),
+        format!("vllm_router_worker_health{{worker=\"{p}@0\"}} 1"),
+    ] {
+        assert!(page.lines().any(|have| have == line), "{line} is not in\n{page}");
+    }
+}
+
+/// A metric's name as Prometheus stores it, and its type.
+fn named(line: &str) -> (String, String) {
+    let (name, kind) = line.split_once(' ').unwrap();
+    let ending = match kind {
+        "counter" => "_total",
+        "info" => "_info",
+        _ => "",
+    };
+    (format!("{name}{ending}"), kind.to_owned())
+}
+
+#[tokio::test]
+async fn a_clients_trace_goes_on_to_engines_and_sidecars() {
+    let world = World::new(Setup::default()).await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = [("traceparent", parent), ("tracestate", "a=1")];
+    world.post("/v1/completions", r#"{"prompt":"p"}"#, &headers).await;
+    let is_end = |event: &Event| matches!(event, Event::Finished { .. });
+    world.journal.wait_for("the transfer's end", 1, is_end).await;
+    for sidecar in [&world.prefill_sidecar, &world.decode_sidecars[0]] {
+        let asked = sidecar.headers.lock().clone();
+        assert!(!asked.is_empty());
+        for headers in asked {
+            assert_eq!(
+                (&headers["traceparent"], &headers["tracestate"]),
+                (&parent.parse().unwrap(), &"a=1".parse().unwrap())
+            );
+            assert_eq!(headers["x-request-id"], "test-1-1");
+        }
+    }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Sidecar {
     token: Option<&'static str>,
     collect_by_ms: u64,
     kicked: tokio::sync::Notify,
+    /// Of all requests but for the event streams.
+    pub(crate) headers: Mutex<Vec<HeaderMap>>,
 }
 
 impl Sidecar {
@@ -62,6 +64,7 @@ impl Sidecar {
             token,
             collect_by_ms,
             kicked: tokio::sync::Notify::new(),
+            headers: Mutex::default(),
         })
     }
 
@@ -88,6 +91,9 @@ impl Sidecar {
             .route("/v1/handles", post(report))
             .route("/v1/handles/{id}", delete(release))
             .layer(axum::middleware::from_fn(move |request: axum::extract::Request, next: axum::middleware::Next| {
+                if !request.uri().path().ends_with("/events") {
+                    guarded.headers.lock().push(request.headers().clone());
+                }
                 let wanted = guarded.token.map(|token| format!("Bearer {token}"));
                 async move {
                     let got = request.headers().get("authorization").and_then(|value| value.to_str().ok());

@@ -75,6 +75,7 @@ pub(crate) struct World {
     prefill_sidecar_task: JoinHandle<()>,
     decode_sidecar_tasks: Vec<JoinHandle<()>>,
     pub(crate) router: SocketAddr,
+    prefill_engine: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) served: Option<JoinHandle<std::io::Result<Ended>>>,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -157,11 +158,16 @@ impl World {
             prefill_sidecar_task,
             decode_sidecar_tasks,
             router: address,
+            prefill_engine: p,
             stop,
             served: Some(served),
             client: Client::builder(TokioExecutor::new()).build_http(),
             tasks,
         }
+    }
+
+    pub(crate) fn prefill_url(&self) -> String {
+        format!("http://{}", self.prefill_engine)
     }
 
     pub(crate) fn decode(&self) -> &Engine<Decodes> {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
-use kv::ids::{DpRank, TransferId};
+use kv::ids::{AttemptId, DpRank, TransferId};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -71,6 +71,7 @@ fn prefers_async(headers: &HeaderMap) -> bool {
 pub(super) struct ListQuery {
     state: Option<String>,
     dp_rank: Option<u16>,
+    attempt_id: Option<String>,
     slowest: Option<usize>,
 }
 
@@ -79,7 +80,9 @@ impl ListQuery {
         let state =
             self.state.as_deref().map(|word| TransferPhase::parse(word).ok_or_else(no_such_state)).transpose()?;
         let slowest = self.slowest.map(|slowest| slowest.min(MAX_LISTED));
-        Ok(TransferFilter { state, dp_rank: self.dp_rank.map(DpRank), slowest })
+        let attempt = self.attempt_id.as_deref().map(|id| input::id("attempt_id", id)).transpose()?;
+        let attempt = attempt.map(|id| AttemptId::new(id.to_owned()));
+        Ok(TransferFilter { state, dp_rank: self.dp_rank.map(DpRank), attempt, slowest })
     }
 }
 
@@ -88,13 +91,13 @@ fn no_such_state() -> Problem {
     Problem::field("state", &format!("must be one of {}", words.join(", ")))
 }
 
-/// `GET /v1/transfers?state=&dp_rank=&slowest=`.
+/// `GET /v1/transfers?state=&dp_rank=&attempt_id=&slowest=`.
 pub(super) async fn list(
     State(api): State<Api>,
     QueryArgs(query): QueryArgs<ListQuery>,
 ) -> Result<Json<serde_json::Value>, Problem> {
     let now = Instant::now();
-    let snapshots = api.pod().list(query.filter()?);
+    let snapshots = api.pod().list(&query.filter()?);
     let shown = snapshots.iter().take(MAX_LISTED);
     let listed: Vec<TransferJson> = if query.slowest.is_some() {
         let (usual, transport) = (usual(&api).await?, api.pod().transport().await);

@@ -146,12 +146,13 @@ impl Board {
     }
 
     /// Those that pass the filter: the slowest or the newest first.
-    pub(crate) fn list(&self, filter: TransferFilter) -> Vec<TransferSnapshot> {
+    pub(crate) fn list(&self, filter: &TransferFilter) -> Vec<TransferSnapshot> {
         let receivers: Vec<_> = self.shown.lock().values().cloned().collect();
         let snapshots = receivers.iter().map(|receiver| receiver.borrow().snapshot.clone());
         let wanted = |snapshot: &TransferSnapshot| {
             filter.state.is_none_or(|state| snapshot.state == state)
                 && filter.dp_rank.is_none_or(|rank| snapshot.dp_rank == rank)
+                && filter.attempt.as_ref().is_none_or(|attempt| snapshot.attempt == *attempt)
         };
         let mut snapshots: Vec<_> = snapshots.filter(wanted).collect();
         match filter.slowest {

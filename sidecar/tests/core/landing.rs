@@ -107,7 +107,7 @@ async fn begun_transfers_can_be_waited_for_and_listed() {
     let mut start = world.start(world.p.prefill("cmpl-2", &[3]));
     start.attempt = AttemptId::new("second");
     let second = world.pod.begin(start).await.unwrap();
-    let listed = world.pod.list(sidecar::model::TransferFilter::default());
+    let listed = world.pod.list(&sidecar::model::TransferFilter::default());
     assert_eq!(listed.iter().map(|shown| &shown.transfer).collect::<Vec<_>>(), [&second, &transfer]);
     let unknown = kv::ids::TransferId::new("8-nothing");
     assert!(world.pod.wait(&unknown, Duration::from_secs(1)).await.is_none());

@@ -156,7 +156,7 @@ async fn a_caller_who_leaves_cancels_and_the_slots_wait_for_the_read() {
     let left = tokio::time::timeout(secs(1), world.pod.transfer(start)).await;
     assert!(left.is_err());
     world.settle().await;
-    let shown = world.pod.list(sidecar::model::TransferFilter::default()).remove(0);
+    let shown = world.pod.list(&sidecar::model::TransferFilter::default()).remove(0);
     assert_eq!(shown.state, TransferPhase::Quiescing);
     assert_eq!(shown.failure.unwrap().code.as_str(), "cancelled");
     assert_eq!(world.figures().await, (3, 0));

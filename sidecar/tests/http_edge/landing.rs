@@ -132,6 +132,10 @@ async fn a_landing_answers_with_a_receipt_that_is_on_record_and_the_decode_says_
     }
     let slowest = path.rig.get("/v1/transfers?state=done&dp_rank=0&slowest=5").await.json();
     assert_eq!(slowest["transfers"].as_array().unwrap().len(), 1);
+    for (attempt, count) in [("a-1", 1), ("a-2", 0)] {
+        let listed = path.rig.get(&format!("/v1/transfers?attempt_id={attempt}")).await.json();
+        assert_eq!(listed["transfers"].as_array().unwrap().len(), count, "{attempt}");
+    }
     let page = path.rig.get("/metrics").await.text;
     assert!(page.contains("kv_transfer_ended_total{outcome=\"landed\"} 1\n"), "{page}");
     assert!(page.contains(&format!("kv_transfer_bytes_total {}\n", receipt["bytes"])), "{page}");
