@@ -73,7 +73,8 @@ impl Fault {
             // Enough of both ranks for medians.
             Self::SlowWire => 16,
         };
-        workload::asks(0).into_iter().filter(|ask| ask.prompt_tokens() <= 333).take(few).collect()
+        let more = if self == Self::SlowWire { 8 } else { 0 };
+        workload::asks(more).into_iter().filter(|ask| ask.prompt_tokens() <= 333).take(few).collect()
     }
 
     /// What happens beside request number `round`: for an expired lease, other prompts that will reuse P's blocks.

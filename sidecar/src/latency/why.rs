@@ -172,7 +172,7 @@ fn facts(
     let read = &*transfer.read;
     match one.span.stage {
         "queued" => queued(read),
-        "handshake" => handshake(read),
+        "handshake" => handshake(read, one.span.running || transfer.failure.is_some()),
         "post" => post(one.took, transfer),
         "wire" => wire(transfer, usual_size, transport),
         "verify" => vec!["the receipt was put on record in that time: look at the disk of --receipt-log".to_owned()],
@@ -191,9 +191,12 @@ fn queued(read: &ReadFacts) -> Vec<String> {
     ]
 }
 
-fn handshake(read: &ReadFacts) -> Vec<String> {
+fn handshake(read: &ReadFacts, unanswered: bool) -> Vec<String> {
     let at = read.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
     vec![match read.contact {
+        Contact::Asked if unanswered => {
+            format!("first contact with this peer: its side channel{at} was asked and gave no usable answer")
+        }
         Contact::Asked => format!("first contact with this peer: its side channel{at} was asked and its agent loaded"),
         Contact::Waited => format!("waited for the side channel{at}, which another transfer had asked"),
         Contact::Known => "the peer was known: the rank's task was busy".to_owned(),
@@ -216,8 +219,10 @@ fn wire(transfer: &TransferSnapshot, usual_size: Option<u64>, transport: Option<
     if let Some(each) = bytes.checked_div(pieces) {
         facts.push(if descriptors < pieces {
             format!("{descriptors} descriptors, merged from {pieces} of {}", size(each))
-        } else {
+        } else if transfer.blocks > 1 {
             format!("{descriptors} descriptors of {} not merged", size(each))
+        } else {
+            format!("{descriptors} descriptors of {} for its one block", size(each))
         });
     }
     if let Some(usual) = usual_size.filter(|usual| *usual > 0 && bytes / 1024 >= usual.saturating_mul(2)) {
@@ -225,7 +230,7 @@ fn wire(transfer: &TransferSnapshot, usual_size: Option<u64>, transport: Option<
     }
     let by_post = |shard: &crate::model::ShardRead| shard.post_call.saturating_mul(2) >= shard.wire;
     if read.slowest().is_some_and(by_post) && bytes > 0 {
-        facts.push("moved inside NIXL's post call".to_owned());
+        facts.push("moved inside NIXL's post call, as cma does and tcp does not".to_owned());
     }
     facts.extend(transport.map(ToString::to_string));
     facts

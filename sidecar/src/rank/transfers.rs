@@ -69,7 +69,8 @@ impl Rank {
         let slowest = end.done.wire >= marks.wire;
         marks.waited = marks.waited.max(end.waited);
         marks.wire = marks.wire.max(end.done.wire);
-        marks.arrived = marks.arrived.max(Some(end.ended));
+        // What passes until its end is noticed belongs to the stage after it.
+        marks.arrived = marks.arrived.max(Some(end.ended.min(begun + end.done.wire)));
         self.records.change(transfer, |shown| {
             let start = shown.offset(begun);
             if slowest {

@@ -1,8 +1,10 @@
 //! The prefill role.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kv::ids::{DpRank, EngineRequestId};
+use parking_lot::Mutex;
 use sidecar::model::{HandleState, LetGo, ReportHandle, Role};
 
 use crate::world::{OFFSET, Setup, World};
@@ -61,6 +63,38 @@ async fn handles_expire_with_their_lease_and_are_forgotten() {
     assert_eq!(world.count(|counters| &counters.leaked_handles), 1);
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert!(world.pod.handles().await[0].handles.is_empty());
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaked_handle_is_logged_once_as_an_alert() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    world.pod.report_handle(report(&world, "cmpl-leaks")).await.unwrap();
+    world.pod.report_handle(report(&world, "cmpl-read")).await.unwrap();
+    world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("cmpl-read"), LetGo::Read).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let text = String::from_utf8(log.0.lock().clone()).unwrap();
+    let alerts: Vec<&str> = text.lines().filter(|line| line.contains("alert=\"handle_leaked\"")).collect();
+    assert_eq!(alerts.len(), 1, "{text}");
+    assert!(alerts[0].contains("cmpl-leaks") && alerts[0].contains("WARN"), "{}", alerts[0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,7 +61,7 @@ fn transfer(peer: &str, us: [u64; 5], read: ReadFacts) -> TransferSnapshot {
         request_label: String::new(),
         dp_rank: DpRank(0),
         state: TransferPhase::Landed,
-        blocks: 1,
+        blocks: 2,
         bytes: 1,
         stages,
         starts: starts(&stages),
@@ -135,6 +135,23 @@ fn a_first_contact_is_told_as_one() {
         why.text.ends_with(
             "first contact with this peer: its side channel at 10.0.0.7:5600 was asked and its agent loaded"
         )
+    );
+}
+
+#[test]
+fn a_peer_that_gave_no_answer_was_not_loaded() {
+    let facts = ReadFacts { contact: Contact::Asked, shards: Vec::new(), ..read(2, 32, 1 << 20) };
+    let mut failed = transfer("new", [20, 5_000_000, 0, 0, 0], facts);
+    failed.stages = Stages { post: None, wire: None, verify: None, ..failed.stages };
+    failed.starts = Stages { post: None, wire: None, verify: None, ..failed.starts };
+    failed.state = TransferPhase::Failed;
+    failed.failure = Some(TransferFailure { code: Code::PeerUnreachable, detail: String::new() });
+    let why = said(&failed);
+    assert_eq!(
+        why.text,
+        "handshake: 5.0 s against 0 µs with other peers (too few transfers from this one); it failed then \
+         (peer_unreachable); first contact with this peer: its side channel at 10.0.0.7:5600 was asked and gave no usable \
+         answer"
     );
 }
 
