@@ -5,5 +5,6 @@
 mod demo;
 mod exit_codes;
 mod idle_cpu;
+mod log_level;
 mod process;
 mod refusals;

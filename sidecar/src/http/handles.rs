@@ -31,9 +31,17 @@ impl ListQuery {
 
 /// `GET /v1/handles?dp_rank=&offset=&limit=&block_offset=&block_limit=`.
 pub(super) async fn list(State(api): State<Api>, QueryArgs(query): QueryArgs<ListQuery>) -> Json<Value> {
+    Json(held(&api, query.dp_rank, &query.page()).await)
+}
+
+/// A page of the handles of one rank or of all.
+pub(super) async fn held(api: &Api, dp_rank: Option<u16>, page: &Page) -> Value {
     let mut ranks = api.pod().handles().await;
-    ranks.retain(|rank| query.dp_rank.is_none_or(|wanted| rank.dp_rank.0 == wanted));
-    Json(handles_json::page(&ranks, &query.page()))
+    ranks.retain(|rank| dp_rank.is_none_or(|wanted| rank.dp_rank.0 == wanted));
+    let owned: Vec<u16> = api.pod().ranks().borrow().iter().map(|rank| rank.dp_rank.0).collect();
+    let asked = owned.into_iter().filter(|rank| dp_rank.is_none_or(|wanted| *rank == wanted));
+    let unanswered: Vec<u16> = asked.filter(|rank| ranks.iter().all(|told| told.dp_rank.0 != *rank)).collect();
+    handles_json::page(&ranks, &unanswered, page)
 }
 
 /// `POST /v1/handles`. The two ids stand in the parameters as well; a client that sends both must mean the same.

@@ -81,8 +81,8 @@ fn ids(groups: &[Vec<u32>], page: &Page) -> IdsJson {
     IdsJson { offset, groups: shown, next_offset: (end < at).then_some(end) }
 }
 
-/// A page of handles, with the totals of every rank that was asked for.
-pub(super) fn page(ranks: &[RankHandles], page: &Page) -> Value {
+/// A page of handles, with the totals of every rank that was asked for; `unanswered` are those that did not say theirs in time.
+pub(super) fn page(ranks: &[RankHandles], unanswered: &[u16], page: &Page) -> Value {
     let offset = page.offset.unwrap_or(0);
     let limit = page.limit.unwrap_or(HANDLES).min(MOST_HANDLES);
     let total: usize = ranks.iter().map(|rank| rank.handles.len()).sum();
@@ -94,6 +94,7 @@ pub(super) fn page(ranks: &[RankHandles], page: &Page) -> Value {
         "total": total,
         "next_offset": (end < total && !shown.is_empty()).then_some(end),
         "ranks": ranks.iter().map(totals).collect::<Vec<_>>(),
+        "unanswered_ranks": unanswered,
     })
 }
 

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{Current, Numbered};
 use crate::http::Api;
-use crate::http::handles_json::{self, Page};
+use crate::http::handles;
+use crate::http::handles_json::Page;
 use crate::http::input::{QueryArgs, Segment};
 use crate::http::rank_json::RankJson;
 use crate::model::RankSnapshot;
@@ -46,9 +47,8 @@ pub(super) async fn one(
     let ranks = api.pod().ranks().borrow().clone();
     let found = ranks.iter().find(|known| known.dp_rank == wanted).map(RankJson::from);
     let rank = found.ok_or_else(|| foreign(wanted, &ranks))?;
-    let mut held = api.pod().handles().await;
-    held.retain(|held| held.dp_rank == wanted);
-    Ok(Json(OneRankJson { rank, block_handles: handles_json::page(&held, &page) }))
+    let block_handles = handles::held(&api, Some(wanted.0), &page).await;
+    Ok(Json(OneRankJson { rank, block_handles }))
 }
 
 /// A rank and who holds its blocks.

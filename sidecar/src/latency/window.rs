@@ -1,7 +1,8 @@
 //! Histograms in sub-windows that rotate.
 //!
 //! Memory is bounded: at most [`SERIES`] series (and one `other` per rank) in [`KEPT`] sub-windows; a histogram has 2 digits and grows with
-//! what it holds: 0.5 KB for microseconds, 2.5 KB for 40 ms, 5 KB at most. The least recently used series folds into its rank's `other`.
+//! what it holds: 0.5 KB for microseconds, 2.5 KB for 40 ms, 5 KB at most. A new series takes the place of the least recently used
+//! one, which folds into its rank's `other`; while all are in use, the new one itself counts there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ struct SubWindow {
 
 #[derive(Debug)]
 struct Known {
-    used: u64,
+    used: Duration,
     address: Option<Endpoint>,
 }
 
@@ -52,7 +53,6 @@ struct Known {
 pub(super) struct Windows {
     kept: Vec<Arc<SubWindow>>,
     series: BTreeMap<Series, Known>,
-    uses: u64,
 }
 
 /// What a question works on.
@@ -102,22 +102,18 @@ impl Windows {
         now: Duration,
     ) {
         self.rotate(now);
-        self.uses = self.uses.saturating_add(1);
-        if let Some(known) = self.series.get_mut(series) {
-            known.used = self.uses;
-            if address.is_some() {
-                known.address = address.cloned();
-            }
-        } else {
-            self.series.insert(series.clone(), Known { used: self.uses, address: address.cloned() });
-            self.fold_oldest();
+        let series = self.admit(series, now);
+        let known = self.series.entry(series.clone()).or_insert(Known { used: now, address: None });
+        known.used = now;
+        if address.is_some() && series.peer.is_some() {
+            known.address = address.cloned();
         }
         let index = index(now);
         if self.kept.last().is_none_or(|newest| newest.index < index) {
             self.kept.push(Arc::new(SubWindow { index, ..SubWindow::default() }));
         }
         let Some(newest) = self.kept.last_mut() else { return };
-        let cells = Arc::make_mut(newest).cells.entry(series.clone()).or_default();
+        let cells = Arc::make_mut(newest).cells.entry(series).or_default();
         for (measure, value) in values {
             if let Some(slot) = cells.get_mut(*measure) {
                 Cell::add(slot, *value);
@@ -145,22 +141,33 @@ impl Windows {
         }
     }
 
-    fn fold_oldest(&mut self) {
+    /// As which series to count: itself if there is room for it, or room is made by folding one that is not in use.
+    fn admit(&mut self, series: &Series, now: Duration) -> Series {
         let apart = self.series.iter().filter(|(series, _)| series.peer.is_some());
-        if apart.clone().count() <= SERIES {
-            return;
+        if self.series.contains_key(series) || apart.clone().count() < SERIES {
+            return series.clone();
         }
-        let Some((oldest, _)) = apart.min_by_key(|(_, known)| known.used) else { return };
-        let oldest = oldest.clone();
+        let oldest = apart.min_by_key(|(_, known)| known.used);
+        match oldest.filter(|(_, known)| now.saturating_sub(known.used) >= SUB_WINDOW) {
+            Some((oldest, _)) => {
+                let oldest = oldest.clone();
+                self.fold(&oldest, now);
+                series.clone()
+            }
+            None => Series { dp_rank: series.dp_rank, peer: None },
+        }
+    }
+
+    fn fold(&mut self, oldest: &Series, now: Duration) {
         let other = Series { dp_rank: oldest.dp_rank, peer: None };
-        self.series.remove(&oldest);
-        self.series.entry(other.clone()).or_insert(Known { used: self.uses, address: None });
+        self.series.remove(oldest);
+        self.series.entry(other.clone()).or_insert(Known { used: now, address: None });
         for window in &mut self.kept {
-            if !window.cells.contains_key(&oldest) {
+            if !window.cells.contains_key(oldest) {
                 continue;
             }
             let window = Arc::make_mut(window);
-            let Some(folded) = window.cells.remove(&oldest) else { continue };
+            let Some(folded) = window.cells.remove(oldest) else { continue };
             let into = window.cells.entry(other.clone()).or_default();
             for (slot, cell) in into.iter_mut().zip(folded) {
                 if let Some(cell) = cell {
@@ -296,6 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn the_worst_of_everything_stays_within_64_mib() {
+        let mut windows = Windows::default();
+        let all: Vec<(usize, u64)> = (0..MEASURES).map(|measure| (measure, u64::MAX)).collect();
+        for second in (0..600).step_by(5) {
+            for peer in 0..2 * SERIES {
+                windows.observe(&series(&format!("peer-{peer:04}")), None, &all, at(second));
+            }
+        }
+        let copied = windows.copy(MAX_WINDOW, at(600));
+        let bytes: usize = copied.cells().map(|(_, _, cell)| cell.histogram.distinct_values() * 2).sum();
+        assert!(bytes > 1 << 20 && bytes < 64 << 20, "{bytes}");
+    }
+
+    #[test]
     fn many_peers_fold_into_other_and_nothing_is_lost() {
         let mut windows = Windows::default();
         let many = 3 * SERIES;
@@ -309,5 +330,12 @@ mod tests {
         assert!(names.contains(&series("busy")), "whoever is used stays");
         assert!(names.contains(&Series { dp_rank: DpRank(8), peer: None }));
         assert_eq!(sum(&copied, 0).count(), 2 * u64::try_from(many).unwrap());
+        // Whoever is not in use any more makes room, and its values stay, in `other`.
+        windows.observe(&series("busy"), None, &[(0, 7)], at(50));
+        windows.observe(&series("late"), None, &[(0, 1)], at(50));
+        let copied = windows.copy(MAX_WINDOW, at(51));
+        assert!(copied.cells().any(|(known, ..)| *known == series("late")));
+        assert!(!copied.cells().any(|(known, ..)| *known == series("peer-0000")));
+        assert_eq!(sum(&copied, 0).count(), 2 * u64::try_from(many).unwrap() + 2);
     }
 }

@@ -33,6 +33,7 @@ async fn empty_lists_are_lists() {
     assert_eq!(rig.get("/v1/transfers?state=landed&dp_rank=8&slowest=20").await.text, r#"{"transfers":[]}"#);
     let handles = rig.get("/v1/handles?dp_rank=8").await.json();
     assert_eq!((&handles["handles"], &handles["total"]), (&json!([]), &json!(0)));
+    assert_eq!(handles["unanswered_ranks"], json!([]), "{handles}");
     assert_eq!(handles["ranks"].as_array().unwrap().len(), 1, "{handles}");
     assert_eq!(rig.get("/v1/peers").await.text, r#"{"peers":[],"transport":null}"#);
     let latency = rig.get("/v1/latency").await.json();
