@@ -33,4 +33,6 @@ async fn a_prefill_of_two_shards_lands_and_is_collected_over_nixl() {
     assert!(world.pod.alive());
     assert_eq!(world.count(|counters| &counters.late_collect), 0);
     assert_eq!(world.pod.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
+    world.p.close().await;
+    world.d[0].close().await;
 }

@@ -308,6 +308,13 @@ impl FakeEngine {
         self.shards[shard].agent.notify(peer, message).await.unwrap();
     }
 
+    /// Destroys its agents. Real ones must be before the process exits: NIXL's own exit handlers do not wait for their threads.
+    pub(crate) async fn close(&self) {
+        for shard in &self.shards {
+            shard.agent.close(Duration::from_secs(10)).await.unwrap();
+        }
+    }
+
     /// Says "done" for all shards.
     pub(crate) async fn done(&self, net: &dyn SideChannel, params: &KvTransferParams) {
         for shard in 0..self.shards.len() {
