@@ -5,7 +5,7 @@
 //! | `window` | the histograms: sub-windows that rotate, a bounded number of peers |
 //! | [`query`] | grouping them for `/v1/latency` |
 //! | [`causes`] | which peer or rank makes a stage slow, in words |
-//! | [`why`] | why one transfer was slow, in words |
+//! | [`mod@why`] | why one transfer was slow, in words |
 //!
 //! Only transfers that landed are counted. Whoever asks works on a copy: the ranks' tasks are not held up.
 
