@@ -8,6 +8,7 @@ pub mod failure;
 pub mod limits;
 pub mod listen;
 pub mod observe;
+pub mod paths;
 mod pod_url;
 pub mod targets;
 
@@ -36,6 +37,8 @@ pub struct Args {
     pub limits: limits::LimitArgs,
     #[command(flatten)]
     pub observe: observe::ObserveArgs,
+    #[command(flatten)]
+    pub paths: paths::PathArgs,
 }
 
 /// Why a configuration cannot be used.
@@ -85,6 +88,7 @@ pub struct RouterConfig {
     pub failure: failure::Failure,
     pub limits: limits::Limits,
     pub observe: observe::Observe,
+    pub paths: paths::Paths,
 }
 
 impl RouterConfig {
@@ -111,6 +115,7 @@ impl Args {
             failure: self.failure.check()?,
             limits: self.limits.check()?,
             observe: self.observe.check()?,
+            paths: self.paths.check()?,
         })
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use kv::ids::EngineRequestId;
@@ -17,7 +18,7 @@ use crate::ladder::Retry;
 use crate::relay::{ErrorEvent, Held, NoAnswer};
 use crate::targets::Target;
 use crate::ticket::DecodeTicket;
-use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, server};
+use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within, server};
 
 /// Longest answer of a prefill: the token ids of a million tokens with room to spare.
 const MAX_PREFILL_ANSWER: usize = 16 << 20;
@@ -40,6 +41,19 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// The router's own id of this attempt, for the engines: letters, digits and dashes.
     pub(crate) id: String,
+}
+
+/// A request that is passed on as it is.
+#[derive(Debug)]
+pub(crate) struct Proxied<'a> {
+    pub(crate) method: &'a Method,
+    /// With its query.
+    pub(crate) path: &'a str,
+    /// The client's.
+    pub(crate) headers: &'a HeaderMap,
+    /// The router's own id of this attempt.
+    pub(crate) id: &'a str,
+    pub(crate) body: Pieces,
 }
 
 /// An engine's answer.
@@ -85,6 +99,11 @@ pub(crate) enum LegError {
 }
 
 impl LegError {
+    /// Whether the engine certainly has seen nothing of the request.
+    pub(crate) fn never_sent(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.never_sent())
+    }
+
     /// What may help, for either leg.
     pub(crate) fn retry(&self) -> Retry {
         match self {
@@ -190,6 +209,17 @@ impl Engines {
             Ok(Answer::Given(Decoding { status: head.status, headers, held }))
         };
         timeout(self.decode_deadline, begin).await.unwrap_or(Err(LegError::Late(self.decode_deadline)))
+    }
+
+    /// Passes any request on; the answer is whatever the engine says.
+    pub(crate) async fn proxied(&self, target: &Target, ask: Proxied<'_>) -> Result<Response<Body>, LegError> {
+        let uri = at(&target.pod.engine, ask.path)?;
+        let mut request = Request::builder().method(ask.method).uri(uri).body(Payload::from(ask.body))?;
+        let headers = request.headers_mut();
+        *headers = toward_engine(ask.headers);
+        headers.insert(DP_RANK, HeaderValue::from(target.local.0));
+        headers.insert(REQUEST_ID, HeaderValue::from_str(ask.id).map_err(http::Error::from)?);
+        Ok(send_within(&*self.upstream, request, self.decode_deadline).await?)
     }
 
     /// Passes a request without a body on to an engine and its answer back.

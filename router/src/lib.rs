@@ -14,6 +14,7 @@
 //! | [`upstream`] | how engines and sidecars are reached |
 //! | [`faults`] | injected faults of controls and tests |
 //! | `http` | routes |
+//! | `models` | one list of the engines' models |
 //! | `request` | one client request: read, admitted, split or whole |
 //! | `admission` | how many at once |
 //! | `targets`, `watch` | pods, ranks, and what is known of them |
@@ -37,6 +38,7 @@ mod headers;
 mod http;
 mod ladder;
 mod metrics;
+mod models;
 mod records;
 mod relay;
 mod request;

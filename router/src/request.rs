@@ -1,6 +1,7 @@
 //! One client request from its first byte to the response: limits, inspection, admission, the path it takes, its end.
 
 mod keepalive;
+pub(crate) mod proxy;
 mod split;
 mod whole;
 
@@ -15,7 +16,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{Instrument, debug, info_span};
-use vllm_wire::body::{Endpoint, RequestBody};
+use vllm_wire::body::{Endpoint, PlainReason, RequestBody};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
 use crate::admission::{Reserved, Running};
@@ -173,7 +174,7 @@ async fn answer(
 
 impl Job<'_> {
     fn planned_path(&self) -> Path {
-        match (self.body.inspected().plain_because, self.shared.config.choice.gate) {
+        match (self.plain_because(), self.shared.config.choice.gate) {
             (Some(_), _) => Path::Local,
             (None, Gate::Stage) => Path::Pd,
             (None, Gate::Direct(_)) => Path::Direct,
@@ -181,11 +182,17 @@ impl Job<'_> {
     }
 
     async fn run(&mut self) -> Result<Done, ApiError> {
-        if let Some(reason) = self.body.inspected().plain_because {
-            self.trail.local_because = Some(reason.as_str());
+        if let Some(reason) = self.plain_because() {
+            self.trail.local_because = Some(reason);
             return self.whole().await;
         }
         self.split().await
+    }
+
+    fn plain_because(&self) -> Option<&'static str> {
+        let least = usize::try_from(self.shared.config.paths.min_prefill_tokens).unwrap_or(usize::MAX);
+        let reason = self.body.inspected().plain_because.map(PlainReason::as_str);
+        reason.or_else(|| (least > 0 && self.body.estimated_prompt_tokens() < least).then_some("short_prompt"))
     }
 
     fn terms<'a>(&self, avoid: &'a Avoid) -> Terms<'a> {

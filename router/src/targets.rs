@@ -181,11 +181,6 @@ impl Board {
         all
     }
 
-    /// All pods, as the command line lists them.
-    pub(crate) fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods.iter().map(|(pod, _)| pod)
-    }
-
     /// Why not all of a side's ranks are ready: names and states without addresses, for clients; bounded.
     pub(crate) fn why_not_ready(&self, side: Side) -> String {
         const NAMED: usize = 16;

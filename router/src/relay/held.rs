@@ -49,6 +49,11 @@ impl ErrorEvent {
 }
 
 impl Held {
+    /// An answer that goes on whatever it is.
+    pub(crate) fn unread(body: Body) -> Self {
+        Self { frames: VecDeque::new(), rest: body, is_stream: false }
+    }
+
     /// Waits for the first event (of a stream) or the first bytes (otherwise).
     pub(crate) async fn first(mut body: Body, is_stream: bool) -> Result<Self, NoAnswer> {
         let mut frames = VecDeque::with_capacity(1);

@@ -48,7 +48,7 @@ async fn bad_bodies_are_refused_before_anything_is_sent() {
         assert_eq!(answer.header("x-kvgate-path"), "none");
     }
     assert!(world.journal.events().is_empty());
-    assert_eq!(world.get("/nowhere").await.code(), "not_found");
+    assert_eq!(world.get("/no//where").await.code(), "not_found");
     assert_eq!(world.get("/v1/completions").await.code(), "method_not_allowed");
     assert!(world.get("/version").await.json()["version"].is_string());
 }

@@ -25,6 +25,11 @@ pub(crate) const ANSWER: &str =
 pub(crate) const EVENTS: [&str; 3] =
     ["data: {\"text\":\"a\",\"n\":null}\n\n", "data: {\"text\":\"b\"}\n\n", "data: [DONE]\n\n"];
 
+/// The answer on a path that is no completion's.
+pub(crate) const OTHER: &str = r#"{"here":  0.10}"#;
+/// Longest body that the fakes take.
+const LARGEST: usize = 1 << 28;
+
 /// What a prefill engine does next.
 #[derive(Debug)]
 pub(crate) enum Prefills {
@@ -77,6 +82,8 @@ pub(crate) fn prefill_engine(engine: Arc<Engine<Prefills>>) -> axum::Router {
     axum::Router::new()
         .route("/v1/completions", post(prefill))
         .route("/v1/chat/completions", post(prefill))
+        .route("/v1/responses", post(prefill))
+        .route("/v1/messages", post(prefill))
         .route("/health", get(|| async { "" }))
         .with_state(engine)
 }
@@ -85,9 +92,32 @@ pub(crate) fn decode_engine(engine: Arc<Engine<Decodes>>) -> axum::Router {
     axum::Router::new()
         .route("/v1/completions", post(decode))
         .route("/v1/chat/completions", post(decode))
-        .route("/v1/models", get(|| async { axum::Json(json!({"object": "list", "data": [{"id": "m"}]})) }))
+        .route("/v1/responses", post(decode))
+        .route("/v1/messages", post(decode))
+        .route("/v1/models", get(models))
         .route("/health", get(|| async { "" }))
+        .fallback(other)
         .with_state(engine)
+}
+
+/// `m` of all, and one of its own.
+async fn models(request: Request) -> Response {
+    let host = request.headers()["host"].to_str().unwrap().to_owned();
+    axum::Json(json!({"object": "list", "data": [{"id": "m"}, {"id": host}]})).into_response()
+}
+
+/// Any other path: says that it was here, and names itself by its address where it may.
+async fn other(State(engine): State<Arc<Engine<Decodes>>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, LARGEST).await.unwrap().to_vec();
+    let (path, host) = (head.uri.to_string(), head.headers["host"].to_str().unwrap().to_owned());
+    engine.journal.write(Event::Other { method: head.method, path: path.clone(), headers: head.headers, body });
+    if path == "/v9/moved" {
+        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("http://{host}/v9/here?a=1"))])
+            .into_response();
+    }
+    let status = if path == "/v9/broken" { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+    (status, [("x-engine", "kept")], OTHER).into_response()
 }
 
 fn rank(headers: &HeaderMap) -> Option<u16> {
@@ -96,8 +126,9 @@ fn rank(headers: &HeaderMap) -> Option<u16> {
 
 async fn read(request: Request) -> (HeaderMap, Vec<u8>, Value) {
     let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, 1 << 24).await.unwrap().to_vec();
-    let json = serde_json::from_slice(&body).unwrap();
+    let body = axum::body::to_bytes(body, LARGEST).await.unwrap().to_vec();
+    // Some bodies say what no such value can hold, and the largest would take long.
+    let json = if body.len() < 1 << 24 { serde_json::from_slice(&body).unwrap_or_default() } else { Value::Null };
     (head.headers, body, json)
 }
 

@@ -24,6 +24,7 @@ fn check_gate(journal: &Journal) -> usize {
                 decodes += 1;
             }
             Event::Prefill { .. }
+            | Event::Other { .. }
             | Event::DecodeCancelled
             | Event::PrefillCancelled
             | Event::Asked { .. }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -23,6 +23,14 @@ pub(crate) enum Event {
         headers: HeaderMap,
         body: Vec<u8>,
         request: Option<String>,
+    },
+    /// A request to a decode engine on a path that is no completion's.
+    Other {
+        method: Method,
+        /// With its query.
+        path: String,
+        headers: HeaderMap,
+        body: Vec<u8>,
     },
     /// A decode's answer was dropped before its end, or the request while it was being worked on.
     DecodeCancelled,

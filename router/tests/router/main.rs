@@ -8,6 +8,7 @@ mod journal;
 mod ladder;
 mod leaving;
 mod observed;
+mod other_paths;
 mod pass_through;
 mod sidecars;
 #[expect(dead_code, reason = "some of it is for tests/failover.rs")]

@@ -209,6 +209,21 @@ impl World {
         whole(self.client.request(request).await.unwrap().map(Body::new)).await
     }
 
+    /// Sends any request.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.router));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        whole(self.client.request(request.body(Full::new(body.into())).unwrap()).await.unwrap().map(Body::new)).await
+    }
+
     /// Sends a request; the answer's body comes as it arrives.
     pub(crate) async fn open(&self, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Response<Body> {
         self.request(path, body.into(), headers).await.unwrap()

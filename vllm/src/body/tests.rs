@@ -28,7 +28,7 @@ fn for_prefill(endpoint: Endpoint, body: &[u8]) -> Result<Vec<u8>, BodyError> {
 fn for_decode(body: &[u8], params: Option<&Value>) -> Result<Vec<u8>, BodyError> {
     let edited = read(Endpoint::Messages, body).map(|body| body.for_decode(params).concat())?;
     if params.is_none() {
-        assert_eq!(without_params(&Bytes::copy_from_slice(body)).unwrap().concat(), edited);
+        assert_eq!(without_params(&Bytes::copy_from_slice(body))?.concat(), edited);
     }
     Ok(edited)
 }
