@@ -1,7 +1,5 @@
 //! The client leaves, at each step: what is behind it is cancelled, and P's blocks are not left to their lease.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use bytes::Bytes;
 use tokio::sync::mpsc;
 

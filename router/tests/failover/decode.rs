@@ -1,7 +1,5 @@
 //! D fails.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;

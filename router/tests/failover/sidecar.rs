@@ -1,7 +1,5 @@
 //! A sidecar refuses, or is gone.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use crate::journal::Event;
 use crate::sidecars::Transfers;
 use crate::view::{BODY, Blocks, Legs, check_blocks, check_finished, figure, legs, refused, served};
