@@ -1,5 +1,6 @@
 //! One client request from its first byte to the response: limits, inspection, admission, the path it takes, its end.
 
+mod batch;
 mod keepalive;
 pub(crate) mod proxy;
 mod split;
@@ -182,6 +183,10 @@ impl Job<'_> {
     }
 
     async fn run(&mut self) -> Result<Done, ApiError> {
+        if self.is_batch() { self.batch().await } else { self.one().await }
+    }
+
+    async fn one(&mut self) -> Result<Done, ApiError> {
         if let Some(reason) = self.plain_because() {
             self.trail.local_because = Some(reason);
             return self.whole().await;
@@ -191,6 +196,9 @@ impl Job<'_> {
 
     fn plain_because(&self) -> Option<&'static str> {
         let least = usize::try_from(self.shared.config.paths.min_prefill_tokens).unwrap_or(usize::MAX);
+        if self.is_batch() {
+            return None;
+        }
         let reason = self.body.inspected().plain_because.map(PlainReason::as_str);
         reason.or_else(|| (least > 0 && self.body.estimated_prompt_tokens() < least).then_some("short_prompt"))
     }

@@ -97,6 +97,13 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct Occupied(Option<Arc<AtomicU32>>);
 
+impl Occupied {
+    /// No place.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+}
+
 impl Drop for Occupied {
     fn drop(&mut self) {
         if let Some(seat) = &self.0 {

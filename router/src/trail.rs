@@ -217,6 +217,14 @@ impl Trail {
         self.attempts
     }
 
+    /// An attempt that was made apart from this request's others.
+    pub(crate) fn add(&mut self, attempt: Attempt) {
+        self.attempts = self.attempts.saturating_add(1);
+        if self.tries.len() < MAX_ATTEMPTS {
+            self.tries.push(Attempt { number: self.attempts, ..attempt });
+        }
+    }
+
     /// Where this attempt prefills, or has prefilled.
     pub(crate) fn prefill_on(&mut self, target: &Target) {
         if let Some(attempt) = self.tries.last_mut() {

@@ -4,6 +4,7 @@
 //! wrote them. A key counts by its meaning, so neither an escape in it nor a second copy of it gets past an edit.
 
 mod answer;
+mod batch;
 mod edit;
 mod inspect;
 mod read;
@@ -12,6 +13,7 @@ mod scan;
 mod tests;
 
 pub use answer::{AnswerError, PrefillAnswer, prefill_answer};
+pub use batch::{PromptPart, merged_answer, merged_usage_chunk, prompt_part};
 pub use edit::{Pieces, without_params};
 pub use inspect::{Inspected, PlainReason};
 pub use read::RequestBody;

@@ -1,11 +1,13 @@
 //! The beginning of an answer, held back until it is known to be an answer and not an error in an answer's dress.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::StatusCode;
-use http_body::Frame;
+use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use vllm_wire::openai::{EngineError, error_in, event_data, first_event};
 
@@ -54,6 +56,16 @@ impl Held {
         Self { frames: VecDeque::new(), rest: body, is_stream: false }
     }
 
+    /// A stream of events that begins well for certain.
+    pub(crate) fn events(body: Body) -> Self {
+        Self { frames: VecDeque::new(), rest: body, is_stream: true }
+    }
+
+    /// Whether it is a stream of events.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
     /// Waits for the first event (of a stream) or the first bytes (otherwise).
     pub(crate) async fn first(mut body: Body, is_stream: bool) -> Result<Self, NoAnswer> {
         let mut frames = VecDeque::with_capacity(1);
@@ -68,6 +80,19 @@ impl Held {
             }
         }
         if is_stream { Err(NoAnswer::Empty) } else { Ok(Self { frames, rest: body, is_stream }) }
+    }
+}
+
+/// All of it, the held beginning included.
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.frames.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The router against in-process fake engines and sidecars over real sockets on 127.0.0.1.
 
 mod admission;
+mod batches;
 #[expect(dead_code, reason = "some of it is for tests/failover.rs")]
 mod engines;
 mod gate;

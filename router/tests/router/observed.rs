@@ -125,7 +125,7 @@ async fn a_client_that_leaves_is_on_record_with_what_was_under_way() {
 #[tokio::test]
 async fn requests_are_listed_by_outcome_path_and_slowness() {
     let world = World::new(Setup { args: "--request-records 3", ..Setup::default() }).await;
-    for body in [r#"{"prompt":"p"}"#, r#"{"prompt":["a","b"]}"#, r#"{"prompt":"p"}"#, "nonsense"] {
+    for body in [r#"{"prompt":"p"}"#, r#"{"prompt":"a","n":2}"#, r#"{"prompt":"p"}"#, "nonsense"] {
         world.complete(body).await;
     }
     let list = async |query: &str, count: usize| {

@@ -25,7 +25,7 @@ async fn a_clients_transfer_parameters_never_reach_an_engine() {
     let world = World::new(Setup::default()).await;
     let evil = r#"{"kv_transfer_params":{"remote_host":"evil"},"prompt":"p","kv\u005ftransfer_params":{"remote_host":"evil"}}"#;
     assert_eq!(world.complete(evil).await.status.as_u16(), 200);
-    let whole = r#"{"kv_transfer_params":{"remote_host":"evil"},"prompt":["a","b"]}"#;
+    let whole = r#"{"kv_transfer_params":{"remote_host":"evil"},"prompt":"a","n":2}"#;
     assert_eq!(world.complete(whole).await.header("x-kvgate-path"), "local");
     for body in world.journal.bodies(true).into_iter().chain(world.journal.bodies(false)) {
         assert!(!String::from_utf8(body).unwrap().contains("evil"));
@@ -85,7 +85,7 @@ async fn what_cannot_be_split_goes_whole_to_one_decode_engine() {
     let world = World::new(Setup::default()).await;
     for (body, why) in [
         (r#"{"prompt":"p","n":2}"#, "several_choices"),
-        (r#"{"prompt":["a","b"]}"#, "several_prompts"),
+        (r#"{"prompt":["1","2","3","4","5","6","7","8","9"]}"#, "several_prompts"),
         (r#"{"prompt":"p","prompt_logprobs":1}"#, "prompt_logprobs"),
         (r#"{"prompt":"p","echo":true,"logprobs":1}"#, "echo_logprobs"),
     ] {

@@ -1,0 +1,179 @@
+//! Several prompts in one completions body: one prefill, transfer and decode for each, and one answer of all.
+//!
+//! A KV object is never for several prompts. The prompts run at the same time, each down its own failure ladder; when one fails
+//! for good, so does the request, and the others are cancelled. The request counts as one among those in flight.
+
+mod merge;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use tokio::time::timeout;
+use tracing::warn;
+use vllm_wire::body::{PlainReason, RequestBody, merged_answer};
+
+use crate::engine::Decoding;
+use crate::error::ApiError;
+use crate::handoff::Claimed;
+use crate::headers::Path;
+use crate::metrics::Outcome;
+use crate::relay::Held;
+use crate::request::{Done, Job, bad_body};
+use crate::targets::Occupied;
+use crate::trail::Trail;
+use merge::merged_stream;
+
+/// Bytes that all prompts' bodies together may repeat of what is not a prompt.
+const MAX_REPEATED: usize = 1 << 20;
+/// Longest answer to one prompt that is not streamed.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// One prompt's answer on its way.
+pub(super) struct Begun {
+    pub(super) decoding: Decoding,
+    pub(super) seat: Occupied,
+    #[expect(dead_code, reason = "held until dropped: then the sidecar is told that the decode leg has ended")]
+    pub(super) claimed: Option<Claimed>,
+}
+
+/// Why there is no answer of all.
+enum Stop {
+    /// An engine finds fault with the request.
+    ClientError(Response<Bytes>),
+    Failed(ApiError),
+}
+
+impl Job<'_> {
+    /// Whether the body has several prompts that may run each by itself.
+    pub(super) fn is_batch(&self) -> bool {
+        let most = usize::try_from(self.shared.config.paths.max_batch_split).unwrap_or(usize::MAX);
+        let prompts = self.body.prompts();
+        self.body.inspected().plain_because == Some(PlainReason::SeveralPrompts)
+            && prompts <= most
+            && self.body.bytes_beside_prompts().saturating_mul(prompts) <= MAX_REPEATED
+    }
+
+    /// Runs every prompt, and makes one answer of theirs.
+    pub(super) async fn batch(&mut self) -> Result<Done, ApiError> {
+        let bodies = self.body.each_prompt().map_err(|error| bad_body(&error))?;
+        let is_stream = self.body.inspected().stream;
+        // Every prompt has its copy now; the memory of the whole is given back.
+        if let Some(first) = bodies.first() {
+            self.body = first.clone();
+        }
+        let mut trails: Vec<Trail> = bodies.iter().map(|_| self.trail.branch(self.shared.ids.next())).collect();
+        let runs = bodies.into_iter().zip(&mut trails).map(|(body, trail)| self.prompt(body, trail, is_stream));
+        let outcome = try_join_all(runs).await;
+        for trail in trails {
+            self.trail.join(trail);
+        }
+        match outcome {
+            Ok(begun) if is_stream => stream_of(begun),
+            Ok(begun) => whole_of(begun).await,
+            Err(Stop::ClientError(answer)) => Ok(Done::ClientError(answer)),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Runs one prompt until its answer has begun or, when it is not streamed, is here.
+    async fn prompt(&self, body: RequestBody, trail: &mut Trail, is_stream: bool) -> Result<Begun, Stop> {
+        let mut job = Job {
+            shared: self.shared,
+            id: trail.id.clone(),
+            label: self.label.clone(),
+            endpoint: self.endpoint,
+            headers: self.headers.clone(),
+            body,
+            wish: self.wish,
+            trail,
+            blamed: Vec::new(),
+            cached: Vec::new(),
+        };
+        job.trail.path = job.planned_path();
+        let (decoding, seat, claimed) = match Box::pin(job.one()).await {
+            Ok(Done::Begun { decoding, seat, claimed }) => (decoding, seat, claimed),
+            Ok(Done::ClientError(answer)) => return Err(Stop::ClientError(answer)),
+            Err(error) => return Err(Stop::Failed(error)),
+        };
+        if is_stream {
+            return Ok(Begun { decoding, seat, claimed });
+        }
+        let Decoding { status, headers, held } = decoding;
+        let body = whole_answer(held, self.shared.config.deadlines.idle).await.map_err(Stop::Failed)?;
+        // The decode leg has ended, and so has its use of the transfer.
+        drop(claimed);
+        let held = Held::unread(Body::from(body));
+        Ok(Begun { decoding: Decoding { status, headers, held }, seat, claimed: None })
+    }
+}
+
+async fn whole_answer(held: Held, deadline: Duration) -> Result<Bytes, ApiError> {
+    let broken = |words: &str| ApiError::new(StatusCode::BAD_GATEWAY, "decode_broken", words, Outcome::Failed);
+    match timeout(deadline, Limited::new(held, MAX_ANSWER).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => {
+            warn!(error = &*error as &dyn std::error::Error, "the answer to a prompt breaks off");
+            Err(broken("the decode engine broke off in the middle of its answer to a prompt"))
+        }
+        Err(_) => {
+            let words = "the decode engine fell silent in the middle of its answer to a prompt";
+            Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "decode_timeout", words, Outcome::Failed))
+        }
+    }
+}
+
+fn no_completion(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    warn!(error, "the answers to several prompts do not go together");
+    let words = "a decode engine answers a prompt with something that is no completion";
+    ApiError::new(StatusCode::BAD_GATEWAY, "decode_answer_invalid", words, Outcome::Failed)
+}
+
+async fn whole_of(begun: Vec<Begun>) -> Result<Done, ApiError> {
+    let mut first = None;
+    let mut answers = Vec::with_capacity(begun.len());
+    for Begun { decoding, seat, .. } in begun {
+        let body = decoding.held.collect().await.map_err(|error| no_completion(&error))?;
+        answers.push(body.to_bytes());
+        first.get_or_insert((decoding.status, decoding.headers, seat));
+    }
+    let body = merged_answer(&answers).map_err(|error| no_completion(&error))?;
+    let (status, mut headers, seat) = first.ok_or_else(|| no_completion(&std::fmt::Error))?;
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let held = Held::unread(Body::from(body));
+    Ok(Done::Begun { decoding: Decoding { status, headers, held }, seat, claimed: None })
+}
+
+fn stream_of(mut begun: Vec<Begun>) -> Result<Done, ApiError> {
+    // What an engine streams, as it says itself; a prompt that was answered in another way cannot be merged.
+    if begun.iter().any(|begun| !begun.decoding.held.is_stream()) {
+        return Err(no_completion(&std::fmt::Error));
+    }
+    let first = begun.first_mut().ok_or_else(|| no_completion(&std::fmt::Error))?;
+    let (status, headers) = (first.decoding.status, std::mem::take(&mut first.decoding.headers));
+    let seat = Occupied::none();
+    let held = Held::events(merged_stream(begun));
+    Ok(Done::Begun { decoding: Decoding { status, headers, held }, seat, claimed: None })
+}
+
+impl Trail {
+    /// The way of one prompt of this request.
+    fn branch(&self, id: String) -> Self {
+        let mut branch = Self::new(id, self.client_id.clone(), self.endpoint);
+        branch.arrived = self.arrived;
+        branch
+    }
+
+    /// A prompt's way becomes part of the request's.
+    fn join(&mut self, branch: Self) {
+        if branch.path == Path::Fallback {
+            self.path = Path::Fallback;
+        }
+        for attempt in branch.tries {
+            self.add(attempt);
+        }
+    }
+}

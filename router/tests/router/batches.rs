@@ -1,0 +1,142 @@
+//! Several prompts in one body: a prefill, a transfer and a decode for each, and one answer.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::engines::{Decodes, Prefills};
+use crate::journal::Event;
+use crate::world::{Setup, World, next};
+
+const BATCH: &str = r#"{ "prompt":["a", [1,2], "c"],"max_tokens":5 , "x":0.10}"#;
+const STREAM: &str = r#"{"prompt":["a","b"],"stream":true,"stream_options":{"include_usage":true}}"#;
+const ANSWER: &str = r#"{"id":"c","choices":[{"index":0,"text":"t"}],"usage":{"prompt_tokens":2,"completion_tokens":3,"prompt_tokens_details":null}}"#;
+const EVENTS: &[&str] = &[
+    "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"text\":\"x\"}]}\n\n",
+    ": keep-alive\n\ndata: {\"id\":\"c\",\"choices\":[{\"index\":0,\"text\":\"y\",\"finish_reason\":\"stop\"}]}\n\n",
+    "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n",
+];
+
+fn prompts(world: &World, decodes: bool) -> Vec<Value> {
+    let bodies = world.journal.bodies(decodes).into_iter();
+    let mut prompts: Vec<Value> =
+        bodies.map(|body| serde_json::from_slice::<Value>(&body).unwrap()["prompt"].clone()).collect();
+    prompts.sort_by_key(ToString::to_string);
+    prompts
+}
+
+#[tokio::test]
+async fn each_prompt_is_split_and_the_answers_come_back_as_one() {
+    let world = World::new(Setup::default()).await;
+    (0..3).for_each(|_| world.decode().next(Decodes::Whole(ANSWER)));
+    let answer = world.complete(BATCH).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-path")), (200, "pd"));
+    let json = answer.json();
+    let indexes: Vec<_> = json["choices"].as_array().unwrap().iter().map(|choice| choice["index"].clone()).collect();
+    assert_eq!(indexes, [0, 1, 2]);
+    assert_eq!(json["usage"], json!({"prompt_tokens": 6, "completion_tokens": 9, "prompt_tokens_details": null}));
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
+    for decodes in [false, true] {
+        assert_eq!(prompts(&world, decodes), [json!("a"), json!("c"), json!([1, 2])]);
+    }
+    let sent = world.journal.bodies(true).into_iter().map(|body| String::from_utf8(body).unwrap());
+    assert!(sent.into_iter().all(|body| body.contains(r#","max_tokens":5 , "x":0.10,"#)));
+    assert_eq!(world.journal.count(|event| matches!(event, Event::Decode { request: None, .. })), 0);
+    world.journal.wait_for("the ends of all transfers", 3, |event| matches!(event, Event::Finished { .. })).await;
+}
+
+#[tokio::test]
+async fn streams_come_back_as_one_with_one_usage_and_one_end() {
+    let world = World::new(Setup::default()).await;
+    (0..2).for_each(|_| world.decode().next(Decodes::Events(EVENTS)));
+    let answer = world.complete(STREAM).await;
+    assert_eq!(answer.header("content-type"), "text/event-stream; charset=utf-8");
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let data: Vec<&str> = text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
+    assert_eq!((data.len(), data[5]), (6, "[DONE]"));
+    let chunks: Vec<Value> = data[..5].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+    for prompt in [0, 1] {
+        let of = chunks.iter().filter(|chunk| chunk["choices"][0]["index"] == prompt);
+        assert_eq!(of.map(|chunk| chunk["choices"][0]["text"].as_str().unwrap()).collect::<String>(), "xy");
+    }
+    assert_eq!(chunks[4]["usage"], json!({"prompt_tokens": 8, "completion_tokens": 4}));
+    world.journal.wait_for("the ends of all transfers", 2, |event| matches!(event, Event::Finished { .. })).await;
+}
+
+#[tokio::test]
+async fn a_stream_of_several_prompts_comes_as_it_is_made() {
+    let world = World::new(Setup::default()).await;
+    let (first, feed_first) = mpsc::channel(2);
+    let (second, feed_second) = mpsc::channel(2);
+    world.decode().next(Decodes::Fed(feed_first));
+    world.decode().next(Decodes::Fed(feed_second));
+    first.send(Bytes::from(EVENTS[0])).await.unwrap();
+    second.send(Bytes::from(EVENTS[0])).await.unwrap();
+    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
+    for _ in 0..2 {
+        assert!(next(answer.body_mut()).await.contains(r#""text":"x""#));
+    }
+    second.send(Bytes::from(EVENTS[1])).await.unwrap();
+    assert!(next(answer.body_mut()).await.contains(r#""text":"y""#), "one goes on while the other is silent");
+    drop(answer);
+    world.journal.wait_for("both cancellations", 2, |event| matches!(event, Event::DecodeCancelled)).await;
+    world.journal.wait_for("the ends of all transfers", 2, |event| matches!(event, Event::Finished { .. })).await;
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn one_prompt_s_failure_is_that_of_all() {
+    let world = World::new(Setup::default()).await;
+    let verdict = r#"{"error":{"message":"too long","type":"BadRequestError","code":400}}"#;
+    world.decode().next(Decodes::Hangs);
+    world.decode().next(Decodes::Status(400, verdict));
+    let answer = world.complete(r#"{"prompt":["a","b"]}"#).await;
+    assert_eq!((answer.status.as_u16(), &*answer.body), (400, verdict.as_bytes()));
+    world.journal.wait_for("the other's cancellation", 1, |event| matches!(event, Event::DecodeCancelled)).await;
+    world.journal.wait_for("the ends of all transfers", 2, |event| matches!(event, Event::Finished { .. })).await;
+
+    let world = World::new(Setup { args: "--max-attempts 1", ..Setup::default() }).await;
+    world.prefill.next(Prefills::Status(500, "{}"));
+    world.prefill.next(Prefills::Hangs);
+    let answer = world.complete(r#"{"prompt":["a","b"]}"#).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "prefill_failed"));
+    world.journal.wait_for("the other's cancellation", 1, |event| matches!(event, Event::PrefillCancelled)).await;
+}
+
+#[tokio::test]
+async fn an_error_in_one_stream_ends_all() {
+    let world = World::new(Setup::default()).await;
+    let (first, feed_first) = mpsc::channel(2);
+    let (second, feed_second) = mpsc::channel(2);
+    world.decode().next(Decodes::Fed(feed_first));
+    world.decode().next(Decodes::Fed(feed_second));
+    first.send(Bytes::from(EVENTS[0])).await.unwrap();
+    second.send(Bytes::from(EVENTS[0])).await.unwrap();
+    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
+    next(answer.body_mut()).await;
+    next(answer.body_mut()).await;
+    first.send(Bytes::from("data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\n")).await.unwrap();
+    assert!(next(answer.body_mut()).await.ends_with("\"code\":500}}\n\ndata: [DONE]\n\n"));
+    world.journal.wait_for("the other's cancellation", 1, |event| matches!(event, Event::DecodeCancelled)).await;
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn answers_that_do_not_go_together_are_an_error() {
+    let world = World::new(Setup::default()).await;
+    world.decode().next(Decodes::Whole(r#"{"id":"c"}"#));
+    let answer = world.complete(r#"{"prompt":["a","b"]}"#).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "decode_answer_invalid"));
+}
+
+#[tokio::test]
+async fn more_prompts_than_may_be_split_go_whole() {
+    let world = World::new(Setup { args: "--max-batch-split 2", ..Setup::default() }).await;
+    assert_eq!(world.complete(r#"{"prompt":["a","b"]}"#).await.header("x-kvgate-path"), "pd");
+    let answer = world.complete(r#"{"prompt":["a","b","c"]}"#).await;
+    assert_eq!((answer.header("x-kvgate-path"), answer.header("x-kvgate-local-because")), ("local", "several_prompts"));
+    let long = format!(r#"{{"prompt":["a","b"],"x":"{}"}}"#, "x".repeat(1 << 20));
+    assert_eq!(world.complete(long).await.header("x-kvgate-path"), "local", "it would be repeated too often");
+}
