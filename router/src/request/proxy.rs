@@ -25,7 +25,7 @@ use crate::headers::{Path, toward_client, write_trail};
 use crate::metrics::Ended;
 use crate::relay::{Held, Holdings, Relay};
 use crate::request::whole::leg_failed;
-use crate::request::{bad_body, cut, is_label, not_ready, read_body, set_id};
+use crate::request::{LONG_BODY, bad_body, cut, is_label, not_ready, read_body, set_id};
 use crate::router::Shared;
 use crate::targets::{Occupied, Side};
 use crate::trail::{Leg, Trail};
@@ -190,8 +190,12 @@ async fn inspected(shared: &Shared, body: Bytes) -> Result<Pieces, ApiError> {
     if body.is_empty() {
         return Ok(Pieces::new());
     }
-    let reading = shared.tasks.spawn_blocking(move || without_params(&body));
-    reading.await.map_err(|_| cut())?.map_err(|error| bad_body(&error))
+    let read = if body.len() < LONG_BODY {
+        without_params(&body)
+    } else {
+        shared.tasks.spawn_blocking(move || without_params(&body)).await.map_err(|_| cut())?
+    };
+    read.map_err(|error| bad_body(&error))
 }
 
 /// An engine that redirects names itself by the address that the router called it by.
