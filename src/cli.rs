@@ -1,8 +1,11 @@
 //! Subcommands and exit codes: 64 for a command line or configuration that cannot work, 1 for anything else that failed.
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use router::config::command_line::{NotUnderstood, Understood, understand};
 use sidecar::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
@@ -41,14 +44,9 @@ fn version() -> &'static str {
 
 /// Parses, runs, and says in one line what went wrong.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-            // The terminal that asked may be gone; there is nobody left to tell.
-            drop(error.print());
-            return code;
-        }
+    let (cli, understood) = match parse() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
     };
     if let Some(pid) = cli.end_with_parent
         && !parent::end_with(pid)
@@ -56,11 +54,50 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let log_filter = logging::start(&cli.logging);
+    for note in &understood.notes {
+        tracing::warn!(note, "check the configuration");
+    }
+    if let (Some(text), Command::Router(args)) = (&understood.print, &cli.command) {
+        return print(text, args);
+    }
     match run(cli.command, log_filter) {
         Ok(code) => code,
         Err((error, code)) => {
             tracing::error!(error = format!("{error:#}"), "kvgate ends with an error");
             ExitCode::from(code)
+        }
+    }
+}
+
+/// The command line with its configuration file, or the code to end with: what is wrong has been said.
+fn parse() -> Result<(Cli, Understood), ExitCode> {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let understood = understand(Cli::command(), &line, std::env::vars_os().map(|(name, _)| name));
+    let error = match understood {
+        Ok(understood) => match Cli::from_arg_matches(&understood.matches) {
+            Ok(cli) => return Ok((cli, understood)),
+            Err(error) => error,
+        },
+        Err(NotUnderstood::Flags(error)) => error,
+        Err(error @ (NotUnderstood::Peer(_) | NotUnderstood::File { .. })) => {
+            let words = format!("{:#}", anyhow::Error::from(error));
+            Cli::command().error(clap::error::ErrorKind::InvalidValue, words)
+        }
+    };
+    let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+    // The terminal that asked may be gone; there is nobody left to tell.
+    drop(error.print());
+    Err(code)
+}
+
+/// `--print-config`, once the configuration has been checked.
+fn print(text: &str, args: &router::config::Args) -> ExitCode {
+    let checked = args.check().map_err(anyhow::Error::from);
+    match checked.and_then(|_| Ok(std::io::stdout().write_all(text.as_bytes())?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "kvgate ends with an error");
+            ExitCode::from(USAGE)
         }
     }
 }

@@ -3,6 +3,7 @@
 //! One module per group of flags: its `…Args` (what clap reads) and the checked values of the same name.
 
 pub mod choice;
+pub mod command_line;
 pub mod deadlines;
 pub mod failure;
 pub mod limits;
@@ -56,13 +57,22 @@ pub enum ConfigError {
     #[error("{0} is named twice; every --prefill and --decode engine must be another one")]
     Repeated(http::Uri),
     /// The token file cannot be used.
-    #[error("read the sidecars' token from {path}", path = path.display())]
+    #[error("read the token from {path}", path = path.display())]
     Token {
         /// The file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: TokenError,
+    },
+    /// The file of API keys cannot be used.
+    #[error("read the API keys from {path}", path = path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: crate::keys::KeysError,
     },
 }
 

@@ -13,6 +13,7 @@
 //! | [`router`] | the router as a library: listener and upstream are given |
 //! | [`upstream`] | how engines and sidecars are reached |
 //! | [`faults`] | injected faults of controls and tests |
+//! | `serving`, `guard`, [`keys`] | connections; who may ask what; clients' API keys |
 //! | `http` | routes |
 //! | `models` | one list of the engines' models |
 //! | `request` | one client request: read, admitted, split or whole |
@@ -33,9 +34,11 @@ pub mod config;
 mod engine;
 mod error;
 pub mod faults;
+mod guard;
 mod handoff;
 mod headers;
 mod http;
+pub mod keys;
 mod ladder;
 mod metrics;
 mod models;
@@ -44,6 +47,7 @@ mod relay;
 mod request;
 pub mod router;
 pub mod run;
+mod serving;
 mod sidecar;
 mod sse;
 mod stall;

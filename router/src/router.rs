@@ -13,9 +13,11 @@ use tracing::{debug, info, warn};
 use crate::admission::{Admission, Limits};
 use crate::config::{Gate, RouterConfig};
 use crate::engine::Engines;
+use crate::guard::{Door, Guard};
 use crate::handoff::Handoffs;
 use crate::ladder::RetryBudget;
 use crate::metrics::{Metrics, Sources};
+use crate::serving::{self, Front, Terms};
 use crate::sidecar::Sidecars;
 use crate::stall::NoStall;
 use crate::targets::{Board, PodId, Side, Watched};
@@ -95,13 +97,17 @@ impl Router {
                 (PodId { side, index }, url.engine.clone(), gated.then(|| url.sidecar.clone()))
             })
         });
-        let (board, watched) = Board::new(pods.collect(), config.targets.ranks_per_pod);
+        let (board, watched) = Board::new(pods.collect(), |side| match side {
+            Side::Prefill => config.targets.prefill_ranks,
+            Side::Decode => config.targets.decode_ranks,
+        });
         let board = Arc::new(board);
         let admission = Arc::new(Admission::new(Limits {
             in_flight: config.limits.max_in_flight,
             queue: config.limits.max_queue,
             queue_deadline: config.deadlines.queue,
             body_bytes: config.limits.max_bodies_bytes,
+            rate: config.limits.rate,
         }));
         let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_authorization.clone());
         let (tasks, watchers) = (TaskTracker::new(), CancellationToken::new());
@@ -133,40 +139,57 @@ impl Router {
         Self { shared: Arc::new(shared), watchers }
     }
 
+    /// Serves operators, and them alone, on another listener until the end of [`Self::serve`].
+    pub fn serve_operators<L: axum::serve::Listener>(&self, listener: L)
+    where
+        L::Addr: std::fmt::Debug,
+    {
+        self.shared.tasks.spawn(front(&self.shared, listener, Door::Operators, self.watchers.clone()));
+    }
+
     /// Serves until `stop`, then drains: no new requests, `/readyz` fails, requests in flight may end within the drain timeout.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve<L>(self, listener: L, stop: CancellationToken) -> std::io::Result<Ended>
+    pub async fn serve<L>(self, listener: L, stop: CancellationToken) -> Ended
     where
         L: axum::serve::Listener,
         L::Addr: std::fmt::Debug,
     {
         let (shared, close) = (self.shared, CancellationToken::new());
-        let listener = NoStall::new(listener, shared.config.deadlines.client);
-        let server = axum::serve(listener, crate::http::routes(Arc::clone(&shared)))
-            .with_graceful_shutdown(close.clone().cancelled_owned());
-        let mut server = std::pin::pin!(server.into_future());
+        let mut server = std::pin::pin!(front(&shared, listener, Door::Clients, close.clone()));
         let ended = {
             let drained = drain(&shared, &stop);
             tokio::select! {
-                served = &mut server => { served?; Ended::Drained }
+                () = &mut server => Ended::Drained,
                 ended = drained => ended,
             }
         };
         close.cancel();
         // A connection that does not close in time is left to the end of the process.
-        match timeout(LAST_WORDS, server).await {
-            Ok(served) => served?,
-            Err(_) => debug!("connections are left open"),
+        if timeout(LAST_WORDS, server).await.is_err() {
+            debug!("connections are left open");
         }
         self.watchers.cancel();
         shared.tasks.close();
         if timeout(LAST_WORDS, shared.tasks.wait()).await.is_err() {
             warn!(tasks = shared.tasks.len(), "notices to sidecars are given up; claims and leases will lapse");
         }
-        Ok(ended)
+        ended
     }
+}
+
+fn front<L>(
+    shared: &Arc<Shared>,
+    listener: L,
+    door: Door,
+    close: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let listener = NoStall::new(listener, shared.config.deadlines.client);
+    let guard = Arc::new(Guard::new(&shared.config, door));
+    let front = Front { guard, routes: crate::http::routes(Arc::clone(shared)) };
+    serving::serve(listener, front, Terms::from(&shared.config.listen), close)
 }
 
 async fn drain(shared: &Shared, stop: &CancellationToken) -> Ended {

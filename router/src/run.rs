@@ -75,7 +75,8 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
     info!(
         prefill = config.targets.prefill.len(),
         decode = config.targets.decode.len(),
-        ranks_per_pod = config.targets.ranks_per_pod,
+        prefill_ranks = config.targets.prefill_ranks,
+        decode_ranks = config.targets.decode_ranks,
         gate = if matches!(config.choice.gate, Gate::Stage) { "stage" } else { "direct" },
         pairing = ?config.choice.pairing,
         token = config.targets.sidecar_authorization.is_some(),

@@ -162,10 +162,11 @@ pub(crate) type Watched = (Arc<Pod>, watch::Sender<PodView>);
 
 impl Board {
     /// All pods, none of them ready.
-    pub(crate) fn new(pods: Vec<(PodId, Uri, Option<Uri>)>, ranks: u16) -> (Self, Vec<Watched>) {
+    pub(crate) fn new(pods: Vec<(PodId, Uri, Option<Uri>)>, ranks: impl Fn(Side) -> u16) -> (Self, Vec<Watched>) {
         let mut board = Vec::new();
         let mut watched = Vec::new();
         for (id, engine, sidecar) in pods {
+            let ranks = ranks(id.side);
             let seats = (0..ranks).map(|_| Arc::default()).collect();
             let (tx, rx) = watch::channel(unknown(ranks, "unknown", "nothing heard of it yet"));
             let pod = Arc::new(Pod { id, engine, sidecar, seats });

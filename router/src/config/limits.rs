@@ -1,9 +1,14 @@
 //! How much at once.
 
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use clap::Args;
 use vllm_wire::body::MAX_BODY;
 
 use super::{ConfigError, range};
+use crate::keys::{Keys, KeysError, Rate};
 
 /// Flags of the bounds.
 #[derive(Clone, Debug, Args)]
@@ -11,6 +16,18 @@ pub struct LimitArgs {
     /// Requests worked on at once.
     #[arg(long, env = "KVGATE_MAX_IN_FLIGHT", value_name = "N", default_value_t = 1024)]
     pub max_in_flight: u32,
+
+    /// Requests taken per second over all keys, as a token bucket; more are answered 429. No limit unless given.
+    #[arg(long, env = "KVGATE_RATE_LIMIT_REQUESTS_PER_SECOND", value_name = "N")]
+    pub rate_limit_requests_per_second: Option<NonZeroU32>,
+
+    /// Requests that may come at once after a quiet time, when a rate is given; one second's worth unless given.
+    #[arg(long, env = "KVGATE_RATE_LIMIT_BURST", value_name = "N")]
+    pub rate_limit_burst: Option<NonZeroU32>,
+
+    /// File with the clients' API keys, a line each: `sha256:HEX [name=…] [rate=N] [burst=N] [concurrency=N] [priority=N] [admin]`.
+    #[arg(long, env = "KVGATE_API_KEYS_FILE", value_name = "FILE")]
+    pub api_keys_file: Option<PathBuf>,
 
     /// Requests waiting beyond those; more are answered 429.
     #[arg(long, env = "KVGATE_MAX_QUEUE", value_name = "N", default_value_t = 1024)]
@@ -31,6 +48,8 @@ pub struct LimitArgs {
 pub struct Limits {
     pub max_in_flight: u32,
     pub max_queue: u32,
+    pub rate: Option<Rate>,
+    pub keys: Option<Arc<Keys>>,
     pub max_body_bytes: u32,
     pub max_bodies_bytes: u64,
 }
@@ -45,11 +64,21 @@ impl LimitArgs {
             "--max-bodies-bytes",
             "at least --max-body-bytes",
         )?;
+        let burst = self.rate_limit_burst;
+        let rate = self.rate_limit_requests_per_second;
+        range(burst.is_none() || rate.is_some(), "--rate-limit-burst", "given with --rate-limit-requests-per-second")?;
         Ok(Limits {
+            rate: rate.map(|rate| Rate { per_second: rate, burst: burst.unwrap_or(rate) }),
+            keys: self.api_keys_file.as_deref().map(read_keys).transpose()?.map(Arc::new),
             max_in_flight: self.max_in_flight,
             max_queue: self.max_queue,
             max_body_bytes: self.max_body_bytes,
             max_bodies_bytes: self.max_bodies_bytes,
         })
     }
+}
+
+fn read_keys(path: &Path) -> Result<Keys, ConfigError> {
+    let read = || Ok(std::fs::read_to_string(path)?.parse::<Keys>()?);
+    read().map_err(|source: KeysError| ConfigError::Keys { path: path.to_owned(), source })
 }

@@ -1,10 +1,13 @@
 //! Which pods there are.
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{ArgAction, Args};
 
-use super::{ConfigError, PodUrl, TokenError, range};
+use super::{ConfigError, PodUrl, PodUrlError, range};
 
 /// Ranks that one `--prefill` or `--decode` URL may stand for; far above any pod that exists.
 const MAX_RANKS_PER_POD: u16 = 1024;
@@ -17,16 +20,34 @@ pub struct TargetArgs {
     pub pd_disaggregation: bool,
 
     /// A prefill engine, repeatable; its sidecar is http://HOST:7700 of the same host unless `,sidecar=URL` follows.
-    #[arg(long, env = "KVGATE_PREFILL", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', required = true)]
-    pub prefill: Vec<PodUrl>,
+    ///
+    /// A bootstrap port after the URL, as vllm-router takes it, has no effect: NIXL needs none.
+    #[arg(long, env = "KVGATE_PREFILL", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', num_args = 1..)]
+    pub prefill: Vec<PrefillUrl>,
 
     /// A decode engine, repeatable; its sidecar is http://HOST:7700 of the same host unless `,sidecar=URL` follows.
-    #[arg(long, env = "KVGATE_DECODE", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', required = true)]
+    #[arg(long, env = "KVGATE_DECODE", value_name = "URL[,sidecar=URL]", value_delimiter = ' ')]
     pub decode: Vec<PodUrl>,
 
     /// DP ranks behind each URL: URL@0 … URL@N-1.
     #[arg(long, env = "KVGATE_INTRA_NODE_DATA_PARALLEL_SIZE", value_name = "N", default_value_t = 1)]
     pub intra_node_data_parallel_size: u16,
+
+    /// DP ranks behind each --prefill URL, where the sides differ.
+    #[arg(long, env = "KVGATE_PREFILL_DATA_PARALLEL_SIZE", value_name = "N")]
+    pub prefill_data_parallel_size: Option<u16>,
+
+    /// DP ranks behind each --decode URL, where the sides differ.
+    #[arg(long, env = "KVGATE_DECODE_DATA_PARALLEL_SIZE", value_name = "N")]
+    pub decode_data_parallel_size: Option<u16>,
+
+    /// File with the API key that the engines want; without it each client's own Authorization goes to them.
+    #[arg(long, env = "KVGATE_ENGINE_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key")]
+    pub engine_api_key_file: Option<PathBuf>,
+
+    /// The engines' API key itself, which everybody on the machine can read here: better --engine-api-key-file.
+    #[arg(long, env = "KVGATE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub api_key: Option<Secret>,
 
     /// File with the bearer token of the sidecars.
     #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
@@ -39,17 +60,28 @@ pub struct TargetArgs {
 pub struct Targets {
     pub prefill: Vec<PodUrl>,
     pub decode: Vec<PodUrl>,
-    pub ranks_per_pod: u16,
+    pub prefill_ranks: u16,
+    pub decode_ranks: u16,
+    pub engine_authorization: Option<http::HeaderValue>,
     pub sidecar_authorization: Option<http::HeaderValue>,
 }
 
 impl TargetArgs {
     pub(super) fn check(&self) -> Result<Targets, ConfigError> {
         let ranks = self.intra_node_data_parallel_size;
-        range((1..=MAX_RANKS_PER_POD).contains(&ranks), "--intra-node-data-parallel-size", "between 1 and 1024")?;
-        range(!self.prefill.is_empty(), "--prefill", "given at least once")?;
+        let prefill_ranks = self.prefill_data_parallel_size.unwrap_or(ranks);
+        let decode_ranks = self.decode_data_parallel_size.unwrap_or(ranks);
+        for (flag, ranks) in [
+            ("--intra-node-data-parallel-size", ranks),
+            ("--prefill-data-parallel-size", prefill_ranks),
+            ("--decode-data-parallel-size", decode_ranks),
+        ] {
+            range((1..=MAX_RANKS_PER_POD).contains(&ranks), flag, "between 1 and 1024")?;
+        }
+        let prefill: Vec<PodUrl> = self.prefill.iter().filter_map(PrefillUrl::pod).cloned().collect();
+        range(!prefill.is_empty(), "--prefill", "given at least once")?;
         range(!self.decode.is_empty(), "--decode", "given at least once")?;
-        for pods in [&self.prefill, &self.decode] {
+        for pods in [&prefill, &self.decode] {
             for (n, pod) in pods.iter().enumerate() {
                 if pods.iter().take(n).any(|other| other.engine == pod.engine) {
                     return Err(ConfigError::Repeated(pod.engine.clone()));
@@ -57,23 +89,86 @@ impl TargetArgs {
             }
         }
         Ok(Targets {
-            prefill: self.prefill.clone(),
+            prefill,
             decode: self.decode.clone(),
-            ranks_per_pod: ranks,
-            sidecar_authorization: self.token_file.as_ref().map(read_token).transpose()?,
+            prefill_ranks,
+            decode_ranks,
+            engine_authorization: self.engine_key()?,
+            sidecar_authorization: self.token_file.as_deref().map(read_token).transpose()?,
         })
     }
 }
 
-fn read_token(path: &PathBuf) -> Result<http::HeaderValue, ConfigError> {
-    let read = || -> Result<http::HeaderValue, TokenError> {
-        let text = std::fs::read_to_string(path)?;
-        let token = text.trim();
-        // An empty token would make a header that no sidecar accepts; a newline stands for "not a token" in the parser below.
-        let token = if token.is_empty() { "\n" } else { token };
-        let mut value = http::HeaderValue::from_str(&format!("Bearer {token}"))?;
-        value.set_sensitive(true);
-        Ok(value)
-    };
-    read().map_err(|source| ConfigError::Token { path: path.clone(), source })
+impl TargetArgs {
+    fn engine_key(&self) -> Result<Option<http::HeaderValue>, ConfigError> {
+        if let Some(path) = &self.engine_api_key_file {
+            return read_token(path).map(Some);
+        }
+        let Some(Secret(key)) = &self.api_key else { return Ok(None) };
+        let key =
+            bearer(key).map_err(|_| ConfigError::Range { flag: "--api-key", wanted: "visible ASCII characters" })?;
+        Ok(Some(key))
+    }
+}
+
+/// A file's one line as `Bearer …`.
+pub(crate) fn read_token(path: &Path) -> Result<http::HeaderValue, ConfigError> {
+    let read = || Ok(bearer(&std::fs::read_to_string(path)?)?);
+    read().map_err(|source| ConfigError::Token { path: path.to_owned(), source })
+}
+
+fn bearer(token: &str) -> Result<http::HeaderValue, http::header::InvalidHeaderValue> {
+    let token = token.trim();
+    // An empty token would make a header that nobody accepts; a newline stands for "not a token" in the parser below.
+    let token = if token.is_empty() { "\n" } else { token };
+    let mut value = http::HeaderValue::from_str(&format!("Bearer {token}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A value that is never shown.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// One value of `--prefill`: a pod, or the bootstrap port that `vllm-router` takes after one.
+#[derive(Clone, Debug)]
+pub enum PrefillUrl {
+    /// A pod.
+    Pod(PodUrl),
+    /// A port, or `none`; without effect.
+    BootstrapPort,
+}
+
+impl PrefillUrl {
+    fn pod(&self) -> Option<&PodUrl> {
+        match self {
+            Self::Pod(pod) => Some(pod),
+            Self::BootstrapPort => None,
+        }
+    }
+}
+
+impl FromStr for PrefillUrl {
+    type Err = PodUrlError;
+
+    fn from_str(text: &str) -> Result<Self, PodUrlError> {
+        if text.eq_ignore_ascii_case("none") || text.parse::<u16>().is_ok() {
+            return Ok(Self::BootstrapPort);
+        }
+        text.parse().map(Self::Pod)
+    }
 }

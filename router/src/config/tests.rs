@@ -25,7 +25,7 @@ fn the_command_line_of_the_reference_deployment_is_understood() {
     assert_eq!(config.targets.prefill[0].engine, "http://10.2.1.187:8000/");
     assert_eq!(config.targets.prefill[0].sidecar, "http://10.2.1.187:7700/");
     assert_eq!(config.targets.decode[0].sidecar, "http://10.2.1.133:7700/");
-    assert_eq!(config.targets.ranks_per_pod, 8);
+    assert_eq!((config.targets.prefill_ranks, config.targets.decode_ranks), (8, 8));
     assert!(matches!(config.choice.gate, Gate::Stage));
     assert_eq!(config.choice.pairing, Pairing::Same);
     assert_eq!(config.deadlines.kv_lease, Duration::from_secs(30));

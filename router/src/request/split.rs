@@ -304,7 +304,7 @@ impl Job<'_> {
         self.trail.landed(receipt.transfer.clone());
         receipt.params = self.with_tokens(receipt.params, &answer);
         let aim = if faults.wrong_rank() {
-            neighbour(decode, self.shared.config.targets.ranks_per_pod)
+            neighbour(decode, self.shared.config.targets.decode_ranks)
         } else {
             decode.clone()
         };

@@ -8,7 +8,7 @@ use crate::targets::{Board, Side};
 
 fn target(index: usize, rank: u16) -> Target {
     let pod = |index| (PodId { side: Side::Decode, index }, http::Uri::from_static("http://d/"), None);
-    let (board, _watched) = Board::new(vec![pod(0), pod(1)], 4);
+    let (board, _watched) = Board::new(vec![pod(0), pod(1)], |_| 4);
     let found = board.ranks(Side::Decode).into_iter().map(|candidate| candidate.target);
     found.into_iter().find(|target| target.pod.id.index == index && target.local == LocalRank(rank)).unwrap()
 }

@@ -1,0 +1,37 @@
+//! The effective configuration as a TOML file, which read back gives the same configuration.
+
+use clap::{Arg, ArgAction, ArgMatches};
+use toml::Value;
+
+/// Flags whose value is a secret itself, not the name of a file that holds it.
+const SECRETS: [&str; 1] = ["api-key"];
+
+pub(super) fn toml(flags: &[Arg], matches: &ArgMatches) -> String {
+    flags.iter().filter_map(|flag| line(flag, matches)).collect()
+}
+
+fn line(flag: &Arg, matches: &ArgMatches) -> Option<String> {
+    let long = flag.get_long()?;
+    let values = matches.get_raw(flag.get_id().as_str())?;
+    let key = long.replace('-', "_");
+    if SECRETS.contains(&long) {
+        return Some(format!("# {key} is set, and not shown\n"));
+    }
+    let mut values: Vec<Value> = values.map(|value| typed(&value.to_string_lossy())).collect();
+    let value = match flag.get_action() {
+        ArgAction::Append => Value::Array(values),
+        _ => values.pop()?,
+    };
+    Some(format!("{key} = {value}\n"))
+}
+
+/// Numbers and booleans as such, as an operator would write them.
+fn typed(text: &str) -> Value {
+    let number = text.parse::<i64>().ok().filter(|number| number.to_string() == text);
+    match (text, number) {
+        ("true", _) => Value::Boolean(true),
+        ("false", _) => Value::Boolean(false),
+        (_, Some(number)) => Value::Integer(number),
+        (text, None) => Value::String(text.to_owned()),
+    }
+}

@@ -1,0 +1,161 @@
+//! Every flag of `vllm-router` 0.1.17 and what kvgate makes of it. `docs/from-vllm-router.md` shows this table.
+
+use super::PeerFlag;
+
+/// What becomes of a flag.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::config::command_line) enum Verdict {
+    /// Taken; ours has the same name.
+    Same,
+    /// Taken as another name of ours.
+    Renamed { ours: &'static str },
+    /// Taken; the value times so much is ours.
+    Scaled { ours: &'static str, by: u64 },
+    /// Taken; each value has a word of ours.
+    Worded { ours: &'static str, words: &'static [(&'static str, &'static str)] },
+    /// A switch that stands for a value of ours.
+    Sets { ours: &'static str, value: &'static str },
+    /// Taken with this value, which is how kvgate works anyway; refused with others.
+    Only { value: &'static str },
+    /// Refused: the words say why, and what serves instead.
+    Refused,
+}
+
+impl Verdict {
+    /// The flag of ours that it is taken as, where that has another name.
+    pub(in crate::config::command_line) fn ours(self) -> Option<&'static str> {
+        match self {
+            Self::Renamed { ours }
+            | Self::Scaled { ours, .. }
+            | Self::Worded { ours, .. }
+            | Self::Sets { ours, .. } => Some(ours),
+            Self::Same | Self::Only { .. } | Self::Refused => None,
+        }
+    }
+}
+
+const fn same(flag: &'static str, words: &'static str) -> PeerFlag {
+    PeerFlag { flag, verdict: Verdict::Same, words }
+}
+
+const fn renamed(flag: &'static str, ours: &'static str, words: &'static str) -> PeerFlag {
+    PeerFlag { flag, verdict: Verdict::Renamed { ours }, words }
+}
+
+const fn seconds(flag: &'static str, ours: &'static str, words: &'static str) -> PeerFlag {
+    PeerFlag { flag, verdict: Verdict::Scaled { ours, by: 1000 }, words }
+}
+
+const fn refused(flag: &'static str, words: &'static str) -> PeerFlag {
+    PeerFlag { flag, verdict: Verdict::Refused, words }
+}
+
+const LEVELS: &[(&str, &str)] =
+    &[("debug", "debug"), ("info", "info"), ("warning", "warn"), ("error", "error"), ("critical", "error")];
+
+const POLICIES: &str = "the rank with the least work is chosen, under --rank-pairing same over the pair";
+const KV_AWARE: &str = "there is no kv_aware policy";
+const SELECTORS: &str = "the router asks no Kubernetes API: name the pods with --prefill and --decode";
+const EVENTS: &str =
+    "the sidecars say within a second when a rank is lost, so there is no threshold or interval to set";
+const BACKOFF: &str = "a retry goes to another rank at once; --max-attempts bounds it";
+const BREAKER: &str = "a rank is left out as soon as its sidecar or a failed attempt says so; there is nothing to tune";
+const WASM: &str = "no code runs inside the router; put a proxy before it";
+const PROGRAMS: &str = "there is no program-level scheduling";
+const STARTUP: &str = "the router starts at once and lists in /readyz what it waits for";
+
+/// The table, in the order of `vllm-router --help`.
+pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
+    same("host", "the same default, 127.0.0.1"),
+    same("port", "the default is 10001, not 30000"),
+    refused("worker-urls", "kvgate always splits prefill and decode: name the engines with --prefill and --decode"),
+    refused("enable-program-scheduling", PROGRAMS),
+    refused("program-scheduling-config-json", PROGRAMS),
+    refused("policy", POLICIES),
+    refused("prefill-policy", POLICIES),
+    refused("decode-policy", POLICIES),
+    refused("router-temperature", KV_AWARE),
+    refused("kv-penalty-host", KV_AWARE),
+    refused("kv-penalty-external", KV_AWARE),
+    refused("kv-penalty-disk", KV_AWARE),
+    refused("kv-aware-session-affinity-ttl-secs", KV_AWARE),
+    refused("kv-event-source", KV_AWARE),
+    refused("kv-event-replay-source", KV_AWARE),
+    refused("kv-event-block-size", KV_AWARE),
+    refused("kv-event-model", KV_AWARE),
+    refused("pd-kv-events", KV_AWARE),
+    refused("mini-lb", "there is one router, and it is the one for production"),
+    renamed("vllm-pd-disaggregation", "pd-disaggregation", "the only mode there is"),
+    same(
+        "prefill",
+        "a bootstrap port after the URL is taken and has no effect: NIXL needs none; a sidecar is named as URL,sidecar=URL",
+    ),
+    same("decode", "a sidecar is named as URL,sidecar=URL"),
+    refused("worker-startup-timeout-secs", STARTUP),
+    refused("worker-startup-check-interval", STARTUP),
+    refused("cache-threshold", KV_AWARE),
+    refused("balance-abs-threshold", KV_AWARE),
+    refused("balance-rel-threshold", KV_AWARE),
+    refused("eviction-interval-secs", KV_AWARE),
+    refused("max-tree-size", KV_AWARE),
+    renamed("max-payload-size", "max-body-bytes", "the default is 16 MiB, not 512 MiB; larger bodies are answered 413"),
+    refused("wasm-middleware", WASM),
+    refused("wasm-middleware-sha256", WASM),
+    refused("wasm-middleware-route", WASM),
+    same(
+        "intra-node-data-parallel-size",
+        "--prefill-data-parallel-size and --decode-data-parallel-size where the sides differ",
+    ),
+    refused("enable-igw", "one router serves one model; run one for each"),
+    same("api-key", "sent to the engines instead of the client's; --engine-api-key-file keeps it off the command line"),
+    refused("log-dir", "logs go to standard error only; let the container runtime keep them"),
+    PeerFlag {
+        flag: "log-level",
+        verdict: Verdict::Worded { ours: "log", words: LEVELS },
+        words: "warning is warn and critical is error there; --log also takes filters such as info,router=debug",
+    },
+    refused("service-discovery", SELECTORS),
+    refused("selector", SELECTORS),
+    refused("service-discovery-port", SELECTORS),
+    refused("service-discovery-namespace", SELECTORS),
+    refused("prefill-selector", SELECTORS),
+    refused("decode-selector", SELECTORS),
+    refused("vllm-discovery-address", "engines do not register with kvgate: name them with --prefill and --decode"),
+    PeerFlag { flag: "kv-connector", verdict: Verdict::Only { value: "nixl" }, words: "nixl is the only connector" },
+    renamed("prometheus-port", "admin-port", "no such listener unless given; the client port has /metrics too"),
+    renamed("prometheus-host", "admin-host", "the same default, 127.0.0.1"),
+    refused("request-id-headers", "X-Request-Id is read and answered; there is no list"),
+    refused(
+        "request-timeout-secs",
+        "no limit on the whole of a request: --prefill-deadline-ms, --transfer-deadline-ms and --decode-deadline-ms (its longest silence) bound the parts",
+    ),
+    renamed("retry-max-retries", "max-attempts", "both count the first try; the default is 4, not 5"),
+    refused("retry-initial-backoff-ms", BACKOFF),
+    refused("retry-max-backoff-ms", BACKOFF),
+    refused("retry-backoff-multiplier", BACKOFF),
+    refused("retry-jitter-factor", BACKOFF),
+    PeerFlag {
+        flag: "disable-retries",
+        verdict: Verdict::Sets { ours: "max-attempts", value: "1" },
+        words: "one attempt",
+    },
+    refused("cb-failure-threshold", BREAKER),
+    refused("cb-success-threshold", BREAKER),
+    refused("cb-timeout-duration-secs", BREAKER),
+    refused("cb-window-duration-secs", BREAKER),
+    refused("disable-circuit-breaker", BREAKER),
+    refused("health-failure-threshold", EVENTS),
+    refused("health-success-threshold", EVENTS),
+    refused("health-check-timeout-secs", EVENTS),
+    refused("health-check-interval-secs", EVENTS),
+    refused("health-check-endpoint", EVENTS),
+    renamed("max-concurrent-requests", "max-in-flight", "the default is 1024, not 32768"),
+    renamed("queue-size", "max-queue", "the default is 1024, not 100"),
+    seconds("queue-timeout-secs", "queue-deadline-ms", "seconds become milliseconds; the default is 30 s, not 60 s"),
+    renamed(
+        "rate-limit-tokens-per-second",
+        "rate-limit-requests-per-second",
+        "a token there is a request; no limit unless given, and --rate-limit-burst is the bucket's size",
+    ),
+    refused("cors-allowed-origins", "browsers are not served directly; put a proxy before it"),
+];
