@@ -94,8 +94,14 @@ impl From<Refused> for ApiError {
             Refused::Full => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Refused::Late => (StatusCode::TOO_MANY_REQUESTS, "queue_timeout"),
             Refused::NoMemory => (StatusCode::TOO_MANY_REQUESTS, "memory_full"),
+            Refused::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Refused::KeyBusy => (StatusCode::TOO_MANY_REQUESTS, "concurrency_limit"),
             Refused::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };
-        Self::new(status, code, refused.to_string(), Outcome::Rejected)
+        let mut error = Self::new(status, code, refused.to_string(), Outcome::Rejected);
+        if let Refused::TooFast(seconds) = refused {
+            error.retry_after = seconds;
+        }
+        error
     }
 }

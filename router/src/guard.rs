@@ -76,18 +76,28 @@ impl Guard {
             Asked::Figures => self.door == Door::Operators || (self.operators.is_none() && self.keys.is_none()),
             Asked::Inside | Asked::Work => false,
         };
-        if open { Ok(()) } else { Err(unauthorized("this path is for operators: ask with the admin token, or on the admin port")) }
+        if open {
+            Ok(())
+        } else {
+            Err(unauthorized("this path is for operators: ask with the admin token, or on the admin port"))
+        }
     }
 
     fn admit_work(&self, request: &mut Request<Body>) -> Result<(), ApiError> {
         if self.door == Door::Operators {
-            return Err(ApiError::client(StatusCode::NOT_FOUND, "not_found", "the admin port takes no work for engines"));
+            return Err(ApiError::client(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "the admin port takes no work for engines",
+            ));
         }
         let headers = request.headers();
-        let asked = headers.get(PRIORITY).map(|value| priority(value)).transpose()?;
+        let asked = headers.get(PRIORITY).map(priority).transpose()?;
         let key = match &self.keys {
             None => None,
-            Some(keys) => Some(Arc::clone(keys.find(headers).ok_or_else(|| unauthorized("a valid API key is needed"))?)),
+            Some(keys) => {
+                Some(Arc::clone(keys.find(headers).ok_or_else(|| unauthorized("a valid API key is needed"))?))
+            }
         };
         let most = key.as_ref().map_or(MOST_URGENT, |key| key.priority);
         let usual = key.as_ref().map_or(0, |key| key.priority);

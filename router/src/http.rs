@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::Router as Routes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Json};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use vllm_wire::body::Endpoint;
 
 use crate::choice::{Avoid, Terms, Wish};
 use crate::error::ApiError;
+use crate::guard::Operator;
 use crate::metrics::MEDIA_TYPE;
 use crate::models;
 use crate::request;
@@ -56,31 +57,39 @@ async fn version(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 /// 200 when at least one pair can take a request; the body lists every target and, for operators, why it is not ready.
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+async fn ready(State(shared): State<Arc<Shared>>, operator: Option<Extension<Operator>>) -> Response {
     let avoid = Avoid::default();
     let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, turn: 0 };
     let draining = shared.admission.is_draining();
     let ready = !draining && terms.pair(&shared.board).is_some();
     let sides = [Side::Prefill, Side::Decode];
-    let targets: Vec<Value> = sides.into_iter().flat_map(|side| shared.board.ranks(side)).map(shown).collect();
+    let targets: Vec<Value> = sides
+        .into_iter()
+        .flat_map(|side| shared.board.ranks(side))
+        .map(|rank| shown(rank, operator.is_some()))
+        .collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "ready": ready, "draining": draining, "inside": shared.admission.inside(), "targets": targets });
     (status, Json(body)).into_response()
 }
 
-fn shown(candidate: Candidate) -> Value {
+/// Addresses and reasons, which may hold some, are for operators.
+fn shown(candidate: Candidate, operator: bool) -> Value {
     let Candidate { target, view, occupied } = candidate;
-    json!({
+    let mut rank = json!({
         "target": target.id().to_string(),
-        "engine": format!("{}@{}", target.pod.engine, target.local),
         "dp_rank": target.rank.0,
         "ready": view.ready,
         "state": view.state,
-        "reasons": view.reasons,
         "in_flight": occupied,
         "running": view.running,
         "waiting": view.waiting,
-    })
+    });
+    if operator && let Some(rank) = rank.as_object_mut() {
+        rank.insert("engine".to_owned(), format!("{}@{}", target.pod.engine, target.local).into());
+        rank.insert("reasons".to_owned(), view.reasons.into());
+    }
+    rank
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

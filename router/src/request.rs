@@ -20,7 +20,7 @@ use tracing::{Instrument, debug, info_span};
 use vllm_wire::body::{Endpoint, PlainReason, RequestBody};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
-use crate::admission::{Reserved, Running};
+use crate::admission::{Caller, Reserved, Running};
 use crate::choice::{Avoid, Terms, Wish};
 use crate::config::Gate;
 use crate::engine::{Call, Decoding};
@@ -135,7 +135,7 @@ async fn answer(
     request: Request<Body>,
     ended: &mut Ended,
 ) -> Result<(Done, Running), ApiError> {
-    let place = shared.admission.enter()?;
+    let place = shared.admission.enter(request.extensions().get().unwrap_or(&Caller::default()))?;
     shared.retries.request();
     let (head, body) = request.into_parts();
     let wish = wish(shared, &head.headers)?;

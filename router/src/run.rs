@@ -1,16 +1,18 @@
 //! One router process from its command line to its end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener, ListenerExt as _};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use crate::config::listen::Listen;
 use crate::config::{Args, ConfigError, Gate};
 use crate::router::{Parts, Router};
 use crate::upstream::Pooled;
@@ -22,7 +24,7 @@ pub enum RunError {
     #[error("check the command line")]
     Config(#[from] ConfigError),
     /// The address cannot be bound.
-    #[error("listen on {host}:{port} (--host, --port)")]
+    #[error("listen on {host}:{port} (--host and --port, or --admin-host and --admin-port)")]
     Listen {
         /// The host, as given.
         host: String,
@@ -41,9 +43,6 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// The listener failed.
-    #[error("serve")]
-    Serve(#[source] io::Error),
 }
 
 impl RunError {
@@ -51,7 +50,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 64,
-            Self::Listen { .. } | Self::PortsFile { .. } | Self::Serve(_) => 1,
+            Self::Listen { .. } | Self::PortsFile { .. } => 1,
         }
     }
 }
@@ -68,10 +67,15 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
     if let Some(sidecar) = config.shared_sidecar() {
         warn!(%sidecar, "one sidecar stands for several pods, whose states will be mixed up: name each pod's with URL,sidecar=URL");
     }
-    let crate::config::listen::Listen { host, port, ports_file, .. } = config.listen.clone();
-    let listen = |source| RunError::Listen { host: host.clone(), port, source };
-    let listener = TcpListener::bind((host.as_str(), port)).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    if config.limits.keys.is_none() && !config.listen.is_loopback() {
+        warn!(host = config.listen.host, "whoever reaches the port may use the engines: see --api-keys-file");
+    }
+    let Listen { host, port, ports_file, admin_host, admin_port, .. } = config.listen.clone();
+    let (listener, address) = bind(&host, port).await?;
+    let operators = match admin_port {
+        Some(port) => Some(bind(&admin_host, port).await?),
+        None => None,
+    };
     info!(
         prefill = config.targets.prefill.len(),
         decode = config.targets.decode.len(),
@@ -82,28 +86,41 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
         token = config.targets.sidecar_authorization.is_some(),
         "starting"
     );
+    let id_prefix = Uuid::new_v4().simple().to_string();
+    let parts = Parts { upstream: Arc::new(Pooled::tcp(config.deadlines.connect)), git_sha, id_prefix };
+    let router = Router::start(config, parts);
+    let admin = operators.map(|(listener, address)| {
+        info!(http = %address, "operators are served");
+        router.serve_operators(listener);
+        address.port()
+    });
+    if let Some(path) = &ports_file {
+        write_ports(path, address.port(), admin)
+            .map_err(|source| RunError::PortsFile { path: path.clone(), source })?;
+    }
+    info!(http = %address, "listening");
+    let ended = router.serve(listener, stop).await;
+    info!(ended = ?ended, "ended");
+    Ok(())
+}
+
+async fn bind(host: &str, port: u16) -> Result<(impl Listener<Addr = SocketAddr>, SocketAddr), RunError> {
+    let failed = |source| RunError::Listen { host: host.to_owned(), port, source };
+    let listener = TcpListener::bind((host.trim_matches(['[', ']']), port)).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     // Events must not wait for an acknowledgement of the ones before.
     let listener = listener.tap_io(|socket| {
         if let Err(refused) = socket.set_nodelay(true) {
             debug!(error = &refused as &dyn std::error::Error, "TCP_NODELAY was refused");
         }
     });
-    let id_prefix = Uuid::new_v4().simple().to_string();
-    let parts = Parts { upstream: Arc::new(Pooled::tcp(config.deadlines.connect)), git_sha, id_prefix };
-    let router = Router::start(config, parts);
-    if let Some(path) = &ports_file {
-        write_ports(path, address.port()).map_err(|source| RunError::PortsFile { path: path.clone(), source })?;
-    }
-    info!(http = %address, "listening");
-    let ended = router.serve(listener, stop).await.map_err(RunError::Serve)?;
-    info!(ended = ?ended, "ended");
-    Ok(())
+    Ok((listener, address))
 }
 
 /// Whoever waits for the file sees it whole: it is written aside and renamed.
-fn write_ports(path: &Path, http: u16) -> io::Result<()> {
+fn write_ports(path: &Path, http: u16, admin: Option<u16>) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
-    std::fs::write(&aside, json!({ "http": http, "side_channel": [] }).to_string())?;
+    std::fs::write(&aside, json!({ "http": http, "admin": admin, "side_channel": [] }).to_string())?;
     std::fs::rename(&aside, path)
 }

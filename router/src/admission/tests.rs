@@ -38,7 +38,7 @@ async fn draining_lets_nobody_in_and_ends_with_the_last_request() {
     assert_eq!(door.enter(&Caller::default()).unwrap_err(), Refused::Draining);
     {
         let mut empty = std::pin::pin!(door.empty());
-        assert!(tokio::time::timeout(Duration::from_secs(60), &mut empty).await.is_err());
+        assert!(timeout(Duration::from_secs(60), &mut empty).await.is_err());
         assert_eq!(door.inside(), 1, "also while somebody waits for the last one");
         drop(running);
         empty.await;
@@ -51,12 +51,17 @@ fn urgent(priority: u8) -> Caller {
 }
 
 /// Waits in the background; sends its name when it is let in.
-fn wait(door: &Arc<Admission>, place: Place, name: u32, order: &tokio::sync::mpsc::Sender<u32>) -> tokio::task::JoinHandle<()> {
+fn wait(
+    door: &Arc<Admission>,
+    place: Place,
+    name: u32,
+    order: &tokio::sync::mpsc::Sender<u32>,
+) -> tokio::task::JoinHandle<()> {
     let (door, order) = (Arc::clone(door), order.clone());
     TaskTracker::new().spawn(async move {
         let running = door.start(place).await;
         if running.is_ok() {
-            drop(order.send(name).await);
+            order.send(name).await.unwrap();
         }
     })
 }

@@ -79,6 +79,6 @@ impl LimitArgs {
 }
 
 fn read_keys(path: &Path) -> Result<Keys, ConfigError> {
-    let read = || Ok(std::fs::read_to_string(path)?.parse::<Keys>()?);
-    read().map_err(|source: KeysError| ConfigError::Keys { path: path.to_owned(), source })
+    let text = std::fs::read_to_string(path).map_err(KeysError::from);
+    text.and_then(|text| text.parse()).map_err(|source| ConfigError::Keys { path: path.to_owned(), source })
 }

@@ -26,6 +26,8 @@ pub(super) enum Phase {
 }
 
 /// The notes on one connection.
+///
+/// A part of a head that came with the request before it is not seen as one: such a connection is closed as an idle one.
 #[derive(Debug)]
 pub(super) struct Seen {
     opened: Instant,

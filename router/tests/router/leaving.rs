@@ -89,7 +89,7 @@ async fn stopping_fails_readiness_refuses_work_and_lets_a_stream_end() {
     tx.send(Bytes::from("data: 2\n\n")).await.unwrap();
     drop(tx);
     assert_eq!(&*whole(answer).await.body, b"data: 2\n\n", "the stream came to its end");
-    assert_eq!(world.served.take().unwrap().await.unwrap().unwrap(), Ended::Drained);
+    assert_eq!(world.served.take().unwrap().await.unwrap(), Ended::Drained);
     assert_eq!(world.journal.count(|event| matches!(event, Event::DecodeCancelled)), 0);
     assert!(world.journal.count(|event| matches!(event, Event::Finished { .. })) >= 1, "sidecars have been told");
 }
@@ -103,7 +103,7 @@ async fn a_stream_that_outlasts_the_drain_timeout_is_cut() {
     let mut answer = world.open("/v1/completions", STREAM, &[]).await;
     assert_eq!(next(answer.body_mut()).await, "data: 1\n\n");
     world.stop.cancel();
-    assert_eq!(world.served.take().unwrap().await.unwrap().unwrap(), Ended::Cut);
+    assert_eq!(world.served.take().unwrap().await.unwrap(), Ended::Cut);
     let last = next(answer.body_mut()).await;
     assert!(last.contains("shutting_down"), "the client reads that the answer broke off: {last}");
     let rest = tokio::time::timeout(Duration::from_secs(5), answer.body_mut().frame()).await.unwrap();

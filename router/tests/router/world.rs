@@ -77,7 +77,9 @@ pub(crate) struct World {
     pub(crate) router: SocketAddr,
     prefill_engine: SocketAddr,
     pub(crate) stop: CancellationToken,
-    pub(crate) served: Option<JoinHandle<std::io::Result<Ended>>>,
+    pub(crate) served: Option<JoinHandle<Ended>>,
+    /// The key that comes with every request.
+    pub(crate) bearer: Option<&'static str>,
     client: Client<HttpConnector, Full<Bytes>>,
     tasks: TaskTracker,
 }
@@ -161,6 +163,7 @@ impl World {
             prefill_engine: p,
             stop,
             served: Some(served),
+            bearer: None,
             client: Client::builder(TokioExecutor::new()).build_http(),
             tasks,
         }
@@ -205,7 +208,8 @@ impl World {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        let request = Request::get(format!("http://{}{path}", self.router)).body(Full::default()).unwrap();
+        let request =
+            self.with_key(Request::get(format!("http://{}{path}", self.router))).body(Full::default()).unwrap();
         whole(self.client.request(request).await.unwrap().map(Body::new)).await
     }
 
@@ -229,13 +233,20 @@ impl World {
         self.request(path, body.into(), headers).await.unwrap()
     }
 
+    fn with_key(&self, request: http::request::Builder) -> http::request::Builder {
+        match self.bearer {
+            Some(key) => request.header("authorization", format!("Bearer {key}")),
+            None => request,
+        }
+    }
+
     fn request(
         &self,
         path: &str,
         body: Bytes,
         headers: &[(&str, &str)],
     ) -> impl Future<Output = Result<Response<Body>, hyper_util::client::legacy::Error>> + Send + 'static {
-        let mut request = Request::post(format!("http://{}{path}", self.router));
+        let mut request = self.with_key(Request::post(format!("http://{}{path}", self.router)));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

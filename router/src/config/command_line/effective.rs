@@ -18,10 +18,7 @@ fn line(flag: &Arg, matches: &ArgMatches) -> Option<String> {
         return Some(format!("# {key} is set, and not shown\n"));
     }
     let mut values: Vec<Value> = values.map(|value| typed(&value.to_string_lossy())).collect();
-    let value = match flag.get_action() {
-        ArgAction::Append => Value::Array(values),
-        _ => values.pop()?,
-    };
+    let value = if matches!(flag.get_action(), ArgAction::Append) { Value::Array(values) } else { values.pop()? };
     Some(format!("{key} = {value}\n"))
 }
 

@@ -58,7 +58,6 @@ const KV_AWARE: &str = "there is no kv_aware policy";
 const SELECTORS: &str = "the router asks no Kubernetes API: name the pods with --prefill and --decode";
 const EVENTS: &str =
     "the sidecars say within a second when a rank is lost, so there is no threshold or interval to set";
-const BACKOFF: &str = "a retry goes to another rank at once; --max-attempts bounds it";
 const BREAKER: &str = "a rank is left out as soon as its sidecar or a failed attempt says so; there is nothing to tune";
 const WASM: &str = "no code runs inside the router; put a proxy before it";
 const PROGRAMS: &str = "there is no program-level scheduling";
@@ -125,15 +124,16 @@ pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
     renamed("prometheus-port", "admin-port", "no such listener unless given; the client port has /metrics too"),
     renamed("prometheus-host", "admin-host", "the same default, 127.0.0.1"),
     refused("request-id-headers", "X-Request-Id is read and answered; there is no list"),
-    refused(
+    seconds(
         "request-timeout-secs",
-        "no limit on the whole of a request: --prefill-deadline-ms, --transfer-deadline-ms and --decode-deadline-ms (its longest silence) bound the parts",
+        "request-deadline-ms",
+        "seconds become milliseconds; it ends with the first byte of the answer, and a stream may go on as long as D is not silent for --idle-deadline-ms",
     ),
     renamed("retry-max-retries", "max-attempts", "both count the first try; the default is 4, not 5"),
-    refused("retry-initial-backoff-ms", BACKOFF),
-    refused("retry-max-backoff-ms", BACKOFF),
-    refused("retry-backoff-multiplier", BACKOFF),
-    refused("retry-jitter-factor", BACKOFF),
+    same("retry-initial-backoff-ms", "the same default, 50 ms"),
+    same("retry-max-backoff-ms", "the default is 2 s, not 30 s"),
+    same("retry-backoff-multiplier", "the same default, 1.5"),
+    same("retry-jitter-factor", "the same default, 0.2"),
     PeerFlag {
         flag: "disable-retries",
         verdict: Verdict::Sets { ours: "max-attempts", value: "1" },
