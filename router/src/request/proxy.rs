@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use vllm_wire::body::{Pieces, without_params};
 use vllm_wire::headers::REQUEST_ID;
 
-use crate::admission::Running;
+use crate::admission::{Caller, Running};
 use crate::choice::{Avoid, Terms, Wish};
 use crate::config::paths::UnknownPaths;
 use crate::engine::Proxied;
@@ -84,7 +84,7 @@ type Answered = (Response<Body>, (Running, Occupied));
 
 async fn answer(shared: &Shared, request: Request<Body>, ended: &mut Ended) -> Result<Answered, ApiError> {
     check(shared, &request)?;
-    let place = shared.admission.enter()?;
+    let place = shared.admission.enter(request.extensions().get().unwrap_or(&Caller::default()))?;
     shared.retries.request();
     let (head, body) = request.into_parts();
     ended.trail.begin(Leg::Body);
