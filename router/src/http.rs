@@ -13,15 +13,15 @@ use vllm_wire::body::Endpoint;
 
 use crate::choice::{Avoid, Terms, Wish};
 use crate::error::ApiError;
-use crate::guard::Operator;
+use crate::guard::{Door, Operator};
 use crate::metrics::MEDIA_TYPE;
 use crate::models;
 use crate::request;
 use crate::router::Shared;
 use crate::targets::{Candidate, Side};
 
-/// All routes.
-pub(crate) fn routes(shared: Arc<Shared>) -> Routes {
+/// All routes of one door; its guard stands before them.
+pub(crate) fn routes(shared: Arc<Shared>, door: Door) -> Routes {
     Routes::new()
         .route(Endpoint::Completions.path(), served(Endpoint::Completions))
         .route(Endpoint::Chat.path(), served(Endpoint::Chat))
@@ -33,7 +33,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Routes {
         .route("/livez", get(|| async { "alive" }))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
-        .merge(crate::records::routes(false))
+        .merge(crate::records::routes(door == Door::Operators))
         .fallback(proxied)
         .method_not_allowed_fallback(async || {
             let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");

@@ -188,7 +188,7 @@ where
 {
     let listener = NoStall::new(listener, shared.config.deadlines.client);
     let guard = Arc::new(Guard::new(&shared.config, door));
-    let front = Front { guard, routes: crate::http::routes(Arc::clone(shared)) };
+    let front = Front { guard, routes: crate::http::routes(Arc::clone(shared), door) };
     serving::serve(listener, front, Terms::from(&shared.config.listen), close)
 }
 

@@ -15,6 +15,7 @@ use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use super::targets::PrefillUrl;
 pub use file::FileError;
 pub use peer::Refusal;
 
@@ -80,7 +81,8 @@ pub fn understand(
     let matches = command.try_get_matches_from(&line)?;
     let router = router_matches(&matches).unwrap_or(&matches);
     let print = router.get_flag(PRINT).then(|| effective::toml(&flags, router));
-    let notes = environment::notes(&flags, environment);
+    let mut notes = environment::notes(&flags, environment);
+    notes.extend(bootstrap_ports(router));
     Ok(Understood { notes, print, matches })
 }
 
@@ -135,6 +137,12 @@ fn settable(command: &Command) -> impl Iterator<Item = Arg> {
 fn stands(matches: &ArgMatches, flag: &Arg) -> bool {
     let source = matches.value_source(flag.get_id().as_str());
     matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+fn bootstrap_ports(router: &ArgMatches) -> Option<String> {
+    let mut given = router.try_get_many::<PrefillUrl>("prefill").ok().flatten()?;
+    let port = given.any(|value| matches!(value, PrefillUrl::BootstrapPort));
+    port.then(|| "a bootstrap port after --prefill URL has no effect: NIXL needs none".to_owned())
 }
 
 /// The name that is least unlike it, if any is like it at all.

@@ -198,3 +198,38 @@ async fn a_priority_that_is_no_number_is_refused() {
     let answer = world.post("/v1/completions", BODY, &[("x-kvgate-priority", "9")]).await;
     assert_eq!(answer.status.as_u16(), 200);
 }
+
+#[tokio::test]
+async fn operators_have_a_port_that_takes_no_work() {
+    let file = keys(&[("ann-key", "")]);
+    let mut world = World::new(with(&format!("--api-keys-file {}", file.path().display()))).await;
+    world.bearer = Some("ann-key");
+    assert_eq!(world.complete(BODY).await.status.as_u16(), 200);
+    world.bearer = None;
+    let record = async |world: &World| world.get_from(world.operators, "/v1/requests").await.json();
+    while record(&world).await["requests"].as_array().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(record(&world).await.to_string().contains("127.0.0.1"), "operators see addresses");
+    for path in ["/metrics", "/v1/requests", "/livez"] {
+        assert_eq!(world.get_from(world.operators, path).await.status.as_u16(), 200, "{path}");
+    }
+    let ready = world.get_from(world.operators, "/readyz").await.json();
+    assert!(ready.to_string().contains("127.0.0.1"), "{ready}");
+    let answer = world.get_from(world.operators, "/v1/models").await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn engines_get_the_clients_key_unless_they_have_one_of_their_own() {
+    for (args, seen) in [("", "Bearer mine"), ("--api-key theirs", "Bearer theirs")] {
+        let world = World::new(with(args)).await;
+        let answer = world.post("/v1/completions", BODY, &[("authorization", "Bearer mine")]).await;
+        assert_eq!(answer.status.as_u16(), 200);
+        for event in world.journal.events() {
+            if let Event::Prefill { headers, .. } | Event::Decode { headers, .. } = event {
+                assert_eq!(headers["authorization"], seen);
+            }
+        }
+    }
+}

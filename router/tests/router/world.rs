@@ -75,6 +75,8 @@ pub(crate) struct World {
     prefill_sidecar_task: JoinHandle<()>,
     decode_sidecar_tasks: Vec<JoinHandle<()>>,
     pub(crate) router: SocketAddr,
+    /// The operators' port.
+    pub(crate) operators: SocketAddr,
     prefill_engine: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) served: Option<JoinHandle<Ended>>,
@@ -150,6 +152,9 @@ impl World {
         let upstream = Arc::new(Pooled::tcp(config.deadlines.connect));
         let parts = Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned() };
         let (router, stop) = (Router::start(config, parts), CancellationToken::new());
+        let for_operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let operators = for_operators.local_addr().unwrap();
+        router.serve_operators(for_operators);
         let served = tasks.spawn(router.serve(listener, stop.clone()));
         Self {
             journal,
@@ -160,6 +165,7 @@ impl World {
             prefill_sidecar_task,
             decode_sidecar_tasks,
             router: address,
+            operators,
             prefill_engine: p,
             stop,
             served: Some(served),
@@ -208,8 +214,11 @@ impl World {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        let request =
-            self.with_key(Request::get(format!("http://{}{path}", self.router))).body(Full::default()).unwrap();
+        self.get_from(self.router, path).await
+    }
+
+    pub(crate) async fn get_from(&self, address: SocketAddr, path: &str) -> Answer {
+        let request = self.with_key(Request::get(format!("http://{address}{path}"))).body(Full::default()).unwrap();
         whole(self.client.request(request).await.unwrap().map(Body::new)).await
     }
 

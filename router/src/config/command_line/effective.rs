@@ -24,11 +24,11 @@ fn line(flag: &Arg, matches: &ArgMatches) -> Option<String> {
 
 /// Numbers and booleans as such, as an operator would write them.
 fn typed(text: &str) -> Value {
-    let number = text.parse::<i64>().ok().filter(|number| number.to_string() == text);
-    match (text, number) {
-        ("true", _) => Value::Boolean(true),
-        ("false", _) => Value::Boolean(false),
-        (_, Some(number)) => Value::Integer(number),
-        (text, None) => Value::String(text.to_owned()),
-    }
+    let integer = text.parse().map(Value::Integer).ok();
+    let boolean = || text.parse().map(Value::Boolean).ok();
+    let float = || text.parse().map(Value::Float).ok();
+    // Only what is written as it was read: 007 and 1e3 stay strings.
+    let same = |value: &Value| value.to_string() == text;
+    let typed = integer.or_else(boolean).or_else(float).filter(same);
+    typed.unwrap_or_else(|| Value::String(text.to_owned()))
 }

@@ -72,6 +72,9 @@ fn the_command_line_of_the_reference_deployment_is_understood() {
 
 #[test]
 fn a_command_line_of_the_peer_is_understood() {
+    let ports = understood("router --prefill http://a:1 8998 --decode http://d:2").unwrap();
+    assert!(ports.notes[0].contains("NIXL needs none"), "{:?}", ports.notes);
+    assert!(understood(&format!("router {PODS}")).unwrap().notes.is_empty());
     let (program, config) = program(
         "router --vllm-pd-disaggregation --prefill http://a:1 8998 --prefill http://b:1 none --prefill http://c:1 \
          --decode http://d:2 --decode http://e:2 --max-concurrent-requests 7 --queue-size 0 --queue-timeout-secs 5 \
@@ -195,12 +198,17 @@ fn the_printed_configuration_reads_back_as_itself_and_holds_no_secret() {
     let token = file("s3cret");
     let text = format!(
         "router {PODS} --prefill http://b:1,sidecar=http://c:7 --kv-lease 500ms --gate direct --max-queue 3 \
-         --allow-rank-headers --token-file {} --api-key s3cret --fault delay-decode=5",
+         --allow-rank-headers --retry-jitter-factor 0.5 --token-file {} --api-key s3cret --fault delay-decode=5",
         token.path().display()
     );
     let printed = understood(&format!("{text} --print-config")).unwrap().print.unwrap();
     assert!(!printed.contains("s3cret") && printed.contains("api_key is set"), "{printed}");
-    assert!(printed.contains("max_queue = 3\n") && printed.contains("allow_rank_headers = true\n"), "{printed}");
+    assert!(
+        printed.contains("max_queue = 3\n")
+            && printed.contains("allow_rank_headers = true\n")
+            && printed.contains("jitter_factor = 0.5\n"),
+        "{printed}"
+    );
     let file = file(&printed);
     let again = format!("router --config {}", file.path().display());
     let printed_again = understood(&format!("{again} --api-key s3cret --print-config")).unwrap().print.unwrap();
