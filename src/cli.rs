@@ -9,7 +9,7 @@ use router::config::command_line::{NotUnderstood, Understood, understand};
 use sidecar::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, logging, parent, stop};
+use crate::{demo, files, logging, parent, stop};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -111,10 +111,13 @@ fn run(command: Command, log_filter: LogFilter) -> Result<ExitCode, (anyhow::Err
                 let code = error.exit_code();
                 (error.into(), code)
             })?,
-            Command::Router(args) => router::run(*args, GIT_SHA, stop).await.map_err(|error| {
-                let code = error.exit_code();
-                (error.into(), code)
-            })?,
+            Command::Router(args) => {
+                files::allow_many();
+                router::run(*args, GIT_SHA, stop).await.map_err(|error| {
+                    let code = error.exit_code();
+                    (error.into(), code)
+                })?;
+            }
             Command::Sim(args) => sim::run(*args, stop).await.map_err(|error| {
                 let code = error.exit_code();
                 (error.into(), code)

@@ -2,6 +2,7 @@
 
 mod cli;
 mod demo;
+mod files;
 mod logging;
 mod parent;
 mod stop;

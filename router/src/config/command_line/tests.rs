@@ -123,6 +123,10 @@ fn every_flag_of_the_peer_is_in_the_table_and_in_the_document() {
                 "--{flag}: no flag --{ours} of ours"
             );
         }
+        let refused = matches!(line.verdict, Verdict::Refused);
+        let declared =
+            command.get_arguments().find(|arg| arg.get_long() == Some(flag)).is_some_and(|arg| !peer::is_foreign(arg));
+        assert!(!(refused && declared), "--{flag} is a flag of ours: the table must not say that it is refused");
         let takes_none = matches!(line.verdict, Verdict::Sets { .. });
         assert!(!takes_none || *values == "none", "--{flag} takes a value there");
         let row = row(line);
