@@ -9,7 +9,7 @@ use router::config::command_line::{NotUnderstood, Understood, understand};
 use sidecar::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, files, logging, parent, stop};
+use crate::{demo, doctor, files, logging, parent, stop};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -36,6 +36,8 @@ enum Command {
     Sim(Box<sim::config::Args>),
     /// The whole path on this machine: two pods, two sidecars, a router; checks every text
     Demo(demo::Args),
+    /// What breaks prefill/decode in this pod, each line with its fix; exits with 2 when a line says fail
+    Doctor(Box<doctor::Args>),
 }
 
 fn version() -> &'static str {
@@ -123,6 +125,7 @@ fn run(command: Command, log_filter: LogFilter) -> Result<ExitCode, (anyhow::Err
                 (error.into(), code)
             })?,
             Command::Demo(args) => return demo::run(&args, stop).await.map_err(|error| (error, 1)),
+            Command::Doctor(args) => return doctor::run(&args, stop).await.map_err(|error| (error, USAGE)),
         }
         Ok(ExitCode::SUCCESS)
     })

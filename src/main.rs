@@ -1,7 +1,9 @@
 //! The kvgate binary: one program, one subcommand per process of a deployment.
 
+mod ask;
 mod cli;
 mod demo;
+mod doctor;
 mod files;
 mod logging;
 mod parent;

@@ -8,6 +8,7 @@
 //! | [`bindings`] | types and the function table as bindgen reads them from `include/nixl_capi.h` (checked in) |
 //! | [`api`] | [`Api`]: the loaded library |
 //! | [`load`] | where the library is looked for, and every way in which that fails |
+//! | [`machine`] | what the transports need of this machine: CMA, plugins that open, a CUDA driver |
 //! | [`status`] | [`RawStatus`] and its only readers |
 //! | [`testing`] | the gate of tests that need the real library |
 //! | [`ucx`] | what the UCX below NIXL says of this machine |
@@ -33,6 +34,7 @@ pub mod api;
 )]
 pub mod bindings;
 pub mod load;
+pub mod machine;
 pub mod status;
 pub mod testing;
 pub mod ucx;

@@ -375,6 +375,8 @@ pub struct RankSnapshot {
     pub engine_id: Option<EngineId>,
     /// The engine's version.
     pub engine_version: Option<String>,
+    /// The engine's compatibility hash: P and D must have the same.
+    pub compatibility_hash: Option<String>,
     /// The virtual prefill engine's id (decode role).
     pub virtual_engine_id: Option<EngineId>,
     /// Where the virtual engine listens (decode role).

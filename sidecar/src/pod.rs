@@ -487,6 +487,7 @@ fn unknown_rank(config: &PodConfig, local_rank: LocalRank) -> RankSnapshot {
         reasons,
         engine_id: None,
         engine_version: None,
+        compatibility_hash: None,
         virtual_engine_id: None,
         side_channel: None,
         layout: None,

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod demo;
+mod doctor;
 mod exit_codes;
 mod idle_cpu;
 mod log_level;

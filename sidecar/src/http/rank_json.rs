@@ -17,6 +17,8 @@ pub(super) struct RankJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     engine_version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    compatibility_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     virtual_engine_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     side_channel: Option<String>,
@@ -71,6 +73,7 @@ impl From<&RankSnapshot> for RankJson {
             reasons: rank.reasons.clone(),
             engine_id: rank.engine_id.as_ref().map(|id| id.as_str().to_owned()),
             engine_version: rank.engine_version.clone(),
+            compatibility_hash: rank.compatibility_hash.clone(),
             virtual_engine_id: rank.virtual_engine_id.as_ref().map(|id| id.as_str().to_owned()),
             side_channel: rank.side_channel.as_ref().map(ToString::to_string),
             layout: rank.layout.as_deref().map(LayoutJson::from),

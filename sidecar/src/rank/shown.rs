@@ -65,6 +65,7 @@ impl Rank {
             state,
             reasons,
             engine_id: identity.map(|identity| identity.engine.clone()),
+            compatibility_hash: identity.map(|identity| identity.hash.clone()),
             engine_version: self.engine.view.version_text.clone(),
             virtual_engine_id: self.stage.as_ref().map(|stage| stage.id().clone()),
             side_channel: self.own.desk.as_ref().map(|(endpoint, _)| endpoint.clone()),

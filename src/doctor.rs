@@ -1,0 +1,158 @@
+//! `kvgate doctor`: what breaks prefill/decode in real pods, each line with its fix. Run it in the sidecar's container: it reads the same
+//! `KVGATE_…` variables.
+//!
+//! | module | looks at |
+//! |---|---|
+//! | `host` | the kernel's word: `/dev/shm`, memlock, huge pages, RDMA, GPU files, clock source |
+//! | `cma` | whether processes may read one another, by trying |
+//! | `nixl`, `tls` | NIXL, plugins, UCX, GPUs and `UCX_TLS`, as `probe` found them in a process of its own |
+//! | `engine`, `hosts`, `ports` | this pod's engine, what it tells others, the ports that a sidecar needs |
+//! | `pods` | two sidecars compared |
+//! | `line`, `print` | one line, and all of them |
+//!
+//! Exit code: 0 without a `fail` (warnings are in the report), 2 with one, 64 for a command line that cannot work.
+
+mod child;
+mod cma;
+mod engine;
+mod host;
+mod hosts;
+mod line;
+mod nixl;
+mod pods;
+mod ports;
+mod print;
+mod probe;
+mod tls;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use side_channel::Endpoint;
+use sidecar::config::RoleArg;
+use tokio_util::sync::CancellationToken;
+
+use crate::ask::{Asker, token_of};
+use line::{Line, Status};
+
+/// Exit code when a line says `fail`.
+const FAILED: u8 = 2;
+/// For each HTTP question.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// vLLM's own default for the side channel of rank 0.
+const VLLM_SIDE_CHANNEL_PORT: u16 = 5600;
+
+/// `kvgate doctor`'s arguments; those of the sidecar have its names and variables.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What the pod's engine does; some checks differ
+    #[arg(long, env = "KVGATE_ROLE", value_enum)]
+    role: Option<RoleArg>,
+    /// The pod's engine
+    #[arg(long, env = "KVGATE_ENGINE", value_name = "URL")]
+    engine: Option<String>,
+    /// The engine's side channel: the port is that of global rank 0 [default: the engine's host, port 5600]
+    #[arg(long, env = "KVGATE_ENGINE_SIDE_CHANNEL", value_name = "HOST:PORT_BASE")]
+    engine_side_channel: Option<Endpoint>,
+    /// Data-parallel ranks in this pod
+    #[arg(long, env = "KVGATE_DATA_PARALLEL_SIZE", value_name = "N", default_value_t = 1)]
+    data_parallel_size: u16,
+    /// The global number of this pod's first rank
+    #[arg(long, env = "KVGATE_RANK_OFFSET", value_name = "R", default_value_t = 0)]
+    rank_offset: u16,
+    /// Where the sidecar's HTTP API listens, or would
+    #[arg(long, env = "KVGATE_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7700")]
+    listen: SocketAddr,
+    /// Where the sidecar's virtual prefill engines listen, or would
+    #[arg(long, env = "KVGATE_SIDE_CHANNEL_LISTEN", value_name = "HOST:PORT_BASE", default_value = "127.0.0.1:7800")]
+    side_channel_listen: Endpoint,
+    /// The host by which the decode engine reaches the sidecar
+    #[arg(long, env = "KVGATE_ADVERTISE_HOST", value_name = "HOST", default_value = "127.0.0.1")]
+    advertise_host: String,
+    /// The NIXL C library, or the folder that holds it, instead of searching for one
+    #[arg(long, env = "KVGATE_NIXL_LIBRARY", value_name = "PATH")]
+    nixl_library: Option<PathBuf>,
+    /// A file with the sidecars' bearer token
+    #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A sidecar to ask; give two, of a prefill and a decode pod, to have them compared
+    #[arg(long = "sidecar", value_name = "URL")]
+    sidecars: Vec<String>,
+    /// Write the report as JSON
+    #[arg(long)]
+    json: bool,
+    /// Play one part of a check, in a process of its own
+    #[arg(long, value_enum, hide = true)]
+    probe: Option<probe::Part>,
+    /// What the reader reads
+    #[arg(long, hide = true, value_name = "PID:ADDRESS")]
+    probe_of: Option<String>,
+}
+
+/// Looks at everything and reports.
+///
+/// # Errors
+/// When the command line cannot work.
+pub(crate) async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
+    if let Some(part) = args.probe {
+        // It waits for NIXL and for streams: not on a thread of the runtime.
+        let (library, of) = (args.nixl_library.clone(), args.probe_of.clone());
+        let played = tokio::task::spawn_blocking(move || probe::run(part, library.as_deref(), of.as_deref()));
+        return Ok(played.await?);
+    }
+    let token = args.token_file.as_deref().map(token_of).transpose()?;
+    let asker = Asker::new(token, PATIENCE);
+    let lines = tokio::select! {
+        lines = examine(args, &asker, Path::new("/")) => lines,
+        () = stop.cancelled() => return Ok(ExitCode::FAILURE),
+    };
+    print::report(&lines, args.json);
+    let failed = line::worst(&lines) == Status::Fail;
+    Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// Every check, in the order in which a person reads them. `root` is where `/proc` and the like are.
+async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
+    let side_channel = engine_side_channel(args);
+    let engine_host = side_channel.as_ref().map(|endpoint| endpoint.host.as_str());
+    let wanted = ports::Wanted {
+        http: args.listen,
+        side_channel: (args.role != Some(RoleArg::Prefill)).then(|| args.side_channel_listen.clone()),
+        ranks: args.data_parallel_size,
+    };
+    // What waits for others runs side by side; the probes of this machine do not, so as not to disturb each other.
+    let of_machine = async {
+        let probed = nixl::probe(args.nixl_library.as_deref()).await;
+        (probed, cma::line(root).await)
+    };
+    let ((probed, cma), engine, engine_ranks, host, ports, pods) = tokio::join!(
+        of_machine,
+        engine::lines(asker, args.engine.as_deref()),
+        engine::side_channel(side_channel.as_ref(), args.rank_offset, args.data_parallel_size),
+        hosts::line(args.role, engine_host, &args.advertise_host),
+        ports::lines(root, asker, &wanted),
+        pods::lines(asker, &args.sidecars),
+    );
+    let mut lines = nixl::lines(&probed, &nixl::Settings::of_this_process());
+    lines.push(cma);
+    let machine = host::lines(root);
+    let gpu_files = machine.iter().any(|line| line.check == "gpu-devices" && line.status == Status::Ok);
+    lines.extend(machine);
+    lines.extend(nixl::gpu_lines(&probed, gpu_files));
+    lines.extend(engine);
+    lines.extend([engine_ranks, engine::policy(root), host]);
+    lines.extend(ports);
+    lines.extend(pods);
+    lines
+}
+
+fn engine_side_channel(args: &Args) -> Option<Endpoint> {
+    let of_engine = || {
+        let engine: http::Uri = args.engine.as_ref()?.parse().ok()?;
+        Some(Endpoint::new(engine.host()?.trim_matches(['[', ']']), VLLM_SIDE_CHANNEL_PORT))
+    };
+    args.engine_side_channel.clone().or_else(of_engine)
+}
