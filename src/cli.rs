@@ -9,7 +9,7 @@ use router::config::command_line::{NotUnderstood, Understood, understand};
 use sidecar::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, doctor, files, logging, parent, stop};
+use crate::{demo, doctor, files, logging, parent, stop, top};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -38,6 +38,8 @@ enum Command {
     Demo(demo::Args),
     /// What breaks prefill/decode in this pod, each line with its fix; exits with 2 when a line says fail
     Doctor(Box<doctor::Args>),
+    /// A sidecar or a router in a terminal, as it is now; --once --json for scripts
+    Top(top::Args),
 }
 
 fn version() -> &'static str {
@@ -126,6 +128,7 @@ fn run(command: Command, log_filter: LogFilter) -> Result<ExitCode, (anyhow::Err
             })?,
             Command::Demo(args) => return demo::run(&args, stop).await.map_err(|error| (error, 1)),
             Command::Doctor(args) => return doctor::run(&args, stop).await.map_err(|error| (error, USAGE)),
+            Command::Top(args) => return top::run(&args, stop).await.map_err(|error| (error, 1)),
         }
         Ok(ExitCode::SUCCESS)
     })

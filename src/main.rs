@@ -8,6 +8,7 @@ mod files;
 mod logging;
 mod parent;
 mod stop;
+mod top;
 
 use std::process::ExitCode;
 

@@ -14,8 +14,16 @@ fn refused(args: &str, code: i32, words: &[&str]) {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for args in ["--help", "--version", "sidecar --help", "router --help", "sim --help", "demo --help", "doctor --help"]
-    {
+    for args in [
+        "--help",
+        "--version",
+        "sidecar --help",
+        "router --help",
+        "sim --help",
+        "demo --help",
+        "doctor --help",
+        "top --help",
+    ] {
         assert_eq!(finished(&mut kvgate(args)).0, 0, "kvgate {args}");
     }
 }

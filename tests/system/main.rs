@@ -9,3 +9,4 @@ mod idle_cpu;
 mod log_level;
 mod process;
 mod refusals;
+mod top;
