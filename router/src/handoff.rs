@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use http::{StatusCode, Uri};
 use kv::ids::{DpRank, EngineRequestId, TransferId};
-use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -64,7 +64,41 @@ impl Drop for PinnedBlocks {
 
 /// A landed transfer whose claim is being renewed. Dropped: the sidecar is told that its decode leg has ended.
 #[derive(Debug)]
-pub(crate) struct Claimed(#[expect(dead_code, reason = "ends the keeper when dropped")] DropGuard);
+pub(crate) struct Claimed {
+    sidecars: Sidecars,
+    sidecar: Uri,
+    transfer: TransferId,
+    /// Until when the sidecar certainly keeps the slots: each renewal counts from when it was sent.
+    held_until: watch::Receiver<Instant>,
+    #[expect(dead_code, reason = "ends the keeper when dropped")]
+    keeper: DropGuard,
+}
+
+/// Staging may have been freed before D had read it: what D answers may come from another request's blocks.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotHeld {
+    /// The sidecar freed it unread.
+    #[error("staging was freed before it was collected")]
+    Freed,
+    /// The sidecar does not say.
+    #[error("ask whether staging was collected in time")]
+    Unknown(#[source] SidecarError),
+}
+
+impl Claimed {
+    /// Whether D, which has begun to answer, read its KV while the slots were its. Router, sidecar and machine may stall longer
+    /// than a claim lasts; then a sidecar frees what a decode is still to read, and only the sidecar knows what came first.
+    pub(crate) async fn was_held(&self) -> Result<(), NotHeld> {
+        if Instant::now() < *self.held_until.borrow() {
+            return Ok(());
+        }
+        match self.sidecars.was_held(&self.sidecar, &self.transfer).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(NotHeld::Freed),
+            Err(error) => Err(NotHeld::Unknown(error)),
+        }
+    }
+}
 
 /// A landed transfer with its receipt.
 #[derive(Debug)]
@@ -132,6 +166,7 @@ impl Handoffs {
         blocks: PinnedBlocks,
         given_up: CancellationToken,
     ) -> Result<Landed, PullFailed> {
+        let asked_at = Instant::now();
         let answered = {
             let mut answer = Box::pin(self.sidecars.transfer(&ask));
             tokio::select! {
@@ -146,7 +181,7 @@ impl Handoffs {
         match answered {
             Ok(LandedAnswer { receipt, collect_by }) => {
                 blocks.read();
-                let claimed = self.claimed(ask.sidecar, receipt.transfer.clone(), collect_by);
+                let claimed = self.claimed(ask.sidecar, receipt.transfer.clone(), collect_by, asked_at);
                 Ok(Landed { receipt, claimed })
             }
             Err(error) if error.may_be_running() => {
@@ -200,25 +235,37 @@ impl Handoffs {
     }
 
     /// Renews the claim on a landed transfer until the guard is dropped, then ends it.
-    fn claimed(&self, sidecar: Uri, transfer: TransferId, collect_by: Duration) -> Claimed {
+    fn claimed(&self, sidecar: Uri, transfer: TransferId, collect_by: Duration, asked_at: Instant) -> Claimed {
         let released = CancellationToken::new();
-        let guard = released.clone().drop_guard();
+        // The receipt is the first claim, and it was given after it was asked for.
+        let (renewals, held_until) = watch::channel(asked_at + collect_by);
+        let claimed = Claimed {
+            sidecars: self.sidecars.clone(),
+            sidecar: sidecar.clone(),
+            transfer: transfer.clone(),
+            held_until,
+            keeper: released.clone().drop_guard(),
+        };
         let sidecars = self.sidecars.clone();
         let every = (collect_by / 3).max(MIN_CLAIM_EVERY);
         self.tasks.spawn(async move {
             loop {
                 tokio::select! { () = released.cancelled() => break, () = sleep(every) => {} }
+                let sent_at = Instant::now();
                 let renewed = tokio::select! {
                     () = released.cancelled() => break,
                     renewed = sidecars.claim(&sidecar, &transfer) => renewed,
                 };
-                if let Err(error) = renewed {
-                    debug!(%transfer, error = &error as &dyn std::error::Error, "claim is not renewed");
+                match renewed {
+                    Ok(()) => drop(renewals.send_replace(sent_at + collect_by)),
+                    Err(error) => {
+                        debug!(%transfer, error = &error as &dyn std::error::Error, "claim is not renewed");
+                    }
                 }
             }
             finish(&sidecars, &sidecar, &transfer).await;
         });
-        Claimed(guard)
+        claimed
     }
 }
 

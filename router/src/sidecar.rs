@@ -248,6 +248,18 @@ impl Sidecars {
         Ok(())
     }
 
+    /// Whether a landed transfer's slots are still D's, or were until D had read them.
+    pub(crate) async fn was_held(&self, sidecar: &Uri, transfer: &TransferId) -> Result<bool, SidecarError> {
+        let path = format!("/v1/transfers/{}", segment(transfer.as_str()));
+        match self.short::<TransferJson>(Method::GET, sidecar, &path, None::<&()>).await {
+            Ok(Some(transfer)) => Ok(transfer.was_held()),
+            Ok(None) => Ok(false),
+            // A sidecar that does not know it is not the one that held it, or has long freed it.
+            Err(SidecarError::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Cancels or finishes a transfer. Says whether it had landed (P has been told, then); unknown means it never did.
     pub(crate) async fn finish(&self, sidecar: &Uri, transfer: &TransferId) -> Result<bool, SidecarError> {
         let path = format!("/v1/transfers/{}", segment(transfer.as_str()));

@@ -319,10 +319,47 @@ pub struct TransferSnapshot {
     pub virtual_request: Option<EngineRequestId>,
     /// The rank whose engine collected it (global).
     pub collected_by: Option<DpRank>,
+    /// What freed its slots, once they are free. Only `Collected` says that D has read them while they were its.
+    pub freed: Option<Freed>,
     /// Why it failed.
     pub failure: Option<TransferFailure>,
     /// When it was asked for.
     pub started: Instant,
+}
+
+/// What freed the slots of a transfer that had landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freed {
+    /// The rank that they were for has read them.
+    Collected,
+    /// The router's decode leg ended and the engine fell silent.
+    Finished,
+    /// Neither router nor engine wanted them any more.
+    Lapsed,
+    /// The engine that they were for is gone.
+    EngineGone,
+}
+
+impl Freed {
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Collected => "collected",
+            Self::Finished => "finished",
+            Self::Lapsed => "lapsed",
+            Self::EngineGone => "engine_gone",
+        }
+    }
+}
+
+impl From<kv::collect::How> for Freed {
+    fn from(how: kv::collect::How) -> Self {
+        match how {
+            kv::collect::How::Collected => Self::Collected,
+            kv::collect::How::Finished => Self::Finished,
+            kv::collect::How::Lapsed => Self::Lapsed,
+        }
+    }
 }
 
 impl TransferSnapshot {

@@ -49,12 +49,12 @@ def load_is_shown(report, sidecar):
     report.check("the sidecar shows each rank's load", len(loads) == 2, str(loads))
 
 
-def other_library(report, gate, p, d, other, requests=4):
+def other_library(report, gate, p, d, library, requests=4):
     """Sidecars on NIXL's CUDA 12 build beside engines on its CUDA 13 build: another wheel, the same release."""
-    if other is None:
+    if library is None:
         report.data["cu12_beside_cu13"] = "not run: the wheel could not be fetched"
         return
-    more = ("--nixl-library", other[1])
+    more = ("--nixl-library", library)
     sidecars = [gate.sidecar(f"{server.side}-sidecar-cu12", server, *more) for server in (p, d)]
     router = gate.router("router-cu12", *sidecars)
     gate.wait_ready(router)
@@ -67,13 +67,13 @@ def other_library(report, gate, p, d, other, requests=4):
     report.check("sidecars with nixl-cu12 beside engines with nixl-cu13", good == requests, f"{good} of {requests} equal")
 
 
-def engine_library(report, d, other):
+def engine_library(report, d, package):
     """D's engines run on NIXL's CUDA 12 build in this phase, its sidecar and P on the CUDA 13 build."""
-    if other is None:
+    if package is None:
         report.data["cu13_beside_cu12"] = "not run: the wheel could not be fetched"
         return
     mapped = {
-        line.rsplit("/", 1)[-1].strip() if "nixl-cu12" in line else "other"
+        line.rsplit("/", 1)[-1].strip() if str(package) in line else "other"
         for pid in d.process.members()
         for line in open(f"/proc/{pid}/maps", encoding="utf-8")
         if "libnixl.so" in line

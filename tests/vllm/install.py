@@ -89,10 +89,27 @@ def model(root, interpreter, *shape):
     return folder
 
 
-def other_nixl(tree):
-    """NIXL's CUDA 12 build, which is not what the engines take by themselves: (folder, C library); None without it."""
-    wheel = "nixl-cu12==1.5.1"
-    done = subprocess.run([tree / "scripts" / "fetch-nixl"], env={**os.environ, "NIXL_WHEEL": wheel}, capture_output=True)
-    folder = tree / "target" / "nixl" / wheel.replace("==", "-")
+OTHER_NIXL = "nixl-cu12==1.5.1"
+
+
+def other_nixl_library(tree):
+    """The C library of NIXL's CUDA 12 build, which the engines do not take by themselves; None when it cannot be fetched."""
+    done = subprocess.run([tree / "scripts" / "fetch-nixl"], env={**os.environ, "NIXL_WHEEL": OTHER_NIXL}, capture_output=True)
+    folder = tree / "target" / "nixl" / OTHER_NIXL.replace("==", "-")
     found = sorted(folder.glob(".*.mesonpy.libs/libnixl_capi.so*"))
-    return (folder, found[0]) if done.returncode == 0 and found else None
+    return found[0] if done.returncode == 0 and found else None
+
+
+def other_nixl_package(root, interpreter):
+    """A folder with the same build as a Python package for the engines; None when it cannot be fetched."""
+    folder = root / OTHER_NIXL.replace("==", "-")
+    if not (folder / STAMP).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        uv = [interpreter, "-m", "uv", "pip", "install", "-q", "--no-cache", "--no-deps", "--python", interpreter]
+        try:
+            quietly([*uv, "--target", folder, OTHER_NIXL], f"fetching {OTHER_NIXL}")
+        except Missing as missing:
+            progress(str(missing))
+            return None
+        (folder / STAMP).touch()
+    return folder

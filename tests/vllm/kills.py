@@ -74,7 +74,7 @@ def routers(gate, prefill_sidecar, sidecar, lease):
 
 def before_transfer(report, gate, p, d, prefill_sidecar, lease="30s"):
     """P has answered, the pull waits; then P is gone. Then two more requests, which find no P at all."""
-    sidecar = gate.sidecar("d-sidecar-kill", d, "--fault", "hold-pull=2500", lease=lease)
+    sidecar = gate.sidecar("d-sidecar-kill", d, "--fault", "hold-pull=2500")
     plain, saving = routers(gate, prefill_sidecar, sidecar, lease)
     asked = [Asked(router, prompt(500)) for router in (plain, saving)]
     wait_for("both transfers to be asked for", lambda: len(running(sidecar)) == 2, 20)
@@ -100,7 +100,7 @@ def running(sidecar):
 
 def during_transfer(report, gate, p, d, prefill_sidecar, lease="30s"):
     """P is frozen while the pull waits, so the READ over TCP hangs in flight; then P is killed."""
-    sidecar = gate.sidecar("d-sidecar-kill", d, "--fault", "hold-pull=1500", lease=lease, env={"UCX_TLS": "tcp"})
+    sidecar = gate.sidecar("d-sidecar-kill", d, "--fault", "hold-pull=1500", env={"UCX_TLS": "tcp"})
     plain, saving = routers(gate, prefill_sidecar, sidecar, lease)
     asked = [Asked(router, prompt(1500)) for router in (plain, saving)]
     wait_for("both transfers to be asked for", lambda: len(running(sidecar)) == 2, 20)

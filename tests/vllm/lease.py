@@ -1,6 +1,6 @@
 """P's lease is over before D reads: unmodified vLLM answers 200 with wrong text; behind the gate that must not happen.
 
-P's lease is 2 s and D's requests come 2.5 s late (a proxy before D, in both gates), while other prompts fill P's cache.
+P's lease is 2 s (D's is 30 s) and D's requests come 2.5 s late (a proxy before D, in both gates), while other prompts fill P's cache.
 Second variant: the sidecar's own pull comes 2.5 s late and its heartbeats are off.
 """
 
@@ -81,10 +81,9 @@ def run(report, gate, p, d, prefill_sidecar, decode_sidecar):
     """The three modes, one after another, on the same pair."""
     lease = f"{LEASE}s"
     proxy = DelayProxy(d.url, LATE)
-    held = gate.sidecar("d-sidecar-held", d, "--fault", f"hold-pull={LATE * 1000:.0f}", lease=lease)
-    mute = gate.sidecar(
-        "d-sidecar-mute", d, "--fault", f"hold-pull={LATE * 1000:.0f}", "--fault", "no-heartbeat", lease=lease
-    )
+    hold = ("--fault", f"hold-pull={LATE * 1000:.0f}")
+    held = gate.sidecar("d-sidecar-held", d, *hold)
+    mute = gate.sidecar("d-sidecar-mute", d, *hold, "--fault", "no-heartbeat")
     more = ("--max-attempts", "2")
     flags = {
         "direct": (decode_sidecar, proxy.url, "--gate", "direct"),

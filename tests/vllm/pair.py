@@ -72,7 +72,7 @@ class Server:
         environment = self.environment()
         if other_nixl:
             environment["PYTHONPATH"] += os.pathsep + str(other_nixl)
-            environment["KVGATE_TEST_NIXL_HIDE"] = "nixl_cu13"
+            environment["KVGATE_TEST_NIXL_BUILD"] = "nixl_cu12"
         self.process = Process(f"vLLM {self.side.upper()}", command, log, environment)
 
     def lacks(self):

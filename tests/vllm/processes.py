@@ -24,7 +24,7 @@ class Process:
 
     def __init__(self, name, command, log, env=None):
         self.name, self.log = name, pathlib.Path(log)
-        with open(self.log, "wb") as out:
+        with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(
                 [str(word) for word in command],
                 stdin=subprocess.DEVNULL,

@@ -50,9 +50,9 @@ class Bench:
         self.sidecars = {}
 
     def beside(self, lease="30s"):
-        """The two sidecars that stay for all phases of one lease."""
-        for server in (self.p, self.d):
-            self.sidecars[server.side] = self.gate.sidecar(f"{server.side}-sidecar", server, lease=lease)
+        """The two sidecars that stay for all phases of one lease of P."""
+        self.sidecars["p"] = self.gate.sidecar("p-sidecar", self.p, lease=lease)
+        self.sidecars["d"] = self.gate.sidecar("d-sidecar", self.d)
 
     def end(self):
         self.gate.end()
@@ -87,7 +87,7 @@ def base(bench):
     checks.bench_serve(report, same, bench.python, bench.model, bench.folder)
     controls.direct_baseline(report, direct, d)
     controls.other_bytes(report, gate, ps, d)
-    controls.other_library(report, gate, p, d, install.other_nixl(TREE))
+    controls.other_library(report, gate, p, d, install.other_nixl_library(TREE))
     speed.record(report, {"stage": same, "direct": direct}, p, d, bench.folder)
     controls.load_is_shown(report, ds)
     gate.end("router-any", "router-same", "router-direct")
@@ -123,8 +123,8 @@ def cache(bench):
         d.stop()
     p.stop()
     p.start(prefix_cache=True)
-    other = install.other_nixl(TREE)
-    d.start(prefix_cache=True, other_nixl=other and other[0])
+    other = install.other_nixl_package(ROOT, bench.python)
+    d.start(prefix_cache=True, other_nixl=other)
     wait_up(p, d)
     controls.engine_library(report, d, other)
     if before:

@@ -12,7 +12,7 @@ use crate::config::{FallbackKind, Gate};
 use crate::engine::{Answer, Call, LegError};
 use crate::error::ApiError;
 use crate::faults::Faults;
-use crate::handoff::{Claimed, Handoffs, Landed, PinnedBlocks};
+use crate::handoff::{Claimed, Handoffs, Landed, NotHeld, PinnedBlocks};
 use crate::headers::Path;
 use crate::ladder::{Ladder, Next, Retry};
 use crate::metrics::Outcome;
@@ -58,6 +58,8 @@ enum AttemptError {
     Receipt(#[source] NotCovered),
     #[error("decode")]
     Decode(#[source] LegError),
+    #[error("trust the decode")]
+    Staging(#[source] NotHeld),
 }
 
 impl AttemptError {
@@ -66,6 +68,7 @@ impl AttemptError {
             Self::Prefill(error) | Self::Decode(error) => error.retry(),
             Self::Transfer(error) => error.retry(),
             Self::Receipt(_) => Retry::Never,
+            Self::Staging(_) => Retry::NewPrefill,
         }
     }
 
@@ -76,6 +79,7 @@ impl AttemptError {
             Self::Transfer(error) => (Leg::Transfer, error.what()),
             Self::Receipt(_) => (Leg::Transfer, "receipt_invalid"),
             Self::Decode(error) => (Leg::Decode, error.what()),
+            Self::Staging(_) => (Leg::Decode, "staging_freed"),
         }
     }
 
@@ -88,6 +92,10 @@ impl AttemptError {
                 (transfer_status(error), error.code().to_owned(), format!("the KV transfer failed: {}", error.code()))
             }
             Self::Receipt(error) => (StatusCode::BAD_GATEWAY, error.code().to_owned(), error.to_string()),
+            Self::Staging(_) => {
+                let message = "the decode's KV cannot be shown to have been its own".to_owned();
+                (StatusCode::BAD_GATEWAY, "staging_freed".to_owned(), message)
+            }
         };
         ApiError::new(status, code, message, Outcome::Failed)
     }
@@ -207,7 +215,15 @@ impl Job<'_> {
         self.trail.begin(Leg::Decode);
         let answered = self.shared.engines.decode(ticket, &call, &self.body).await;
         match answered {
-            Ok(Answer::Given(decoding)) => Ok(Done::Begun { decoding, seat, claimed }),
+            Ok(Answer::Given(decoding)) => {
+                if let Some(claimed) = &claimed
+                    && let Err(error) = claimed.was_held().await
+                {
+                    let error = AttemptError::Staging(error);
+                    return Err(Box::new(Failure { error, prefill, decode, prefilled: None }));
+                }
+                Ok(Done::Begun { decoding, seat, claimed })
+            }
             Ok(Answer::ClientError(answer)) => Ok(Done::ClientError(answer)),
             Err(error) => {
                 let error = AttemptError::Decode(error);
@@ -341,7 +357,7 @@ async fn hold_back(faults: &Faults) {
 fn blame(avoid: &mut Avoid, error: &AttemptError, prefill: &Target, decode: &Target) {
     match error {
         AttemptError::Prefill(_) => avoid.unlucky(prefill),
-        AttemptError::Decode(_) | AttemptError::Receipt(_) => avoid.unlucky(decode),
+        AttemptError::Decode(_) | AttemptError::Receipt(_) | AttemptError::Staging(_) => avoid.unlucky(decode),
         AttemptError::Transfer(error) => match error.retry() {
             Retry::OtherTarget => avoid.unfit(decode),
             // The sidecar could not get the blocks from P, or its answer was lost.

@@ -32,9 +32,16 @@ pub(crate) struct TransferJson {
     state: String,
     #[serde(default)]
     failure: Option<Value>,
+    #[serde(default)]
+    freed: Option<String>,
 }
 
 impl TransferJson {
+    /// Whether its slots are still D's, or were until D had read them.
+    pub(crate) fn was_held(&self) -> bool {
+        self.state == "landed" || self.freed.as_deref() == Some("collected")
+    }
+
     /// Whether the KV arrived: P has been told then.
     pub(crate) fn has_landed(&self) -> bool {
         self.failure.is_none() && matches!(self.state.as_str(), "landed" | "done")

@@ -13,5 +13,6 @@ mod observed;
 mod other_paths;
 mod pass_through;
 mod sidecars;
+mod staging;
 #[expect(dead_code, reason = "some of it is for tests/failover.rs")]
 mod world;

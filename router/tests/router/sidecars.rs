@@ -47,6 +47,8 @@ pub(crate) struct Sidecar {
     transfers: Mutex<BTreeMap<String, Known>>,
     token: Option<&'static str>,
     collect_by_ms: u64,
+    /// What has freed transfers before the router's word; `forgotten` makes them unknown.
+    pub(crate) freed: Mutex<BTreeMap<String, &'static str>>,
     kicked: tokio::sync::Notify,
     /// Of all requests but for the event streams.
     pub(crate) headers: Mutex<Vec<HeaderMap>>,
@@ -63,6 +65,7 @@ impl Sidecar {
             transfers: Mutex::default(),
             token,
             collect_by_ms,
+            freed: Mutex::default(),
             kicked: tokio::sync::Notify::new(),
             headers: Mutex::default(),
         })
@@ -218,8 +221,20 @@ async fn finish(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> 
     Json(json!({"transfer_id": id, "state": if known.landed { "done" } else { "failed" }})).into_response()
 }
 
+async fn shown(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
+    match sidecar.freed.lock().get(&id) {
+        None => Json(json!({"transfer_id": id, "state": "landed"})).into_response(),
+        Some(&"forgotten") => problem(404, "not_found", "never"),
+        Some(how) => Json(json!({"transfer_id": id, "state": "done", "freed": how})).into_response(),
+    }
+}
+
 async fn claim(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
+    let freed = sidecar.freed.lock().contains_key(&id);
     sidecar.journal.write(Event::Claimed { transfer: id });
+    if freed {
+        return problem(409, "cancelled", "never");
+    }
     Json(json!({"collect_by_ms": sidecar.collect_by_ms})).into_response()
 }
 

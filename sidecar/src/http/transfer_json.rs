@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::http::input;
 use crate::latency::{Why, micros};
-use crate::model::{Landed, ReadFacts, Receipt, ShardRead, Span, Stages, StartTransfer, TransferSnapshot};
+use crate::model::{Freed, Landed, ReadFacts, Receipt, ShardRead, Span, Stages, StartTransfer, TransferSnapshot};
 use crate::problem::Problem;
 
 /// `POST /v1/transfers`. Members that are not named here are ignored.
@@ -111,6 +111,8 @@ pub(super) struct TransferJson {
     virtual_request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     collected_by: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freed: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<FailureJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -256,6 +258,7 @@ impl TransferJson {
             why: None,
             virtual_request_id: snapshot.virtual_request.as_ref().map(|id| id.as_str().to_owned()),
             collected_by: snapshot.collected_by.map(|rank| rank.0),
+            freed: snapshot.freed.map(Freed::as_str),
             failure: snapshot.failure.as_ref().map(|failure| FailureJson {
                 code: failure.code.as_str(),
                 detail: failure.detail.clone(),

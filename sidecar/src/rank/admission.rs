@@ -136,6 +136,7 @@ impl Rank {
             source_request: start.params.remote_request_id.clone(),
             virtual_request: None,
             collected_by: None,
+            freed: None,
             failure: None,
             started: now,
         });

@@ -13,7 +13,7 @@ use super::stage::LandedSlots;
 use super::{Rank, Wake};
 use crate::latency::Series;
 use crate::model::counters::add;
-use crate::model::{TransferError, TransferPhase};
+use crate::model::{self, TransferError, TransferPhase};
 
 /// Freed requests that are remembered per rank, to tell who collects too late.
 const REMEMBER: usize = 4096;
@@ -93,6 +93,7 @@ impl Rank {
         let collect = landed.first_sign.filter(|_| how == How::Collected).map(|sign| sign.elapsed());
         self.records.change(&landed.transfer, |shown| {
             shown.stages.collect = collect;
+            shown.freed = Some(how.into());
             shown.state = TransferPhase::Done;
         });
         if let Some(shown) = self.records.get(&landed.transfer) {
@@ -109,7 +110,10 @@ impl Rank {
     /// The engine that a landed slot set was for is gone.
     pub(super) fn gone(&mut self, request: &EngineRequestId, landed: LandedSlots) {
         add(&self.shared.counters.uncollected, 1);
-        self.records.change(&landed.transfer, |shown| shown.state = TransferPhase::Done);
+        self.records.change(&landed.transfer, |shown| {
+            shown.freed = Some(model::Freed::EngineGone);
+            shown.state = TransferPhase::Done;
+        });
         self.records.end(&landed.transfer);
         self.freed.note(request.clone(), None, landed.transfer);
         self.release(landed.slots);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidecar::model::TransferPhase;
+use sidecar::model::{Freed, TransferPhase};
 use vllm_wire::notif;
 
 use crate::world::{SLOTS, Setup, World};
@@ -38,13 +38,15 @@ async fn with_the_router_dead_heartbeats_of_d_keep_it_and_silence_frees_it() {
     tokio::time::sleep(Duration::from_secs(27)).await;
     assert_eq!(world.shown(&landed).state, TransferPhase::Landed);
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(world.shown(&landed).state, TransferPhase::Done);
+    let shown = world.shown(&landed);
+    assert_eq!((shown.state, shown.freed), (TransferPhase::Done, Some(Freed::Lapsed)));
     world.land("cmpl-3", &all).await;
     // D comes after all: that is an alarm.
     world.d[0].done(&*world.net, &landed.params).await;
     world.settle().await;
     assert_eq!(world.count(|counters| &counters.late_collect), 1);
-    assert_eq!(world.shown(&landed).collected_by.map(|rank| rank.0), Some(8));
+    let shown = world.shown(&landed);
+    assert_eq!((shown.collected_by.map(|rank| rank.0), shown.freed), (Some(8), Some(Freed::Lapsed)), "not in time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +60,8 @@ async fn after_the_router_s_word_a_quiet_period_passes() {
     assert_eq!(world.figures().await.0, 2);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(world.figures().await.0, 0);
-    assert_eq!(world.pod.finish(&landed.transfer).await.unwrap().state, TransferPhase::Done, "idempotent");
+    let shown = world.pod.finish(&landed.transfer).await.unwrap();
+    assert_eq!((shown.state, shown.freed), (TransferPhase::Done, Some(Freed::Finished)), "idempotent");
     assert_eq!(world.count(|counters| &counters.uncollected), 1);
 }
 

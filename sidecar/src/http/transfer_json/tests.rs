@@ -94,6 +94,7 @@ fn snapshot(state: TransferPhase) -> TransferSnapshot {
         source_request: EngineRequestId::new("cmpl-1"),
         virtual_request: None,
         collected_by: None,
+        freed: None,
         failure: None,
         started: Instant::now(),
     }

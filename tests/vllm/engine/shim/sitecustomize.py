@@ -5,24 +5,31 @@ whole core per vLLM worker, four workers in a DP=2 pair. With a delay > 0 the sa
 poll(2) on UCX's event descriptor and still wakes at once on traffic. KVGATE_TEST_NIXL_DELAY_US=0 turns
 this off.
 
-KVGATE_TEST_NIXL_HIDE=nixl_cu13 makes that build of NIXL look as if it were not installed, so that another one on
-PYTHONPATH is taken.
+KVGATE_TEST_NIXL_BUILD=nixl_cu12 has that build of NIXL, which must be on PYTHONPATH, taken where NIXL's own choice, by
+torch's CUDA version, is nixl_cu13.
 """
+import importlib
 import importlib.util
 import os
 import sys
 
 DELAY = int(os.environ.get("KVGATE_TEST_NIXL_DELAY_US", "0"))
-HIDDEN = os.environ.get("KVGATE_TEST_NIXL_HIDE", "")
+BUILD = os.environ.get("KVGATE_TEST_NIXL_BUILD", "")
 
 
-class Hider:
-    """Refuses the build that is not to be taken."""
+class Other:
+    """Gives BUILD's package to who asks for nixl_cu13."""
 
     def find_spec(self, name, path, target=None):
-        if name == HIDDEN:
-            raise ModuleNotFoundError(f"{name} is hidden for a test", name=name)
-        return None
+        return importlib.util.spec_from_loader(name, self) if name == "nixl_cu13" else None
+
+    def create_module(self, spec):
+        self.found = importlib.import_module(BUILD)
+        self.spec = self.found.__spec__
+        return self.found
+
+    def exec_module(self, module):
+        module.__spec__ = self.spec  # The import system has put nixl_cu13's in its place.
 
 
 class Finder:
@@ -49,7 +56,7 @@ class Finder:
         return spec
 
 
-if HIDDEN:
-    sys.meta_path.insert(0, Hider())
+if BUILD:
+    sys.meta_path.insert(0, Other())
 if DELAY > 0:
     sys.meta_path.insert(0, Finder())

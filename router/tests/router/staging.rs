@@ -1,0 +1,58 @@
+//! A decode that begins to answer after its staging may have been freed: claims can lapse when a machine stalls.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::engines::{Decodes, EVENTS};
+use crate::journal::Event;
+use crate::world::{Answer, Setup, World};
+
+const STREAM: &str = r#"{"prompt":"p","stream":true}"#;
+const FIRST: &str = "data: {\"text\":\"of the first transfer\"}\n\n";
+
+/// One request whose first transfer is freed as `how` says, before D's first event.
+async fn freed_before_the_first_event(how: Option<&'static str>, args: &'static str) -> (Answer, World) {
+    // Claims that lapse at once: the router cannot know by itself that the slots were held.
+    let world = World::new(Setup { collect_by_ms: 1, args, ..Setup::default() }).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    let client = world.start(STREAM);
+    world.journal.wait_for("the decode", 1, |event| matches!(event, Event::Decode { .. })).await;
+    world.journal.wait_for("a claim", 1, |event| matches!(event, Event::Claimed { .. })).await;
+    let transfer = world
+        .journal
+        .events()
+        .into_iter()
+        .find_map(|event| if let Event::Claimed { transfer } = event { Some(transfer) } else { None });
+    if let (Some(how), Some(transfer)) = (how, transfer) {
+        world.decode_sidecar().freed.lock().insert(transfer, how);
+    }
+    tx.send(Bytes::from(FIRST)).await.unwrap();
+    drop(tx);
+    (client.await.unwrap(), world)
+}
+
+#[tokio::test]
+async fn a_decode_whose_staging_was_freed_unread_is_not_passed_on() {
+    for how in ["lapsed", "finished", "engine_gone", "forgotten"] {
+        let (answer, world) = freed_before_the_first_event(Some(how), "").await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-attempts")), (200, "2"), "{how}");
+        assert_eq!(answer.body, EVENTS.concat(), "{how}: the text of the second transfer only");
+        assert_eq!(world.journal.count(|event| matches!(event, Event::Prefill { .. })), 2, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn without_another_try_it_is_a_clear_error() {
+    let (answer, _world) = freed_before_the_first_event(Some("lapsed"), "--max-attempts 1").await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "staging_freed"));
+}
+
+#[tokio::test]
+async fn a_decode_that_collected_in_time_or_whose_staging_is_still_there_is_passed_on() {
+    for how in [Some("collected"), None] {
+        let (answer, _world) = freed_before_the_first_event(how, "").await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-attempts")), (200, "1"), "{how:?}");
+        assert_eq!(&*answer.body, FIRST.as_bytes(), "{how:?}");
+    }
+}
