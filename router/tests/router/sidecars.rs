@@ -198,8 +198,10 @@ fn transfer_json(known: &Known, attempt: &str) -> Value {
 
 async fn shown(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
     let transfers = sidecar.transfers.lock();
-    match transfers.iter().find(|(_, known)| known.id == id) {
-        Some((attempt, known)) => Json(transfer_json(known, attempt)).into_response(),
+    match (sidecar.freed.lock().get(&id), transfers.iter().find(|(_, known)| known.id == id)) {
+        (Some(&"forgotten"), _) | (_, None) => problem(404, "not_found", "never"),
+        (Some(how), _) => Json(json!({"transfer_id": id, "state": "done", "freed": how})).into_response(),
+        (None, Some((attempt, known))) => Json(transfer_json(known, attempt)).into_response(),
         None => problem(404, "not_found", "never"),
     }
 }
@@ -219,14 +221,6 @@ async fn finish(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> 
     };
     known.cancelled.cancel();
     Json(json!({"transfer_id": id, "state": if known.landed { "done" } else { "failed" }})).into_response()
-}
-
-async fn shown(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
-    match sidecar.freed.lock().get(&id) {
-        None => Json(json!({"transfer_id": id, "state": "landed"})).into_response(),
-        Some(&"forgotten") => problem(404, "not_found", "never"),
-        Some(how) => Json(json!({"transfer_id": id, "state": "done", "freed": how})).into_response(),
-    }
 }
 
 async fn claim(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {
