@@ -191,7 +191,7 @@ fn transfer_json(known: &Known, attempt: &str) -> Value {
         .then(|| json!({"code": "lease_expired", "detail": "10.9.8.7 was late", "retry": "new_prefill"}));
     json!({
         "transfer_id": known.id, "attempt_id": attempt, "state": if known.landed { "done" } else { "failed" },
-        "blocks": 2, "bytes": 64, "collected_by": 0, "failure": failure,
+        "blocks": 2, "bytes": 64, "collected_by": 0, "failure": failure, "freed": known.landed.then_some("collected"),
         "stages_us": {"queued": 1, "handshake": 2, "post": 3, "wire": 40, "verify": 5, "landed_idle": 60, "collect": 7},
     })
 }
@@ -202,7 +202,6 @@ async fn shown(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> R
         (Some(&"forgotten"), _) | (_, None) => problem(404, "not_found", "never"),
         (Some(how), _) => Json(json!({"transfer_id": id, "state": "done", "freed": how})).into_response(),
         (None, Some((attempt, known))) => Json(transfer_json(known, attempt)).into_response(),
-        None => problem(404, "not_found", "never"),
     }
 }
 

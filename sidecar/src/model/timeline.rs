@@ -202,6 +202,7 @@ mod tests {
             source_request: EngineRequestId::new("r"),
             virtual_request: None,
             collected_by: None,
+            freed: None,
             failure: None,
             started,
         }

@@ -70,6 +70,7 @@ fn transfer(peer: &str, us: [u64; 5], read: ReadFacts) -> TransferSnapshot {
         source_request: EngineRequestId::new("r"),
         virtual_request: None,
         collected_by: None,
+        freed: None,
         failure: None,
         started: Instant::now(),
     }
