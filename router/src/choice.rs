@@ -1,10 +1,27 @@
-//! Which ranks a request gets: [`kv::placement`] on the board's ranks, with what the client wished and what has failed.
+//! Which ranks a request gets: [`kv::placement`] on the board's ranks, by each side's policy, with what the client wished and what
+//! has failed.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`policy`] | a side's policy and what it remembers |
+//! | [`ask`] | what a policy needs to know of a request |
+//! | [`prefixes`] | who has seen the beginning of a prompt |
 
-use kv::ids::DpRank;
-use kv::placement::{self, Load};
+mod ask;
+mod policy;
+mod prefixes;
+
+use std::cell::RefCell;
+
+use kv::ids::{DpRank, LocalRank};
+use kv::placement::{self, Draw, Order, Orders, Placer, cost};
 
 use crate::config::Pairing;
-use crate::targets::{Board, Candidate, Side, Target};
+use crate::targets::{Board, Fleet, Side, Target};
+
+pub(crate) use ask::Ask;
+pub use policy::PolicyKind;
+pub(crate) use policy::{Policies, Tuning};
 
 /// Ranks that the client asked for, by global number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,48 +66,108 @@ pub(crate) struct Terms<'a> {
     pub(crate) pairing: Pairing,
     pub(crate) wish: Wish,
     pub(crate) avoid: &'a Avoid,
-    /// Breaks ties; any counter.
-    pub(crate) turn: usize,
+    /// By which policies, for which request; `None` only looks whether there is anybody.
+    pub(crate) by: Option<(&'a Policies, &'a Ask)>,
+}
+
+/// One side's ranks at one moment, as [`placement`] takes them, and where each stands in the fleet.
+#[derive(Debug, Default)]
+struct Seen {
+    figures: Vec<placement::Candidate>,
+    places: Vec<(usize, LocalRank)>,
+}
+
+impl Seen {
+    fn look(&mut self, fleet: &Fleet, side: Side, now_ms: u64, typical: u32) {
+        self.figures.clear();
+        self.places.clear();
+        for (at, pod) in fleet.side(side).iter().enumerate() {
+            let open = !pod.is_draining() && pod.breaker.admits(now_ms);
+            for (local, rank) in (0..).map(LocalRank).zip(&pod.ranks) {
+                self.places.push((at, local));
+                self.figures.push(placement::Candidate {
+                    pod: pod.id.index,
+                    rank: rank.number(),
+                    identity: rank.identity,
+                    ready: open && rank.is_ready() && !rank.is_draining() && rank.breaker.admits(now_ms),
+                    cost: cost(rank.tokens(), rank.pressure(), typical),
+                    requests: rank.all_requests(),
+                });
+            }
+        }
+    }
+
+    /// Asks the breakers for leave; a rank that does not get it (another request's probe was quicker) is no longer ready.
+    fn begin(&mut self, fleet: &Fleet, side: Side, position: usize, now_ms: u64) -> bool {
+        let pod = self.places.get(position).and_then(|(at, local)| Some((fleet.side(side).get(*at)?, *local)));
+        let may = pod.is_some_and(|(pod, local)| {
+            let rank = pod.ranks.get(usize::from(local.0));
+            pod.breaker.begin(now_ms) && rank.is_some_and(|rank| rank.breaker.begin(now_ms))
+        });
+        if !may && let Some(figure) = self.figures.get_mut(position) {
+            figure.ready = false;
+        }
+        may
+    }
+
+    fn target(&self, fleet: &Fleet, side: Side, position: usize, tokens: u32) -> Option<Target> {
+        let (at, local) = *self.places.get(position)?;
+        let rank = self.figures.get(position)?.rank;
+        Some(Target { pod: fleet.side(side).get(at)?.clone(), local, rank, tokens })
+    }
+}
+
+/// Memory that choices on one thread use again and again.
+#[derive(Debug, Default)]
+struct Scratch {
+    prefill: Seen,
+    decode: Seen,
+    placer: Placer,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What is being chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Pair,
+    /// The decode rank only, for a prefill that is done.
+    DecodeFor((usize, DpRank)),
+    /// The decode rank only, for a whole request.
+    Alone,
 }
 
 impl Terms<'_> {
     /// A prefill rank and a decode rank that go together, or `None` when no such pair is ready.
     pub(crate) fn pair(&self, board: &Board) -> Option<(Target, Target)> {
-        self.chosen(&board.ranks(Side::Prefill), &board.ranks(Side::Decode), None)
+        self.chosen(board, Wanted::Pair, true).or_else(|| self.chosen(board, Wanted::Pair, false))
     }
 
     /// Another decode rank for KV that a prefill rank holds already. Ranks that have failed are not taken again: a new prefill
     /// elsewhere is the better way then.
     pub(crate) fn decode_for(&self, board: &Board, prefill: &Target) -> Option<Target> {
-        let (prefills, decodes) = (board.ranks(Side::Prefill), board.ranks(Side::Decode));
-        self.once(&prefills, &decodes, Some(key(prefill)), true).map(|(_, decode)| decode)
+        self.chosen(board, Wanted::DecodeFor(key(prefill)), true).map(|(_, decode)| decode)
     }
 
     /// A decode rank that does a whole request by itself.
     pub(crate) fn alone(&self, board: &Board) -> Option<Target> {
         let terms = Terms { pairing: Pairing::Any, wish: Wish { prefill: None, ..self.wish }, ..*self };
-        let decodes = board.ranks(Side::Decode);
-        terms.chosen(&decodes, &decodes, None).map(|(_, decode)| decode)
+        let chosen = terms.chosen(board, Wanted::Alone, true).or_else(|| terms.chosen(board, Wanted::Alone, false));
+        chosen.map(|(_, decode)| decode)
     }
 
-    fn chosen(
-        &self,
-        prefills: &[Candidate],
-        decodes: &[Candidate],
-        done: Option<(usize, DpRank)>,
-    ) -> Option<(Target, Target)> {
-        self.once(prefills, decodes, done, true).or_else(|| self.once(prefills, decodes, done, false))
-    }
-
-    fn once(
-        &self,
-        prefills: &[Candidate],
-        decodes: &[Candidate],
-        done: Option<(usize, DpRank)>,
-        with_unlucky: bool,
-    ) -> Option<(Target, Target)> {
-        let not_prefill = if done.is_some() { Vec::new() } else { self.avoid.lists(Side::Prefill, with_unlucky) };
+    fn chosen(&self, board: &Board, wanted: Wanted, with_unlucky: bool) -> Option<(Target, Target)> {
+        let done = match wanted {
+            Wanted::DecodeFor(prefill) => Some(prefill),
+            Wanted::Pair | Wanted::Alone => None,
+        };
         let not_decode = self.avoid.lists(Side::Decode, with_unlucky);
+        let not_prefill = match wanted {
+            Wanted::Pair => self.avoid.lists(Side::Prefill, with_unlucky),
+            Wanted::DecodeFor(_) | Wanted::Alone => Vec::new(),
+        };
         let wish = placement::Wish {
             prefill_rank: self.wish.prefill.filter(|_| done.is_none()),
             decode_rank: self.wish.decode,
@@ -104,23 +181,45 @@ impl Terms<'_> {
             Pairing::Same if !crossed => placement::Pairing::Same,
             Pairing::Same | Pairing::Any => placement::Pairing::Any,
         };
-        let figures = |side: &[Candidate]| side.iter().map(figure).collect::<Vec<_>>();
-        let pair = placement::choose(pairing, &figures(prefills), &figures(decodes), &wish, self.turn)?;
-        Some((prefills.get(pair.prefill)?.target.clone(), decodes.get(pair.decode)?.target.clone()))
-    }
-}
-
-fn figure(candidate: &Candidate) -> placement::Candidate {
-    let count = |reported: u64| u32::try_from(reported).unwrap_or(u32::MAX);
-    placement::Candidate {
-        pod: candidate.target.pod.id.index,
-        rank: candidate.target.rank,
-        ready: candidate.view.ready,
-        load: Load {
-            in_flight: candidate.occupied,
-            waiting: count(candidate.view.waiting),
-            running: count(candidate.view.running),
-            kv_usage: 0,
-        },
+        let fleet = board.fleet();
+        // Alone, the decode rank stands on both sides and only the second choice counts.
+        let first_side = if wanted == Wanted::Alone { Side::Decode } else { Side::Prefill };
+        SCRATCH.with_borrow_mut(|Scratch { prefill, decode, placer }| {
+            let (now_ms, typical) = (board.now_ms(), board.typical());
+            prefill.look(&fleet, first_side, now_ms, typical);
+            decode.look(&fleet, Side::Decode, now_ms, typical);
+            let (held_prefill, held_decode);
+            let (mut orders, mut draw) = (Orders { prefill: Order::Least, decode: Order::Least }, Draw::default());
+            if let Some((policies, ask)) = self.by {
+                draw = policies.draw();
+                if wanted == Wanted::Pair {
+                    held_prefill = policies.held(Side::Prefill, ask);
+                    orders.prefill = policies.order(Side::Prefill, ask, &held_prefill);
+                }
+                held_decode = policies.held(Side::Decode, ask);
+                orders.decode = policies.order(Side::Decode, ask, &held_decode);
+            }
+            loop {
+                let pair = placer.choose(pairing, &orders, &prefill.figures, &decode.figures, &wish, draw)?;
+                if self.by.is_some() {
+                    // Each refusal takes a rank out, so this ends.
+                    let led = wanted != Wanted::Pair || prefill.begin(&fleet, first_side, pair.prefill, now_ms);
+                    if !led || !decode.begin(&fleet, Side::Decode, pair.decode, now_ms) {
+                        continue;
+                    }
+                }
+                let tokens = |side| self.by.map_or(0, |(_, ask)| ask.tokens(side));
+                let first = prefill.target(&fleet, first_side, pair.prefill, tokens(Side::Prefill))?;
+                let second = decode.target(&fleet, Side::Decode, pair.decode, tokens(Side::Decode))?;
+                if let Some((policies, ask)) = self.by {
+                    board.learn_typical(tokens(Side::Decode));
+                    if wanted == Wanted::Pair {
+                        policies.placed(ask, &first);
+                    }
+                    policies.placed(ask, &second);
+                }
+                return Some((first, second));
+            }
+        })
     }
 }

@@ -16,7 +16,7 @@ use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 use crate::headers::{toward_client, toward_engine};
 use crate::ladder::Retry;
 use crate::relay::{ErrorEvent, Held, NoAnswer};
-use crate::targets::Target;
+use crate::targets::{Fault, Target};
 use crate::ticket::DecodeTicket;
 use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within, server};
 
@@ -115,6 +115,20 @@ impl LegError {
             | Self::Prefill(_)
             | Self::Decode(_)
             | Self::Late(_) => Retry::NewPrefill,
+        }
+    }
+
+    /// What it says about the engine, for breakers: nothing when it has no room, or when the request could not be written.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Upstream(error) if error.never_sent() => Some(Fault::Unreachable),
+            Self::Overloaded { .. } | Self::Prefill(AnswerError::Unsupported(_)) | Self::Request(_) => None,
+            Self::Upstream(_)
+            | Self::Status(_)
+            | Self::Foreign { .. }
+            | Self::Prefill(_)
+            | Self::Decode(_)
+            | Self::Late(_) => Some(Fault::Failed),
         }
     }
 

@@ -34,6 +34,7 @@ pub(crate) fn routes(shared: Arc<Shared>, door: Door) -> Routes {
         .route("/metrics", get(metrics))
         .route("/version", get(version))
         .merge(crate::records::routes(door == Door::Operators))
+        .merge(crate::workers::admin_routes())
         .fallback(proxied)
         .method_not_allowed_fallback(async || {
             let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
@@ -59,7 +60,7 @@ async fn version(State(shared): State<Arc<Shared>>) -> Json<Value> {
 /// 200 when at least one pair can take a request; the body lists every target and, for operators, why it is not ready.
 async fn ready(State(shared): State<Arc<Shared>>, operator: Option<Extension<Operator>>) -> Response {
     let avoid = Avoid::default();
-    let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, turn: 0 };
+    let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, by: None };
     let draining = shared.admission.is_draining();
     let ready = !draining && terms.pair(&shared.board).is_some();
     let sides = [Side::Prefill, Side::Decode];

@@ -18,8 +18,8 @@
 //! | `models` | one list of the engines' models |
 //! | `request` | one client request: read, admitted, split or whole |
 //! | `admission` | how many at once |
-//! | `targets`, `watch` | pods, ranks, and what is known of them |
-//! | `choice`, `ladder` | which ranks; what after a failure |
+//! | `targets`, `watch`, `workers` | pods, ranks, and what is known of them; how they come and go |
+//! | `choice`, `breaker`, `ladder` | which ranks; which not for a while; what after a failure |
 //! | `engine` | the legs to vLLM |
 //! | `sidecar`, `handoff` | the sidecars' API; what is owed to them |
 //! | `ticket` | invariant G: no decode without a receipt, as a type |
@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod breaker;
 mod choice;
 pub mod config;
 mod engine;
@@ -56,5 +57,6 @@ mod ticket;
 mod trail;
 pub mod upstream;
 mod watch;
+mod workers;
 
 pub use run::{RunError, run};

@@ -7,7 +7,6 @@ mod split;
 mod whole;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -21,7 +20,7 @@ use vllm_wire::body::{Endpoint, PlainReason, RequestBody};
 use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
 use crate::admission::{Caller, Reserved, Running};
-use crate::choice::{Avoid, Terms, Wish};
+use crate::choice::{Ask, Avoid, Terms, Wish};
 use crate::config::Gate;
 use crate::engine::{Call, Decoding};
 use crate::error::ApiError;
@@ -45,6 +44,7 @@ struct Job<'a> {
     headers: HeaderMap,
     body: RequestBody,
     wish: Wish,
+    ask: Ask,
     trail: &'a mut Trail,
     /// Ranks that have failed this request, once per failure.
     blamed: Vec<TargetId>,
@@ -153,6 +153,7 @@ async fn answer(
     }
     ended.started();
     let trail = &mut ended.trail;
+    let ask = Ask::new(&shared.policies, &head.headers, body.bytes(), &body.inspected().sketch);
     let mut job = Job {
         shared,
         id: trail.id.clone(),
@@ -160,6 +161,7 @@ async fn answer(
         endpoint,
         headers: head.headers,
         body,
+        ask,
         wish,
         trail,
         blamed: Vec::new(),
@@ -203,9 +205,9 @@ impl Job<'_> {
         reason.or_else(|| (least > 0 && self.body.estimated_prompt_tokens() < least).then_some("short_prompt"))
     }
 
-    fn terms<'a>(&self, avoid: &'a Avoid) -> Terms<'a> {
-        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
-        Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, turn }
+    fn terms<'a>(&'a self, avoid: &'a Avoid) -> Terms<'a> {
+        let by = Some((&self.shared.policies, &self.ask));
+        Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, by }
     }
 
     /// Notes that an attempt has failed, and what comes next.
@@ -245,7 +247,7 @@ fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
         let rank = rank.ok_or_else(|| {
             ApiError::client(StatusCode::BAD_REQUEST, "rank_header_invalid", format!("{name} is not a DP rank"))
         })?;
-        let exists = |side| shared.board.ranks(side).iter().any(|candidate| candidate.target.rank == rank);
+        let exists = |side| shared.board.fleet().side(side).iter().any(|pod| pod.has(rank));
         if exists(if name == PREFILL_RANK { Side::Prefill } else { Side::Decode }) {
             return Ok(Some(rank));
         }

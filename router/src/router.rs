@@ -2,7 +2,7 @@
 //! tests and in simulation. Its clock is tokio's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::admission::{Admission, Limits};
+use crate::choice::Policies;
 use crate::config::{Gate, RouterConfig};
 use crate::engine::Engines;
 use crate::guard::{Door, Guard};
@@ -20,9 +21,9 @@ use crate::metrics::{Metrics, Sources};
 use crate::serving::{self, Front, Terms};
 use crate::sidecar::Sidecars;
 use crate::stall::NoStall;
-use crate::targets::{Board, PodId, Side, Watched};
+use crate::targets::{AlreadyThere, Board, PodSpec, Side};
 use crate::upstream::Upstream;
-use crate::watch::{follow_sidecar, poll_engine};
+use crate::watch::Watchers;
 
 /// After the drain, how long answers that were cut may take to end, and after them the notices to sidecars.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) config: RouterConfig,
     pub(crate) git_sha: &'static str,
     pub(crate) board: Arc<Board>,
+    pub(crate) policies: Policies,
+    pub(crate) watchers: Watchers,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
     pub(crate) engines: Engines,
@@ -73,7 +76,6 @@ pub(crate) struct Shared {
     pub(crate) handoffs: Handoffs,
     pub(crate) retries: RetryBudget,
     pub(crate) ids: Ids,
-    pub(crate) turn: AtomicUsize,
     pub(crate) tasks: TaskTracker,
     /// Ends whatever is still under way after the drain.
     pub(crate) cut: CancellationToken,
@@ -83,7 +85,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub struct Router {
     shared: Arc<Shared>,
-    watchers: CancellationToken,
+    /// Ends all watchers.
+    stop: CancellationToken,
 }
 
 impl Router {
@@ -91,17 +94,8 @@ impl Router {
     pub fn start(config: RouterConfig, parts: Parts) -> Self {
         let Parts { upstream, git_sha, id_prefix } = parts;
         let gated = matches!(config.choice.gate, Gate::Stage);
-        let sides = [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)];
-        let pods = sides.into_iter().flat_map(|(side, urls)| {
-            urls.iter().enumerate().map(move |(index, url)| {
-                (PodId { side, index }, url.engine.clone(), gated.then(|| url.sidecar.clone()))
-            })
-        });
-        let (board, watched) = Board::new(pods.collect(), |side| match side {
-            Side::Prefill => config.targets.prefill_ranks,
-            Side::Decode => config.targets.decode_ranks,
-        });
-        let board = Arc::new(board);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let board = Arc::new(Board::new(config.failure.breaker, stop.clone()));
         let admission = Arc::new(Admission::new(Limits {
             in_flight: config.limits.max_in_flight,
             queue: config.limits.max_queue,
@@ -110,9 +104,17 @@ impl Router {
             rate: config.limits.rate,
         }));
         let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_authorization.clone());
-        let (tasks, watchers) = (TaskTracker::new(), CancellationToken::new());
-        for (pod, view) in watched {
-            watch(&tasks, &watchers, &upstream, &sidecars, (pod, view));
+        let watchers = Watchers { upstream: Arc::clone(&upstream), sidecars: sidecars.clone(), tasks: tasks.clone() };
+        for (side, urls) in [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)] {
+            let ranks = config.targets.ranks(side);
+            for url in urls {
+                let (engine, sidecar) = (url.engine.clone(), gated.then(|| url.sidecar.clone()));
+                match board.add(PodSpec { side, engine, sidecar, ranks }) {
+                    Ok(pod) => watchers.start(pod),
+                    // The configuration's check lets no engine be named twice.
+                    Err(AlreadyThere(pod)) => warn!(%pod, "an engine is named twice"),
+                }
+            }
         }
         let shared = Shared {
             metrics: Metrics::new(Sources {
@@ -124,19 +126,20 @@ impl Router {
                 collectors: Vec::new(),
             }),
             board,
+            policies: Policies::new(config.choice.policies.clone()),
+            watchers,
             admission,
             engines: Engines::new(upstream, config.deadlines.prefill, config.deadlines.decode),
             retries: RetryBudget::new(config.failure.retry_budget, config.failure.retry_floor, Instant::now()),
             handoffs: Handoffs::new(sidecars.clone(), tasks.clone()),
             sidecars,
             ids: Ids { prefix: id_prefix, next: AtomicU64::new(1) },
-            turn: AtomicUsize::new(0),
             tasks,
             cut: CancellationToken::new(),
             git_sha,
             config,
         };
-        Self { shared: Arc::new(shared), watchers }
+        Self { shared: Arc::new(shared), stop }
     }
 
     /// Serves operators, and them alone, on another listener until the end of [`Self::serve`].
@@ -144,7 +147,7 @@ impl Router {
     where
         L::Addr: std::fmt::Debug,
     {
-        self.shared.tasks.spawn(front(&self.shared, listener, Door::Operators, self.watchers.clone()));
+        self.shared.tasks.spawn(front(&self.shared, listener, Door::Operators, self.stop.clone()));
     }
 
     /// Serves until `stop`, then drains: no new requests, `/readyz` fails, requests in flight may end within the drain timeout.
@@ -167,7 +170,7 @@ impl Router {
         if timeout(LAST_WORDS, server).await.is_err() {
             debug!("connections are left open");
         }
-        self.watchers.cancel();
+        self.stop.cancel();
         shared.tasks.close();
         if timeout(LAST_WORDS, shared.tasks.wait()).await.is_err() {
             warn!(tasks = shared.tasks.len(), "notices to sidecars are given up; claims and leases will lapse");
@@ -206,19 +209,6 @@ async fn drain(shared: &Shared, stop: &CancellationToken) -> Ended {
         debug!("clients are slow to take their ends");
     }
     Ended::Cut
-}
-
-fn watch(
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-    upstream: &Arc<dyn Upstream>,
-    sidecars: &Sidecars,
-    (pod, view): Watched,
-) {
-    match pod.sidecar.clone() {
-        Some(sidecar) => tasks.spawn(follow_sidecar(sidecars.clone(), pod, sidecar, view, stop.clone())),
-        None => tasks.spawn(poll_engine(Arc::clone(upstream), pod, view, stop.clone())),
-    };
 }
 
 fn millis(time: Duration) -> u64 {

@@ -17,7 +17,7 @@ use crate::ladder::Retry;
 use crate::ticket::{Asked, Receipt};
 use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within};
 
-use wire::{LandedJson, ProblemJson, StagesJson, TransferJson, TransfersJson};
+use wire::{LandedJson, ProblemJson, RanksJson, StagesJson, TransferJson, TransfersJson};
 pub(crate) use wire::{RankJson, TransferStages};
 
 /// Longest answer that is read.
@@ -324,6 +324,13 @@ impl Sidecars {
             return Ok(answer.into_body());
         }
         Err(SidecarError::Answer { status: answer.status(), source: None })
+    }
+
+    /// The states of a pod's ranks, within `deadline`.
+    pub(crate) async fn ranks(&self, sidecar: &Uri, deadline: Duration) -> Result<Vec<RankJson>, SidecarError> {
+        let request = self.request(Method::GET, sidecar, "/v1/ranks", None::<&()>, None)?;
+        let answer = fetch(&*self.upstream, request, deadline, MAX_ANSWER).await?;
+        Ok(read::<RanksJson>(&answer)?.ranks)
     }
 
     /// A request whose answer is given at once; `None` when the answer has no body.

@@ -1,14 +1,26 @@
-//! Where requests can go: pods, their ranks, and what each pod's watcher last said of them.
+//! Where requests can go: pods, their ranks, and what is known of them.
 //!
-//! One watcher task per pod owns that pod's view ([`PodView`]) and publishes it whole on a `watch`; everybody else reads.
+//! | module | is |
+//! |---|---|
+//! | [`rank`] | one rank: what its pod says of it, what this router has under way there, its breaker |
+//! | [`board`] | all pods, as they come and go |
+
+mod board;
+mod rank;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Uri;
 use kv::ids::{DpRank, LocalRank};
-use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::breaker::{Guard, Tuning};
+
+pub(crate) use board::{AlreadyThere, Board, Candidate, Fleet, PodSpec};
+pub(crate) use rank::{Rank, RankView};
 
 /// What a pod's engines do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +38,7 @@ impl Side {
     }
 }
 
-/// A pod, by its place on the command line. Its display form holds no address: it may go to clients.
+/// A pod, by its side and a number that no other pod of the side ever had. Its display form holds no address: it may go to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PodId {
     pub(crate) side: Side,
@@ -52,6 +64,15 @@ impl fmt::Display for TargetId {
     }
 }
 
+/// How a leg went wrong, as far as breakers care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing of the pod was reached.
+    Unreachable,
+    /// It was reached, and failed.
+    Failed,
+}
+
 /// One pod and what is needed to speak to it.
 #[derive(Debug)]
 pub(crate) struct Pod {
@@ -59,14 +80,74 @@ pub(crate) struct Pod {
     pub(crate) engine: Uri,
     /// `None` with the direct gate, which speaks to no sidecar.
     pub(crate) sidecar: Option<Uri>,
-    /// Requests that this router has under way, per local rank.
-    seats: Vec<Arc<AtomicU32>>,
+    pub(crate) ranks: Box<[Rank]>,
+    pub(crate) breaker: Guard,
+    /// No new work for any of its ranks: an operator drains it.
+    pub(crate) draining: AtomicBool,
+    /// Ends its watcher.
+    pub(crate) stop: CancellationToken,
+    /// How heavily an unreachable pod counts: the second time in a row opens its breaker.
+    unreachable_weight: u32,
+    started: Instant,
+}
+
+impl Pod {
+    fn new(id: PodId, spec: PodSpec, tuning: Tuning, stop: CancellationToken, started: Instant) -> Self {
+        let PodSpec { engine, sidecar, ranks, .. } = spec;
+        let ranks = (0..ranks).map(|local| Rank::new(&engine, LocalRank(local), tuning)).collect();
+        Self {
+            id,
+            engine,
+            sidecar,
+            ranks,
+            breaker: Guard::new(tuning.of_pod()),
+            draining: AtomicBool::new(false),
+            stop,
+            unreachable_weight: if tuning.failures == Tuning::NEVER { 0 } else { tuning.failures },
+            started,
+        }
+    }
+
+    /// Publishes what is known of one rank. A rank beyond the configured size gets no requests.
+    pub(crate) fn show(&self, local: LocalRank, view: RankView) {
+        let Some(rank) = self.ranks.get(usize::from(local.0)) else { return };
+        if rank.show(view) {
+            // A rank that has become ready may have been mended.
+            self.breaker.reconsider();
+        }
+    }
+
+    /// Publishes that nothing is known of any rank, and why.
+    pub(crate) fn lose(&self, state: &str, reason: &str) {
+        for rank in &self.ranks {
+            rank.lose(state, reason);
+        }
+    }
+
+    /// Whether one of its ranks has this number.
+    pub(crate) fn has(&self, number: DpRank) -> bool {
+        self.ranks.iter().any(|rank| rank.number() == number)
+    }
+
+    /// This router's requests there.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.ranks.iter().map(|rank| u64::from(rank.in_flight())).sum()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds since the router started.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Pod {
     /// How many ranks it has.
     pub(crate) fn ranks(&self) -> usize {
-        self.seats.len()
+        self.ranks.len()
     }
 }
 
@@ -76,6 +157,8 @@ pub(crate) struct Target {
     pub(crate) pod: Arc<Pod>,
     pub(crate) local: LocalRank,
     pub(crate) rank: DpRank,
+    /// Tokens that the request may cost there.
+    pub(crate) tokens: u32,
 }
 
 impl Target {
@@ -85,17 +168,42 @@ impl Target {
 
     /// Counts one request on this rank for as long as the guard lives.
     pub(crate) fn occupy(&self) -> Occupied {
-        let seat = self.pod.seats.get(usize::from(self.local.0)).cloned();
-        if let Some(seat) = &seat {
-            seat.fetch_add(1, Ordering::Relaxed);
+        if let Some(rank) = self.rank() {
+            rank.enter(self.tokens);
         }
-        Occupied(seat)
+        Occupied(Some(self.clone()))
+    }
+
+    /// A leg on this rank went well.
+    pub(crate) fn worked(&self) {
+        self.pod.breaker.succeed();
+        if let Some(rank) = self.rank() {
+            rank.breaker.succeed();
+        }
+    }
+
+    /// A leg on this rank went wrong.
+    pub(crate) fn failed(&self, fault: Fault) {
+        let now = self.pod.now_ms();
+        match fault {
+            Fault::Unreachable => self.pod.breaker.fail(now, self.pod.unreachable_weight),
+            Fault::Failed => {
+                self.pod.breaker.fail(now, 1);
+                if let Some(rank) = self.rank() {
+                    rank.breaker.fail(now, 1);
+                }
+            }
+        }
+    }
+
+    fn rank(&self) -> Option<&Rank> {
+        self.pod.ranks.get(usize::from(self.local.0))
     }
 }
 
 /// One request's place on a rank.
 #[derive(Debug)]
-pub(crate) struct Occupied(Option<Arc<AtomicU32>>);
+pub(crate) struct Occupied(Option<Target>);
 
 impl Occupied {
     /// No place.
@@ -106,98 +214,10 @@ impl Occupied {
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        if let Some(seat) = &self.0 {
-            seat.fetch_sub(1, Ordering::Relaxed);
+        if let Some(target) = &self.0
+            && let Some(rank) = target.rank()
+        {
+            rank.leave(target.tokens);
         }
-    }
-}
-
-/// What is known of one rank.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RankView {
-    pub(crate) rank: DpRank,
-    pub(crate) ready: bool,
-    /// The sidecar's word, or the router's own while it has heard nothing.
-    pub(crate) state: String,
-    /// In words, for operators: may hold addresses.
-    pub(crate) reasons: Vec<String>,
-    /// Requests running in the engine, as last reported.
-    pub(crate) running: u64,
-    /// Requests waiting in the engine, as last reported.
-    pub(crate) waiting: u64,
-}
-
-/// What is known of one pod, a view per local rank.
-pub(crate) type PodView = Arc<Vec<RankView>>;
-
-/// The ranks of a pod of which nothing is known, and why.
-pub(crate) fn unknown(ranks: u16, state: &str, reason: &str) -> PodView {
-    let view = |rank| RankView {
-        rank: DpRank(rank),
-        ready: false,
-        state: state.to_owned(),
-        reasons: vec![reason.to_owned()],
-        running: 0,
-        waiting: 0,
-    };
-    Arc::new((0..ranks).map(view).collect())
-}
-
-/// A rank that could be chosen, at one moment.
-#[derive(Clone, Debug)]
-pub(crate) struct Candidate {
-    pub(crate) target: Target,
-    pub(crate) view: RankView,
-    pub(crate) occupied: u32,
-}
-
-/// All pods with their views.
-#[derive(Debug)]
-pub(crate) struct Board {
-    pods: Vec<(Arc<Pod>, watch::Receiver<PodView>)>,
-}
-
-/// A pod with the sending end of its view: what a watcher is started with.
-pub(crate) type Watched = (Arc<Pod>, watch::Sender<PodView>);
-
-impl Board {
-    /// All pods, none of them ready.
-    pub(crate) fn new(pods: Vec<(PodId, Uri, Option<Uri>)>, ranks: impl Fn(Side) -> u16) -> (Self, Vec<Watched>) {
-        let mut board = Vec::new();
-        let mut watched = Vec::new();
-        for (id, engine, sidecar) in pods {
-            let ranks = ranks(id.side);
-            let seats = (0..ranks).map(|_| Arc::default()).collect();
-            let (tx, rx) = watch::channel(unknown(ranks, "unknown", "nothing heard of it yet"));
-            let pod = Arc::new(Pod { id, engine, sidecar, seats });
-            board.push((Arc::clone(&pod), rx));
-            watched.push((pod, tx));
-        }
-        (Self { pods: board }, watched)
-    }
-
-    /// Every rank of one side, ready or not.
-    pub(crate) fn ranks(&self, side: Side) -> Vec<Candidate> {
-        let mut all = Vec::new();
-        for (pod, view) in self.pods.iter().filter(|(pod, _)| pod.id.side == side) {
-            let view = Arc::clone(&view.borrow());
-            for ((local, seat), view) in (0..).map(LocalRank).zip(&pod.seats).zip(view.iter()) {
-                let target = Target { pod: Arc::clone(pod), local, rank: view.rank };
-                all.push(Candidate { target, view: view.clone(), occupied: seat.load(Ordering::Relaxed) });
-            }
-        }
-        all
-    }
-
-    /// Why not all of a side's ranks are ready: names and states without addresses, for clients; bounded.
-    pub(crate) fn why_not_ready(&self, side: Side) -> String {
-        const NAMED: usize = 16;
-        let waiting: Vec<Candidate> = self.ranks(side).into_iter().filter(|candidate| !candidate.view.ready).collect();
-        let mut words: Vec<String> =
-            waiting.iter().take(NAMED).map(|c| format!("{} is {}", c.target.id(), c.view.state)).collect();
-        if waiting.len() > NAMED {
-            words.push(format!("and {} more", waiting.len() - NAMED));
-        }
-        words.join(", ")
     }
 }

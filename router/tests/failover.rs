@@ -6,6 +6,7 @@
 mod client;
 #[path = "failover/decode.rs"]
 mod decode;
+#[expect(dead_code, reason = "some of it is for tests/router")]
 #[path = "router/engines.rs"]
 mod engines;
 #[path = "router/journal.rs"]

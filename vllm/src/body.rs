@@ -9,6 +9,7 @@ mod edit;
 mod inspect;
 mod read;
 mod scan;
+mod sketch;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ pub use batch::{PromptPart, merged_answer, merged_usage_chunk, prompt_part};
 pub use edit::{Pieces, without_params};
 pub use inspect::{Inspected, PlainReason};
 pub use read::RequestBody;
+pub use sketch::Sketch;
 
 pub use crate::params::merge_token_ids;
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use super::{ConfigError, range};
+use crate::breaker::Tuning;
 use crate::faults::{Fault, Faults};
 
 /// What happens when prefill/decode has failed for good.
@@ -52,6 +53,27 @@ pub struct FailureArgs {
     #[arg(long, env = "KVGATE_FALLBACK", value_enum, default_value_t = FallbackKind::Off)]
     pub fallback: FallbackKind,
 
+    /// Failures in a row after which a rank gets no requests for a while; a pod, after twice as many from all its ranks, or when it
+    /// could not be reached twice in a row.
+    #[arg(long, env = "KVGATE_CB_FAILURE_THRESHOLD", value_name = "N", default_value_t = 5)]
+    pub cb_failure_threshold: u32,
+
+    /// Requests in a row that must go well, one at a time, before it gets all of its share again.
+    #[arg(long, env = "KVGATE_CB_SUCCESS_THRESHOLD", value_name = "N", default_value_t = 1)]
+    pub cb_success_threshold: u32,
+
+    /// The longest time that a rank is left alone; the first time it is a second, then twice as long after each failure.
+    #[arg(long, env = "KVGATE_CB_TIMEOUT_DURATION_SECS", value_name = "SECONDS", default_value_t = 30)]
+    pub cb_timeout_duration_secs: u32,
+
+    /// Failures further apart than this are not in a row.
+    #[arg(long, env = "KVGATE_CB_WINDOW_DURATION_SECS", value_name = "SECONDS", default_value_t = 60)]
+    pub cb_window_duration_secs: u32,
+
+    /// Never leave a rank alone because of failures.
+    #[arg(long, env = "KVGATE_DISABLE_CIRCUIT_BREAKER", action = ArgAction::SetTrue)]
+    pub disable_circuit_breaker: bool,
+
     /// Injected faults, for controls and tests.
     #[arg(long, env = "KVGATE_FAULT", value_name = "NAME[=MS]", value_delimiter = ' ', hide = true)]
     pub fault: Vec<Fault>,
@@ -67,6 +89,7 @@ pub struct Failure {
     pub backoff: Backoff,
     pub fallback: FallbackKind,
     pub faults: Arc<Faults>,
+    pub(crate) breaker: Tuning,
 }
 
 /// How long to wait before a rank is tried again.
@@ -91,6 +114,9 @@ impl FailureArgs {
         range(self.retry_max_backoff_ms <= 60_000, "--retry-max-backoff-ms", "at most a minute")?;
         range((1.0..=10.0).contains(&self.retry_backoff_multiplier), "--retry-backoff-multiplier", "between 1 and 10")?;
         range((0.0..=1.0).contains(&self.retry_jitter_factor), "--retry-jitter-factor", "between 0 and 1")?;
+        range(self.cb_failure_threshold > 0, "--cb-failure-threshold", "at least 1")?;
+        range(self.cb_success_threshold > 0, "--cb-success-threshold", "at least 1")?;
+        range(self.cb_timeout_duration_secs > 0, "--cb-timeout-duration-secs", "at least 1")?;
         Ok(Failure {
             max_attempts: self.max_attempts,
             retry_budget: self.retry_budget,
@@ -103,6 +129,14 @@ impl FailureArgs {
             },
             fallback: self.fallback,
             faults: Arc::new(Faults::new(&self.fault)),
+            breaker: self.breaker(),
         })
+    }
+
+    fn breaker(&self) -> Tuning {
+        let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+        let failures = if self.disable_circuit_breaker { Tuning::NEVER } else { self.cb_failure_threshold };
+        let (longest, window) = (seconds(self.cb_timeout_duration_secs), seconds(self.cb_window_duration_secs));
+        Tuning::new(failures, self.cb_success_threshold, longest, window)
     }
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::{ArgAction, Args};
 
 use super::{ConfigError, PodUrl, PodUrlError, range};
+use crate::targets::Side;
 
 /// Ranks that one `--prefill` or `--decode` URL may stand for; far above any pod that exists.
 const MAX_RANKS_PER_POD: u16 = 1024;
@@ -64,6 +65,16 @@ pub struct Targets {
     pub decode_ranks: u16,
     pub engine_authorization: Option<http::HeaderValue>,
     pub sidecar_authorization: Option<http::HeaderValue>,
+}
+
+impl Targets {
+    /// DP ranks of each pod of a side.
+    pub(crate) fn ranks(&self, side: Side) -> u16 {
+        match side {
+            Side::Prefill => self.prefill_ranks,
+            Side::Decode => self.decode_ranks,
+        }
+    }
 }
 
 impl TargetArgs {

@@ -30,10 +30,10 @@ const RANKS: [Figure; 4] = [
     ("router_target_ready", "1 when the rank can take work", |rank| i64::from(rank.view.ready)),
     ("router_target_in_flight", "Requests of this router on the rank", |rank| i64::from(rank.occupied)),
     ("router_target_running", "Requests running in the rank's engine, as its sidecar says", |rank| {
-        i64::try_from(rank.view.running).unwrap_or(i64::MAX)
+        i64::from(rank.view.running)
     }),
     ("router_target_waiting", "Requests waiting in the rank's engine, as its sidecar says", |rank| {
-        i64::try_from(rank.view.waiting).unwrap_or(i64::MAX)
+        i64::from(rank.view.waiting)
     }),
 ];
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tracing::warn;
 use vllm_wire::body::{PlainReason, RequestBody, merged_answer};
 
+use crate::choice::Ask;
 use crate::engine::Decoding;
 use crate::error::ApiError;
 use crate::handoff::Claimed;
@@ -87,6 +88,7 @@ impl Job<'_> {
             label: self.label.clone(),
             endpoint: self.endpoint,
             headers: self.headers.clone(),
+            ask: Ask::new(&self.shared.policies, &self.headers, body.bytes(), &body.inspected().sketch),
             body,
             wish: self.wish,
             trail,

@@ -6,7 +6,6 @@
 mod paths;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use vllm_wire::body::{Pieces, without_params};
 use vllm_wire::headers::REQUEST_ID;
 
 use crate::admission::{Caller, Running};
-use crate::choice::{Avoid, Terms, Wish};
+use crate::choice::{Ask, Avoid, Terms, Wish};
 use crate::config::paths::UnknownPaths;
 use crate::engine::Proxied;
 use crate::error::ApiError;
@@ -117,9 +116,10 @@ async fn send(
 ) -> Result<(Response<Body>, Occupied), ApiError> {
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let mut avoid = Avoid::default();
+    let asks = Ask::of_other_path(&shared.policies, headers, body.iter().map(Bytes::len).sum());
     loop {
-        let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
-        let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, turn };
+        let by = Some((&shared.policies, &asks));
+        let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, by };
         let Some(target) = terms.alone(&shared.board) else {
             return Err(not_ready(&shared.board, &[Side::Decode]));
         };
@@ -131,12 +131,16 @@ async fn send(
         let ask = Proxied { method, path, headers, id: &id, body: body.clone() };
         let error = match shared.engines.proxied(&target, ask).await {
             Ok(response) => {
+                target.worked();
                 trail.end(Leg::Decode);
                 return Ok((response, seat));
             }
             Err(error) => error,
         };
         warn!(decode = %target.id(), error = &error as &dyn std::error::Error, "a proxied request fails");
+        if let Some(fault) = error.fault() {
+            target.failed(fault);
+        }
         if !error.never_sent() || trail.attempts >= shared.config.failure.max_attempts {
             return Err(leg_failed("decode", &error));
         }

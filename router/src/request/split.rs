@@ -19,7 +19,7 @@ use crate::metrics::Outcome;
 use crate::request::whole::leg_failed;
 use crate::request::{Done, Job, not_ready};
 use crate::sidecar::{HandleReport, SidecarError, Traced, TransferAsk};
-use crate::targets::{Occupied, Side, Target};
+use crate::targets::{Fault, Occupied, Side, Target};
 use crate::ticket::{Asked, DecodeTicket, NotCovered, Ungated};
 use crate::trail::{Failed, Leg};
 
@@ -146,6 +146,7 @@ impl Job<'_> {
             self.failed(Failed { leg, fault: what, code: error.public().code, next }, &error);
             self.trail.choosing();
             blame(&mut avoid, &error, &prefill, &decode);
+            report(&error, &prefill, &decode);
             self.failed_on(if leg == Leg::Prefill { &prefill } else { &decode });
             let again = match (next, prefilled) {
                 (Next::GiveUp | Next::BudgetSpent, _) => None,
@@ -196,7 +197,11 @@ impl Job<'_> {
             Start::Anew { prefill, decode } => {
                 let seat = decode.occupy();
                 self.trail.prefill_on(&prefill);
-                match self.prefill(&prefill, &call, prefill_body.clone()).await {
+                let prefilled = self.prefill(&prefill, &call, prefill_body.clone()).await;
+                if prefilled.is_ok() {
+                    prefill.worked();
+                }
+                match prefilled {
                     Ok(Answer::Given(prefilled)) => (Box::new(prefilled), decode, seat),
                     Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
                     Err(error) => {
@@ -214,6 +219,9 @@ impl Job<'_> {
         };
         self.trail.begin(Leg::Decode);
         let answered = self.shared.engines.decode(ticket, &call, &self.body).await;
+        if answered.is_ok() {
+            decode.worked();
+        }
         match answered {
             Ok(Answer::Given(decoding)) => {
                 if let Some(claimed) = &claimed
@@ -368,10 +376,32 @@ fn blame(avoid: &mut Avoid, error: &AttemptError, prefill: &Target, decode: &Tar
     }
 }
 
+/// What a failed attempt says to the breakers.
+fn report(error: &AttemptError, prefill: &Target, decode: &Target) {
+    match error {
+        AttemptError::Prefill(error) => error.fault().into_iter().for_each(|fault| prefill.failed(fault)),
+        AttemptError::Decode(error) => error.fault().into_iter().for_each(|fault| decode.failed(fault)),
+        AttemptError::Receipt(_) | AttemptError::Staging(_) => decode.failed(Fault::Failed),
+        AttemptError::Transfer(SidecarError::Upstream(error)) if error.never_sent() => {
+            decode.failed(Fault::Unreachable)
+        }
+        AttemptError::Transfer(SidecarError::Upstream(_) | SidecarError::Answer { .. }) => decode.failed(Fault::Failed),
+        AttemptError::Transfer(SidecarError::Abandoned | SidecarError::Request(_)) => {}
+        AttemptError::Transfer(SidecarError::Problem { retry, status, .. }) => match retry {
+            // P's sidecar or engine could not be read.
+            Retry::NewPrefill => prefill.failed(Fault::Failed),
+            Retry::SameTarget => decode.failed(Fault::Failed),
+            Retry::OtherTarget if *status == StatusCode::GATEWAY_TIMEOUT => decode.failed(Fault::Failed),
+            // No room, not ready, or not for this request: it says so itself, and in its states too.
+            Retry::OtherTarget | Retry::Never => {}
+        },
+    }
+}
+
 /// The rank after a target's, for the wrong-rank control.
 fn neighbour(target: &Target, ranks: u16) -> Target {
     let local = target.local.0.saturating_add(1).checked_rem(ranks).unwrap_or(0);
     let first = target.rank.0.saturating_sub(target.local.0);
     let local = LocalRank(local);
-    Target { pod: target.pod.clone(), local, rank: local.global(first) }
+    Target { local, rank: local.global(first), ..target.clone() }
 }

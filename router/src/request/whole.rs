@@ -29,10 +29,18 @@ impl Job<'_> {
             self.trail.decode_on(&target);
             self.trail.begin(Leg::Decode);
             let error = match self.shared.engines.whole(&target, &call, &self.body).await {
-                Ok(Answer::Given(decoding)) => return Ok(Done::Begun { decoding, seat, claimed: None }),
-                Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
+                Ok(answer) => {
+                    target.worked();
+                    return Ok(match answer {
+                        Answer::Given(decoding) => Done::Begun { decoding, seat, claimed: None },
+                        Answer::ClientError(answer) => Done::ClientError(answer),
+                    });
+                }
                 Err(error) => error,
             };
+            if let Some(fault) = error.fault() {
+                target.failed(fault);
+            }
             let next = ladder.step(error.retry(), false, &self.shared.retries);
             warn!(decode = %target.id(), error = &error as &dyn std::error::Error, next = next.as_str(), "attempt failed");
             let public = leg_failed("decode", &error);

@@ -167,7 +167,7 @@ impl ProblemJson {
     }
 }
 
-/// One rank, from `/v1/ranks/events`.
+/// One rank, from `/v1/ranks/events` or `/v1/ranks`.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RankJson {
     pub(crate) dp_rank: u16,
@@ -178,7 +178,15 @@ pub(crate) struct RankJson {
     #[serde(default)]
     pub(crate) load: LoadJson,
     #[serde(default)]
+    pub(crate) staging: StagingJson,
+    #[serde(default)]
     pub(crate) draining: bool,
+}
+
+/// All ranks, from `/v1/ranks`.
+#[derive(Deserialize)]
+pub(crate) struct RanksJson {
+    pub(crate) ranks: Vec<RankJson>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -186,4 +194,31 @@ pub(crate) struct RankJson {
 pub(crate) struct LoadJson {
     pub(crate) running: u64,
     pub(crate) waiting: u64,
+    kv_usage: f64,
+}
+
+impl LoadJson {
+    /// KV-cache usage in per mille.
+    pub(crate) fn kv_usage(&self) -> u16 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped; NaN becomes 0")]
+        let per_mille = (self.kv_usage.clamp(0.0, 1.0) * 1000.0) as u16;
+        per_mille
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct StagingJson {
+    capacity_blocks: u64,
+    used_blocks: u64,
+    quarantined_blocks: u64,
+}
+
+impl StagingJson {
+    /// Blocks that cannot be given out now, in per mille; 0 where there is no staging, as on prefill pods.
+    pub(crate) fn used(&self) -> u16 {
+        let used = self.used_blocks.saturating_add(self.quarantined_blocks).min(self.capacity_blocks);
+        let per_mille = used.saturating_mul(1000).checked_div(self.capacity_blocks).unwrap_or(0);
+        u16::try_from(per_mille).unwrap_or(u16::MAX)
+    }
 }

@@ -1,14 +1,21 @@
 //! Which receipts cover which decodes.
 
+use std::time::Duration;
+
 use kv::ids::LocalRank;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::targets::{Board, Side};
+use crate::breaker::Tuning;
+use crate::targets::{Board, PodSpec, Side};
 
 fn target(index: usize, rank: u16) -> Target {
-    let pod = |index| (PodId { side: Side::Decode, index }, http::Uri::from_static("http://d/"), None);
-    let (board, _watched) = Board::new(vec![pod(0), pod(1)], |_| 4);
+    let board = Board::new(Tuning::new(1, 1, Duration::from_secs(1), Duration::from_secs(1)), CancellationToken::new());
+    for engine in ["http://d0/", "http://d1/"] {
+        let engine = http::Uri::from_static(engine);
+        board.add(PodSpec { side: Side::Decode, engine, sidecar: None, ranks: 4 }).unwrap();
+    }
     let found = board.ranks(Side::Decode).into_iter().map(|candidate| candidate.target);
     found.into_iter().find(|target| target.pod.id.index == index && target.local == LocalRank(rank)).unwrap()
 }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -66,11 +67,17 @@ pub(crate) enum Decodes {
 pub(crate) struct Engine<T> {
     pub(crate) journal: Journal,
     pub(crate) script: Mutex<VecDeque<T>>,
+    served: AtomicUsize,
 }
 
 impl<T> Engine<T> {
     pub(crate) fn new(journal: &Journal) -> Arc<Self> {
-        Arc::new(Self { journal: journal.clone(), script: Mutex::default() })
+        Arc::new(Self { journal: journal.clone(), script: Mutex::default(), served: AtomicUsize::new(0) })
+    }
+
+    /// Requests that came here.
+    pub(crate) fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
     }
 
     pub(crate) fn next(&self, does: T) {
@@ -135,6 +142,7 @@ async fn read(request: Request) -> (HeaderMap, Vec<u8>, Value) {
 async fn prefill(State(engine): State<Arc<Engine<Prefills>>>, request: Request) -> Response {
     let (headers, body, json) = read(request).await;
     let (rank, id) = (rank(&headers).unwrap_or(0), headers["x-request-id"].to_str().unwrap().to_owned());
+    engine.served.fetch_add(1, Ordering::SeqCst);
     engine.journal.write(Event::Prefill { rank: Some(rank), headers, body });
     let does = engine.script.lock().pop_front();
     match does {
@@ -175,6 +183,7 @@ async fn decode(State(engine): State<Arc<Engine<Decodes>>>, request: Request) ->
     let (headers, body, json) = read(request).await;
     let remote = json.get("kv_transfer_params").and_then(|params| params.get("remote_request_id"));
     let remote = remote.and_then(Value::as_str).map(str::to_owned);
+    engine.served.fetch_add(1, Ordering::SeqCst);
     engine.journal.write(Event::Decode { rank: rank(&headers), headers, body, request: remote });
     let does = engine.script.lock().pop_front();
     let tripwire = Tripwire::new(&engine.journal, Event::DecodeCancelled);

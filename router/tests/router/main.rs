@@ -2,6 +2,7 @@
 
 mod admission;
 mod batches;
+mod choosing;
 mod edge;
 #[expect(dead_code, reason = "some of it is for tests/failover.rs")]
 mod engines;

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -49,7 +51,8 @@ pub(crate) struct Sidecar {
     collect_by_ms: u64,
     /// What has freed transfers before the router's word; `forgotten` makes them unknown.
     pub(crate) freed: Mutex<BTreeMap<String, &'static str>>,
-    kicked: tokio::sync::Notify,
+    kicked: watch::Sender<()>,
+    mute: AtomicBool,
     /// Of all requests but for the event streams.
     pub(crate) headers: Mutex<Vec<HeaderMap>>,
 }
@@ -66,7 +69,8 @@ impl Sidecar {
             token,
             collect_by_ms,
             freed: Mutex::default(),
-            kicked: tokio::sync::Notify::new(),
+            kicked: watch::channel(()).0,
+            mute: AtomicBool::new(false),
             headers: Mutex::default(),
         })
     }
@@ -79,14 +83,26 @@ impl Sidecar {
         self.ranks.send_modify(|ranks| ranks[usize::from(rank)] = rank_json(rank, state));
     }
 
+    /// Streams end, and nothing is answered any more.
+    pub(crate) fn die(&self) {
+        self.fall_silent();
+        self.kick();
+    }
+
+    /// Streams stay open, but nothing is said or answered any more.
+    pub(crate) fn fall_silent(&self) {
+        self.mute.store(true, Ordering::SeqCst);
+    }
+
     /// Ends every event stream.
     pub(crate) fn kick(&self) {
-        self.kicked.notify_waiters();
+        self.kicked.send_replace(());
     }
 
     pub(crate) fn routes(self: Arc<Self>) -> axum::Router {
         let guarded = Arc::clone(&self);
         axum::Router::new()
+            .route("/v1/ranks", get(ranks))
             .route("/v1/ranks/events", get(events))
             .route("/v1/transfers", post(transfer).get(of_attempt))
             .route("/v1/transfers/{id}", delete(finish).get(shown))
@@ -98,7 +114,11 @@ impl Sidecar {
                     guarded.headers.lock().push(request.headers().clone());
                 }
                 let wanted = guarded.token.map(|token| format!("Bearer {token}"));
+                let mute = guarded.mute.load(Ordering::SeqCst);
                 async move {
+                    if mute {
+                        return std::future::pending().await;
+                    }
                     let got = request.headers().get("authorization").and_then(|value| value.to_str().ok());
                     if wanted.is_some() && got != wanted.as_deref() {
                         return problem(401, "unauthorized", "never");
@@ -127,19 +147,28 @@ fn problem(status: u16, code: &str, retry: &str) -> Response {
 async fn events(State(sidecar): State<Arc<Sidecar>>) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let mut source = sidecar.ranks.subscribe();
     source.mark_changed();
-    let stream = unfold((source, VecDeque::new(), sidecar), async |(mut source, mut pending, sidecar)| {
-        while pending.is_empty() {
-            tokio::select! {
-                changed = source.changed() => changed.ok()?,
-                () = sidecar.kicked.notified() => return None,
+    let kicked = sidecar.kicked.subscribe();
+    let stream =
+        unfold((source, VecDeque::new(), sidecar, kicked), async |(mut source, mut pending, sidecar, mut kicked)| {
+            while pending.is_empty() {
+                tokio::select! {
+                    changed = source.changed() => changed.ok()?,
+                    _ = kicked.changed() => return None,
+                    () = tokio::time::sleep(Duration::from_millis(100)), if !sidecar.mute.load(Ordering::SeqCst) => {
+                        return Some((Ok(SseEvent::default().comment("")), (source, pending, sidecar, kicked)));
+                    }
+                }
+                pending.extend(source.borrow_and_update().iter().cloned());
             }
-            pending.extend(source.borrow_and_update().iter().cloned());
-        }
-        let rank: Value = pending.pop_front()?;
-        let event = SseEvent::default().event("rank").id("1").json_data(rank).unwrap();
-        Some((Ok(event), (source, pending, sidecar)))
-    });
+            let rank: Value = pending.pop_front()?;
+            let event = SseEvent::default().event("rank").id("1").json_data(rank).unwrap();
+            Some((Ok(event), (source, pending, sidecar, kicked)))
+        });
     Sse::new(Box::pin(stream))
+}
+
+async fn ranks(State(sidecar): State<Arc<Sidecar>>) -> Json<Value> {
+    Json(json!({"ranks": *sidecar.ranks.borrow()}))
 }
 
 async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {

@@ -24,8 +24,8 @@ use crate::http::rank_json::RankJson;
 use crate::model::RankSnapshot;
 use crate::problem::Problem;
 
-/// A comment goes out after this much silence, so that both ends notice a dead connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A comment goes out after this much silence, so that a router knows within a second that the sidecar has gone.
+const KEEP_ALIVE: Duration = Duration::from_millis(250);
 
 /// How long an ending stream waits for the ranks to say that they are draining.
 const LAST_WORDS: Duration = Duration::from_millis(500);

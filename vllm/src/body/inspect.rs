@@ -9,6 +9,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::scan::{Scanned, scan};
+use super::sketch::{Sketch, sketch};
 use super::{BodyError, Endpoint, MAX_PROMPTS};
 
 /// What a body says.
@@ -26,6 +27,8 @@ pub struct Inspected {
     pub text_only_chat: bool,
     /// The client asked for token ids, so they stay in its reply.
     pub wants_token_ids: bool,
+    /// The work that it makes and whose it is.
+    pub sketch: Sketch,
 }
 
 /// Why a request goes to one engine whole.
@@ -91,6 +94,7 @@ pub(super) fn inspected(
         plain_because,
         text_only_chat: endpoint == Endpoint::Chat && is_text_only_chat(scanned),
         wants_token_ids: flag(scanned, "return_token_ids")?,
+        sketch: sketch(scanned),
     };
     Ok((inspected, prompts))
 }

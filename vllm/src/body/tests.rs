@@ -263,6 +263,13 @@ fn a_body_is_inspected_as_python_reads_it() {
         plain_because: None,
         text_only_chat: false,
         wants_token_ids: true,
+        sketch: Sketch {
+            prompt: 93..96,
+            token_ids: None,
+            max_tokens: None,
+            session: None,
+            scope: [Some(21..30), None],
+        },
     };
     assert_eq!(inspect(Endpoint::Completions, body).unwrap(), expected);
     for (body, named) in [

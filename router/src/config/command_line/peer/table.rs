@@ -53,12 +53,12 @@ const fn refused(flag: &'static str, words: &'static str) -> PeerFlag {
 const LEVELS: &[(&str, &str)] =
     &[("debug", "debug"), ("info", "info"), ("warning", "warn"), ("error", "error"), ("critical", "error")];
 
-const POLICIES: &str = "the rank with the least work is chosen, under --rank-pairing same over the pair";
-const KV_AWARE: &str = "there is no kv_aware policy";
+const KV_AWARE: &str = "there is no kv_aware policy: cache-aware remembers what each rank was sent";
+const POLICY: &str =
+    "the same names but for kv_aware and sticky_least_loaded; the default is least-loaded, not cache_aware";
 const SELECTORS: &str = "the router asks no Kubernetes API: name the pods with --prefill and --decode";
 const EVENTS: &str =
     "the sidecars say within a second when a rank is lost, so there is no threshold or interval to set";
-const BREAKER: &str = "a rank is left out as soon as its sidecar or a failed attempt says so; there is nothing to tune";
 const WASM: &str = "no code runs inside the router; put a proxy before it";
 const PROGRAMS: &str = "there is no program-level scheduling";
 const STARTUP: &str = "the router starts at once and lists in /readyz what it waits for";
@@ -70,9 +70,12 @@ pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
     refused("worker-urls", "kvgate always splits prefill and decode: name the engines with --prefill and --decode"),
     refused("enable-program-scheduling", PROGRAMS),
     refused("program-scheduling-config-json", PROGRAMS),
-    refused("policy", POLICIES),
-    refused("prefill-policy", POLICIES),
-    refused("decode-policy", POLICIES),
+    same("policy", POLICY),
+    same("prefill-policy", "if it is another than --policy; under --rank-pairing same it leads"),
+    same(
+        "decode-policy",
+        "if it is another than --policy; under --rank-pairing same it chooses among the pods of the rank",
+    ),
     refused("router-temperature", KV_AWARE),
     refused("kv-penalty-host", KV_AWARE),
     refused("kv-penalty-external", KV_AWARE),
@@ -92,11 +95,11 @@ pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
     same("decode", "a sidecar is named as URL,sidecar=URL"),
     refused("worker-startup-timeout-secs", STARTUP),
     refused("worker-startup-check-interval", STARTUP),
-    refused("cache-threshold", KV_AWARE),
-    refused("balance-abs-threshold", KV_AWARE),
-    refused("balance-rel-threshold", KV_AWARE),
-    refused("eviction-interval-secs", KV_AWARE),
-    refused("max-tree-size", KV_AWARE),
+    same("cache-threshold", "the same default, 0.3"),
+    same("balance-abs-threshold", "the same default, 64; the preferred rank is compared with the least loaded one"),
+    same("balance-rel-threshold", "the same default, 1.5"),
+    refused("eviction-interval-secs", "old prompts are forgotten as new ones come: --max-tree-size"),
+    same("max-tree-size", "in bytes, for all ranks of a side together; the default is 64 MiB, not 2^25 for each"),
     renamed("max-payload-size", "max-body-bytes", "the default is 16 MiB, not 512 MiB; larger bodies are answered 413"),
     refused("wasm-middleware", WASM),
     refused("wasm-middleware-sha256", WASM),
@@ -139,11 +142,14 @@ pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
         verdict: Verdict::Sets { ours: "max-attempts", value: "1" },
         words: "one attempt",
     },
-    refused("cb-failure-threshold", BREAKER),
-    refused("cb-success-threshold", BREAKER),
-    refused("cb-timeout-duration-secs", BREAKER),
-    refused("cb-window-duration-secs", BREAKER),
-    refused("disable-circuit-breaker", BREAKER),
+    same(
+        "cb-failure-threshold",
+        "the default is 5, not 10; a pod that cannot be reached is left alone the second time",
+    ),
+    same("cb-success-threshold", "the default is 1, not 3"),
+    same("cb-timeout-duration-secs", "the longest time, after a first one of a second; the default is 30, not 60"),
+    same("cb-window-duration-secs", "the default is 60, not 120"),
+    same("disable-circuit-breaker", "ranks that fail stay among those to choose from"),
     refused("health-failure-threshold", EVENTS),
     refused("health-success-threshold", EVENTS),
     refused("health-check-timeout-secs", EVENTS),
