@@ -65,9 +65,8 @@ impl Drop for PinnedBlocks {
 /// A landed transfer whose claim is being renewed. Dropped: the sidecar is told that its decode leg has ended.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    sidecars: Sidecars,
-    sidecar: Uri,
-    transfer: TransferId,
+    /// Whom to ask about which transfer; apart, as an answer under way carries this to its end.
+    at: Box<(Sidecars, Uri, TransferId)>,
     /// Until when the sidecar certainly keeps the slots: each renewal counts from when it was sent.
     held_until: watch::Receiver<Instant>,
     #[expect(dead_code, reason = "ends the keeper when dropped")]
@@ -92,7 +91,8 @@ impl Claimed {
         if Instant::now() < *self.held_until.borrow() {
             return Ok(());
         }
-        match self.sidecars.was_held(&self.sidecar, &self.transfer).await {
+        let (sidecars, sidecar, transfer) = &*self.at;
+        match sidecars.was_held(sidecar, transfer).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(NotHeld::Freed),
             Err(error) => Err(NotHeld::Unknown(error)),
@@ -240,9 +240,7 @@ impl Handoffs {
         // The receipt is the first claim, and it was given after it was asked for.
         let (renewals, held_until) = watch::channel(asked_at + collect_by);
         let claimed = Claimed {
-            sidecars: self.sidecars.clone(),
-            sidecar: sidecar.clone(),
-            transfer: transfer.clone(),
+            at: Box::new((self.sidecars.clone(), sidecar.clone(), transfer.clone())),
             held_until,
             keeper: released.clone().drop_guard(),
         };

@@ -1,5 +1,7 @@
 //! A decode that begins to answer after its staging may have been freed: claims can lapse when a machine stalls.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
