@@ -85,6 +85,15 @@ impl Asker {
         self.send(Method::GET, base, path, Bytes::new()).await
     }
 
+    /// `POST` of a JSON body.
+    pub(crate) async fn post(&self, base: &str, path: &str, body: &Value) -> Result<Answer, AskError> {
+        self.send(Method::POST, base, path, Bytes::from(body.to_string())).await
+    }
+
+    pub(crate) async fn delete(&self, base: &str, path: &str) -> Result<Answer, AskError> {
+        self.send(Method::DELETE, base, path, Bytes::new()).await
+    }
+
     async fn send(&self, method: Method, base: &str, path: &str, body: Bytes) -> Result<Answer, AskError> {
         let wrong = || AskError::Url { base: base.to_owned(), path: path.to_owned() };
         let url: Uri = format!("{}{path}", base.trim_end_matches('/')).parse().map_err(|_invalid| wrong())?;

@@ -8,6 +8,7 @@
 //! | `nixl`, `tls` | NIXL, plugins, UCX, GPUs and `UCX_TLS`, as `probe` found them in a process of its own |
 //! | `engine`, `hosts`, `ports` | this pod's engine, what it tells others, the ports that a sidecar needs |
 //! | `pods` | two sidecars compared |
+//! | `peer`, `measure` | a test transfer from another pod's sidecar |
 //! | `line`, `print` | one line, and all of them |
 //!
 //! Exit code: 0 without a `fail` (warnings are in the report), 2 with one, 64 for a command line that cannot work.
@@ -18,7 +19,9 @@ mod engine;
 mod host;
 mod hosts;
 mod line;
+mod measure;
 mod nixl;
+mod peer;
 mod pods;
 mod ports;
 mod print;
@@ -40,8 +43,8 @@ use line::{Line, Status};
 
 /// Exit code when a line says `fail`.
 const FAILED: u8 = 2;
-/// For each HTTP question.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For each HTTP question; the longest is the making of a probe, which loads NIXL's plugins.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// vLLM's own default for the side channel of rank 0.
 const VLLM_SIDE_CHANNEL_PORT: u16 = 5600;
 
@@ -81,6 +84,9 @@ pub(crate) struct Args {
     /// A sidecar to ask; give two, of a prefill and a decode pod, to have them compared
     #[arg(long = "sidecar", value_name = "URL")]
     sidecars: Vec<String>,
+    /// A sidecar of another pod, to read from over NIXL: how fast, how soon
+    #[arg(long, value_name = "URL")]
+    peer: Option<String>,
     /// Write the report as JSON
     #[arg(long)]
     json: bool,
@@ -146,6 +152,8 @@ async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
     lines.extend([engine_ranks, engine::policy(root), host]);
     lines.extend(ports);
     lines.extend(pods);
+    // Last, and by itself: it measures.
+    lines.push(peer::line(asker, args.peer.as_deref(), args.nixl_library.as_deref()).await);
     lines
 }
 

@@ -11,6 +11,7 @@
 //! | `ranks`, `rank_json` | `/v1/ranks` and its event stream |
 //! | `handles`, `handles_json` | `/v1/handles` |
 //! | `log_level` | `/v1/log-level` |
+//! | `probe` | `/v1/probe`, what `kvgate doctor --peer` reads |
 //! | `operations` | `/livez`, `/readyz`, `/metrics`, `/version` |
 
 mod edge;
@@ -21,6 +22,7 @@ mod latency;
 mod log_level;
 mod operations;
 mod peers;
+mod probe;
 mod rank_json;
 mod ranks;
 mod trace_json;
@@ -61,6 +63,7 @@ struct Parts {
     events: RankEvents,
     metrics: Metrics,
     log_filter: LogFilter,
+    probe: probe::Slot,
     tasks: TaskTracker,
     gate: CancellationToken,
     stop: CancellationToken,
@@ -73,7 +76,18 @@ impl Api {
         let events = RankEvents::start(pod.ranks(), &tasks, lifecycle.stop().clone());
         let metrics = Metrics::new(pod.clone(), &build);
         let (gate, stop) = (lifecycle.gate().clone(), lifecycle.stop().clone());
-        Self(Arc::new(Parts { pod, token, build, events, metrics, log_filter, tasks, gate, stop }))
+        Self(Arc::new(Parts {
+            pod,
+            token,
+            build,
+            events,
+            metrics,
+            log_filter,
+            probe: probe::Slot::default(),
+            tasks,
+            gate,
+            stop,
+        }))
     }
 
     fn pod(&self) -> &Pod {
@@ -99,6 +113,7 @@ pub fn api(api: Api) -> Router {
         .route("/v1/latency", get(latency::report))
         .route("/v1/peers", get(peers::list))
         .route("/v1/log-level", get(log_level::show).put(log_level::change))
+        .route("/v1/probe", post(probe::open).delete(probe::close))
         .route("/v1/ranks", get(ranks::list))
         .route("/v1/ranks/events", get(ranks::events))
         .route("/v1/ranks/{rank}", get(ranks::one))

@@ -154,6 +154,11 @@ impl Pod {
         })
     }
 
+    /// Where agents come from.
+    pub(crate) fn fabrics(&self) -> &Arc<dyn Fabrics> {
+        &self.inner.fabrics
+    }
+
     /// The ports on which the virtual engines listen, by local rank; empty in the prefill role.
     pub fn side_channel_ports(&self) -> Vec<u16> {
         self.inner.servers.iter().map(|server| server.local_endpoint().port).collect()

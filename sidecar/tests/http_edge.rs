@@ -5,6 +5,8 @@
 mod events;
 #[path = "http_edge/landing.rs"]
 mod landing;
+#[path = "http_edge/probe.rs"]
+mod probe;
 #[path = "http_edge/process.rs"]
 mod process;
 #[path = "http_edge/refusals.rs"]

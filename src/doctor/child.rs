@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -32,8 +32,8 @@ pub(super) fn command(args: &[String]) -> std::io::Result<Command> {
     Ok(command)
 }
 
-/// Runs a child to its end, at most for `patience`.
-pub(super) async fn finish<T: DeserializeOwned>(mut command: Command, patience: Duration) -> Ended<T> {
+/// Runs a child to its end, at most for `patience`; it is given `input` on its standard input.
+pub(super) async fn finish<T: DeserializeOwned>(mut command: Command, input: &[u8], patience: Duration) -> Ended<T> {
     let mut ended = Ended { told: None, words: Vec::new(), trouble: None };
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -45,7 +45,12 @@ pub(super) async fn finish<T: DeserializeOwned>(mut command: Command, patience: 
     let streams = (child.stdout.take(), child.stderr.take());
     let (Some(out), Some(err)) = streams else { return ended };
     let (mut out, mut err) = (BufReader::new(out).lines(), BufReader::new(err).lines());
+    let given = child.stdin.take();
     let reading = async {
+        if let Some(mut given) = given {
+            // A child that ends without reading says why by its own words.
+            drop(given.write_all(input).await);
+        }
         let (mut out_open, mut err_open) = (true, true);
         while out_open || err_open {
             // Both are cancel-safe: a line that is not whole stays in the buffer.

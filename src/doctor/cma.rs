@@ -31,7 +31,7 @@ async fn attempt() -> Result<ReadSays, String> {
     let mut args = words("reader");
     args.extend(["--probe-of".to_owned(), format!("{}:{}", told.pid, told.address)]);
     let command = child::command(&args).map_err(|error| error.to_string())?;
-    let reader = child::finish::<ReadSays>(command, PATIENCE).await;
+    let reader = child::finish::<ReadSays>(command, &[], PATIENCE).await;
     // It waits for its standard input, which ends here; should it not, dropping it kills it.
     drop(target);
     reader.told.ok_or_else(|| format!("the reader {}", reader.trouble.unwrap_or_else(|| "told nothing".to_owned())))

@@ -43,7 +43,7 @@ pub(super) async fn probe(library: Option<&Path>) -> Ended<Probed> {
             if std::env::var_os("NIXL_LOG_LEVEL").is_none() {
                 command.env("NIXL_LOG_LEVEL", "INFO");
             }
-            child::finish(command, PATIENCE).await
+            child::finish(command, &[], PATIENCE).await
         }
         Err(error) => Ended { told: None, words: Vec::new(), trouble: Some(error.to_string()) },
     }
@@ -149,7 +149,7 @@ fn backend(probed: &Probed, words: &[String]) -> Line {
 }
 
 /// What a library wrote that reads like trouble, the last few lines.
-fn causes(words: &[String]) -> Vec<String> {
+pub(super) fn causes(words: &[String]) -> Vec<String> {
     let bad = |line: &&String| {
         let lower = line.to_ascii_lowercase();
         ["error", "fail", "cannot", "no such", "not found", "unsupported", "no active messages"]

@@ -4,12 +4,17 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use side_channel::Endpoint;
+use tokio::time::timeout;
 
 use super::line::Line;
 use crate::ask::Asker;
+
+/// On this machine, and from memory.
+const SIDECAR_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where this pod's sidecar listens, or would.
 #[derive(Clone, Debug)]
@@ -51,8 +56,9 @@ pub(super) async fn lines(root: &Path, asker: &Asker, wanted: &Wanted) -> Vec<Li
 
 /// A sidecar says one of its own words at a path that needs no token.
 async fn sidecar_is_here(asker: &Asker, url: &str) -> bool {
-    let answer = asker.get(url, "/readyz").await;
-    answer.is_ok_and(|answer| answer.body.get("ranks").is_some_and(Value::is_array))
+    // A program that takes connections and says nothing is no sidecar.
+    let answer = timeout(SIDECAR_ANSWERS_WITHIN, asker.get(url, "/readyz")).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.body.get("ranks").is_some_and(Value::is_array)))
 }
 
 /// The side-channel ports that the running sidecar has; none known when it wants a token that we lack.

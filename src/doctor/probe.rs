@@ -12,6 +12,7 @@ use nixl_sys::ucx::{DeviceKind, ThreadLevel, Ucx};
 use nixl_sys::{Api, machine};
 use serde::{Deserialize, Serialize};
 
+use super::measure;
 use crate::ask::with_causes;
 
 /// Stands before what the parent reads; everything else on the stream is some library's.
@@ -29,6 +30,8 @@ pub(crate) enum Part {
     Target,
     /// Reads those bytes.
     Reader,
+    /// Reads a peer's probe over NIXL; which one stands on its standard input.
+    Transfer,
 }
 
 /// What the NIXL probe has learned so far. It is written after every step, so that a crash leaves what came before.
@@ -95,6 +98,7 @@ pub(super) fn run(part: Part, library: Option<&Path>, of: Option<&str>) -> ExitC
         Part::Nixl => nixl(library),
         Part::Target => target(),
         Part::Reader => reader(of.unwrap_or_default()),
+        Part::Transfer => transfer(library),
     }
     ExitCode::SUCCESS
 }
@@ -117,13 +121,29 @@ fn nixl(library: Option<&Path>) {
         Err(error) => probed.cuda_error = Some(with_causes(&error)),
     }
     tell(&probed);
-    let file = library.map(|path| if path.is_dir() { path.join("libnixl_capi.so") } else { path.to_owned() });
-    match Api::load(file.as_deref()) {
+    match load(library) {
         Ok(api) => with_library(api, &mut probed),
         Err(error) => probed.library_error = Some(with_causes(&error)),
     }
     probed.whole = true;
     tell(&probed);
+}
+
+fn load(library: Option<&Path>) -> Result<&'static Api, nixl_sys::LoadError> {
+    let file = library.map(|path| if path.is_dir() { path.join("libnixl_capi.so") } else { path.to_owned() });
+    Api::load(file.as_deref())
+}
+
+fn transfer(library: Option<&Path>) {
+    let mut text = String::new();
+    let read = stdin().lock().read_to_string(&mut text);
+    let measured = match (read, serde_json::from_str::<measure::Probe>(&text), load(library)) {
+        (Ok(_), Ok(probe), Ok(api)) => measure::run(api, &probe),
+        (Err(error), ..) => measure::Measured::failed(error.to_string()),
+        (_, Err(error), _) => measure::Measured::failed(format!("the peer's answer cannot be used: {error}")),
+        (.., Err(error)) => measure::Measured::failed(with_causes(&error)),
+    };
+    tell(&measured);
 }
 
 fn with_library(api: &'static Api, probed: &mut Probed) {

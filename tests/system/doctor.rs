@@ -221,6 +221,22 @@ fn a_healthy_pair_is_well_and_a_mixed_one_is_not() {
         "{well:#}"
     );
 
+    // P's sidecar runs no agent of its own; both open one for the test, and take it back.
+    for sidecar in [&p, &d] {
+        let (code, measured) = report(&mut doctor(&format!("--peer {}", url(sidecar))));
+        let line = line(&measured, "peer-transfer");
+        assert!(code == 0 && line["facts"]["measured"]["right"] == true, "{measured:#}");
+        assert!(line["facts"]["measured"]["gigabytes_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{line}");
+        println!("{}", line["says"]);
+        wait_for("the end of its probe", || {
+            let (status, _) = sidecar.request("POST", "/v1/probe", r#"{"bytes":1048576,"keep_ms":1}"#);
+            (status == 201).then_some(())
+        });
+    }
+    fails(&mut doctor(&format!("--peer http://127.0.0.1:{}", free_ports(1))), &[("peer-transfer", "refused")]);
+    // Without a way to the peer there is an error, not a wait.
+    fails(doctor(&format!("--peer {}", url(&p))).env("UCX_TLS", "shm"), &[("peer-transfer", "no test transfer")]);
+
     let (_other_engine, other, _) = start("decode", "--block-size 32");
     fails(&mut doctor(&format!("--sidecar {} --sidecar {}", url(&p), url(&other))), &[("geometry", "differs")]);
     fails(&mut doctor(&format!("--sidecar http://127.0.0.1:{}", free_ports(1))), &[("sidecar", "refused")]);

@@ -145,6 +145,15 @@ impl Rig {
         Self { pod, lifecycle, router }
     }
 
+    /// One rank, and the network that its agents are on.
+    pub(crate) async fn on_loopback(role: Role) -> (Self, LoopbackNet) {
+        let (net, lifecycle) = (LoopbackNet::new(), Lifecycle::default());
+        let parts = Parts { fabrics: Arc::new(Loopback(net.clone())), ..parts() };
+        let pod = Pod::start(config(role, 1, 0), parts, lifecycle.tasks(), lifecycle.core().clone()).await.unwrap();
+        let router = api(Api::new(pod.clone(), None, build(), log_filter(), &lifecycle));
+        (Self { pod, lifecycle, router }, net)
+    }
+
     pub(crate) async fn decode() -> Self {
         Self::new(Role::Decode, 2, 8, None).await
     }

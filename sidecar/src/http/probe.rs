@@ -1,0 +1,201 @@
+//! `/v1/probe`: memory with a known pattern, for a measured test transfer (`kvgate doctor --peer`).
+//!
+//! It has an agent of its own that knows nothing but this memory, so that nothing of a request can be read through it, and goes after some
+//! seconds. One at a time: a client can pin [`MAX_BYTES`] at most.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use nixl::{AgentName, Fabric, FabricError, HugePages, Memory, Region};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::fabrics::{Fabrics, FabricsError};
+use crate::http::Api;
+use crate::http::input::JsonBody;
+use crate::http::transfer_json::whole_ms;
+use crate::model::Code;
+use crate::problem::{Problem, with_causes};
+
+/// Every block begins with its offset as a little-endian u64; [`FILL`] follows.
+const BLOCK: usize = 4096;
+const FILL: u8 = 0x5a;
+const DEFAULT_BYTES: u64 = 64 << 20;
+const MIN_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 256 << 20;
+const DEFAULT_KEEP: Duration = Duration::from_secs(30);
+const MAX_KEEP: Duration = Duration::from_secs(120);
+/// NIXL makes an agent in half a second; registering takes some more.
+const MADE_WITHIN: Duration = Duration::from_secs(60);
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The one that is open: cancelled to end it.
+#[derive(Debug, Default)]
+pub(super) struct Slot(Mutex<Option<CancellationToken>>);
+
+/// Whoever holds this has the slot.
+struct Taken(Api);
+
+impl Taken {
+    fn take(api: &Api) -> Option<(Self, CancellationToken)> {
+        let mut slot = api.0.probe.0.lock();
+        if slot.is_some() {
+            return None;
+        }
+        // The gate closes it too: a process that drains takes no new work.
+        let done = api.0.gate.child_token();
+        *slot = Some(done.clone());
+        Some((Self(api.clone()), done))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *self.0.0.probe.0.lock() = None;
+    }
+}
+
+/// `POST /v1/probe`.
+#[derive(Debug, Deserialize)]
+pub(super) struct ProbeBody {
+    #[serde(default)]
+    bytes: Option<u64>,
+    #[serde(default)]
+    keep_ms: Option<u64>,
+}
+
+/// `POST /v1/probe`: `{"bytes": 67108864, "keep_ms": 30000}`, both optional.
+pub(super) async fn open(
+    State(api): State<Api>,
+    JsonBody(body): JsonBody<ProbeBody>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let bytes = body.bytes.unwrap_or(DEFAULT_BYTES);
+    if !(MIN_BYTES..=MAX_BYTES).contains(&bytes) || !bytes.is_multiple_of(MIN_BYTES) {
+        return Err(Problem::field("bytes", "must be whole MiB, from 1 MiB to 256 MiB"));
+    }
+    let keep = body.keep_ms.map_or(DEFAULT_KEEP, Duration::from_millis);
+    if keep.is_zero() || keep > MAX_KEEP {
+        return Err(Problem::field("keep_ms", "must be from 1 to 120000"));
+    }
+    if api.0.gate.is_cancelled() {
+        return Err(Problem::new(Code::ShuttingDown, "the sidecar is draining"));
+    }
+    let Some((taken, done)) = Taken::take(&api) else {
+        return Err(Problem::new(Code::AttemptConflict, "another test transfer is under way on this sidecar"));
+    };
+    // Once begun it is finished, whether or not the client is still there: what it made goes by itself.
+    let fabrics = Arc::clone(api.pod().fabrics());
+    let opened = api.settled(async move {
+        let opened = timeout(MADE_WITHIN, Opened::make(fabrics, bytes)).await.unwrap_or(Err(ProbeError::Late))?;
+        let answer = opened.shown(keep);
+        let tasks = taken.0.0.tasks.clone();
+        tasks.spawn(opened.keep(keep, done, taken));
+        Ok::<Value, ProbeError>(answer)
+    });
+    let answer = opened.await?.map_err(|error| {
+        warn!(error = %with_causes(&error), "a probe cannot be opened");
+        Problem::new(Code::TransferFailed, with_causes(&error))
+    })?;
+    info!(bytes, keep_ms = whole_ms(keep), "probe opened");
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// `DELETE /v1/probe`: it is not needed any more. Idempotent.
+pub(super) async fn close(State(api): State<Api>) -> StatusCode {
+    if let Some(done) = api.0.probe.0.lock().as_ref() {
+        done.cancel();
+    }
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error("name the probe's agent")]
+    Name(#[from] nixl::name::AgentNameError),
+    #[error(transparent)]
+    Agent(#[from] FabricsError),
+    #[error("map the probe's memory")]
+    Memory(#[from] nixl::MemoryError),
+    #[error("fill the probe's memory")]
+    Fill(#[from] nixl::OutOfRange),
+    #[error("register the probe's memory")]
+    Fabric(#[from] FabricError),
+    #[error("the probe was not made within {MADE_WITHIN:?}")]
+    Late,
+    #[error("the probe's thread ended without an answer")]
+    Thread,
+}
+
+/// An agent and the memory that it serves.
+struct Opened {
+    fabric: Arc<dyn Fabric>,
+    region: Region,
+    metadata: bytes::Bytes,
+}
+
+impl Opened {
+    async fn make(fabrics: Arc<dyn Fabrics>, bytes: u64) -> Result<Self, ProbeError> {
+        let name = AgentName::new(format!("kvgate-probe-{}", uuid::Uuid::new_v4()))?;
+        // Plug-ins are loaded and pages are touched: not on an async thread.
+        let making = tokio::task::spawn_blocking(move || -> Result<_, ProbeError> {
+            let memory = Memory::host(bytes, HugePages::Try)?;
+            write_pattern(&memory)?;
+            Ok((fabrics.serve(name)?, memory))
+        });
+        let (fabric, memory) = making.await.map_err(|_| ProbeError::Thread)??;
+        let region = fabric.register(memory).await?;
+        let metadata = fabric.local_metadata().await?;
+        Ok(Self { fabric, region, metadata })
+    }
+
+    fn shown(&self, keep: Duration) -> Value {
+        let metadata: String = self.metadata.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({
+            "agent": self.fabric.name().as_str(),
+            "metadata_hex": metadata,
+            "address": self.region.base(),
+            "bytes": self.region.len(),
+            "pattern": { "block_bytes": BLOCK, "fill": FILL },
+            "keep_ms": whole_ms(keep),
+        })
+    }
+
+    /// Stays until it is told to go, for `keep` at most; the slot is free once the agent has gone.
+    async fn keep(self, keep: Duration, done: CancellationToken, taken: Taken) {
+        tokio::select! {
+            () = sleep(keep) => {}
+            () = done.cancelled() => {}
+        }
+        let Self { fabric, region, metadata: _ } = self;
+        drop(region);
+        // Whatever became of it, this agent is not used again.
+        if let Err(error) = fabric.close(CLOSE_WITHIN).await {
+            warn!(error = %error, "the probe's agent did not close");
+        }
+        drop(taken);
+    }
+}
+
+fn write_pattern(memory: &Memory) -> Result<(), nixl::OutOfRange> {
+    let mut chunk = vec![FILL; 1 << 20];
+    let mut at = 0_u64;
+    while at < memory.len() {
+        let mut offset = at;
+        for block in chunk.chunks_exact_mut(BLOCK) {
+            if let Some(head) = block.first_chunk_mut() {
+                *head = offset.to_le_bytes();
+            }
+            offset = offset.saturating_add(BLOCK as u64);
+        }
+        memory.write_at(at, &chunk)?;
+        at = offset;
+    }
+    Ok(())
+}
