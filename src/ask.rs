@@ -81,6 +81,11 @@ impl Asker {
         Self { client: Client::builder(TokioExecutor::new()).build_http(), token, patience }
     }
 
+    /// The same without the token: for whoever is not a sidecar, or not yet known to be one.
+    pub(crate) fn anonymous(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
     pub(crate) async fn get(&self, base: &str, path: &str) -> Result<Answer, AskError> {
         self.send(Method::GET, base, path, Bytes::new()).await
     }
@@ -180,5 +185,11 @@ mod tests {
         assert!(!format!("{token:?}").contains("sesame"));
         std::fs::write(file.path(), "two words").unwrap();
         assert!(matches!(token_of(file.path()), Err(TokenError::Unusable { .. })));
+    }
+
+    #[test]
+    fn whoever_is_no_sidecar_is_asked_without_the_token() {
+        let asker = Asker::new(Some(HeaderValue::from_static("Bearer x")), Duration::from_secs(1));
+        assert!(asker.token.is_some() && asker.anonymous().token.is_none());
     }
 }

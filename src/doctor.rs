@@ -129,6 +129,8 @@ async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
         side_channel: (args.role != Some(RoleArg::Prefill)).then(|| args.side_channel_listen.clone()),
         ranks: args.data_parallel_size,
     };
+    // The token is the sidecars', not the engine's to see.
+    let anonymous = asker.anonymous();
     // What waits for others runs side by side; the probes of this machine do not, so as not to disturb each other.
     let of_machine = async {
         let probed = nixl::probe(args.nixl_library.as_deref()).await;
@@ -136,7 +138,7 @@ async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
     };
     let ((probed, cma), engine, engine_ranks, host, ports, pods) = tokio::join!(
         of_machine,
-        engine::lines(asker, args.engine.as_deref()),
+        engine::lines(&anonymous, args.engine.as_deref()),
         engine::side_channel(side_channel.as_ref(), args.rank_offset, args.data_parallel_size),
         hosts::line(args.role, engine_host, &args.advertise_host),
         ports::lines(root, asker, &wanted),

@@ -45,7 +45,7 @@ pub(super) fn local_url(listen: SocketAddr) -> String {
 }
 
 pub(super) async fn lines(root: &Path, asker: &Asker, wanted: &Wanted) -> Vec<Line> {
-    let sidecar = sidecar_is_here(asker, &local_url(wanted.http)).await;
+    let sidecar = sidecar_is_here(&asker.anonymous(), &local_url(wanted.http)).await;
     let mut lines = vec![http(root, wanted.http, sidecar)];
     let listening = if sidecar { Some(virtual_engines(asker, &local_url(wanted.http)).await) } else { None };
     if let Some(base) = &wanted.side_channel {
