@@ -1,3 +1,5 @@
+//! Orders, loads and pairs.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
