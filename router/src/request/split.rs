@@ -219,9 +219,6 @@ impl Job<'_> {
         };
         self.trail.begin(Leg::Decode);
         let answered = self.shared.engines.decode(ticket, &call, &self.body).await;
-        if answered.is_ok() {
-            decode.worked();
-        }
         match answered {
             Ok(Answer::Given(decoding)) => {
                 if let Some(claimed) = &claimed
@@ -230,9 +227,13 @@ impl Job<'_> {
                     let error = AttemptError::Staging(error);
                     return Err(Box::new(Failure { error, prefill, decode, prefilled: None }));
                 }
+                decode.worked();
                 Ok(Done::Begun { decoding, seat, claimed })
             }
-            Ok(Answer::ClientError(answer)) => Ok(Done::ClientError(answer)),
+            Ok(Answer::ClientError(answer)) => {
+                decode.worked();
+                Ok(Done::ClientError(answer))
+            }
             Err(error) => {
                 let error = AttemptError::Decode(error);
                 Err(Box::new(Failure { error, prefill, decode, prefilled: None }))

@@ -15,7 +15,8 @@ const FIRST: &str = "data: {\"text\":\"of the first transfer\"}\n\n";
 /// One request whose first transfer is freed as `how` says, before D's first event.
 async fn freed_before_the_first_event(how: Option<&'static str>, args: &'static str) -> (Answer, World) {
     // Claims that lapse at once: the router cannot know by itself that the slots were held.
-    let world = World::new(Setup { collect_by_ms: 1, args, ..Setup::default() }).await;
+    // Claims that last no time: the router cannot know by itself that the slots were held.
+    let world = World::new(Setup { collect_by_ms: 0, args, ..Setup::default() }).await;
     let (tx, rx) = mpsc::channel(1);
     world.decode().next(Decodes::Fed(rx));
     let client = world.start(STREAM);
