@@ -5,9 +5,14 @@
 //! |---|---|
 //! | [`policy`] | a side's policy and what it remembers |
 //! | [`ask`] | what a policy needs to know of a request |
-//! | [`prefixes`] | who has seen the beginning of a prompt |
+//! | [`prefixes`] | who was sent the beginning of a prompt |
+//! | [`held_blocks`], [`follow`] | who has it, as the engines' KV events say |
+//! | [`learned`] | which tokens a text becomes |
 
 mod ask;
+mod follow;
+mod held_blocks;
+mod learned;
 mod policy;
 mod prefixes;
 
@@ -20,6 +25,7 @@ use crate::config::Pairing;
 use crate::targets::{Board, Fleet, Side, Target};
 
 pub(crate) use ask::Ask;
+pub(crate) use follow::Ports;
 pub use policy::PolicyKind;
 pub(crate) use policy::{Policies, Tuning};
 

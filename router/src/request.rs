@@ -206,7 +206,7 @@ impl Job<'_> {
     }
 
     fn terms<'a>(&'a self, avoid: &'a Avoid) -> Terms<'a> {
-        let by = Some((&self.shared.policies, &self.ask));
+        let by = Some((&*self.shared.policies, &self.ask));
         Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, by }
     }
 

@@ -67,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) config: RouterConfig,
     pub(crate) git_sha: &'static str,
     pub(crate) board: Arc<Board>,
-    pub(crate) policies: Policies,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) watchers: Watchers,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
@@ -104,7 +104,13 @@ impl Router {
             rate: config.limits.rate,
         }));
         let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_authorization.clone());
-        let watchers = Watchers { upstream: Arc::clone(&upstream), sidecars: sidecars.clone(), tasks: tasks.clone() };
+        let policies = Arc::new(Policies::new(config.choice.policies.clone()));
+        let watchers = Watchers {
+            policies: Arc::clone(&policies),
+            upstream: Arc::clone(&upstream),
+            sidecars: sidecars.clone(),
+            tasks: tasks.clone(),
+        };
         for (side, urls) in [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)] {
             let ranks = config.targets.ranks(side);
             for url in urls {
@@ -126,7 +132,7 @@ impl Router {
                 collectors: Vec::new(),
             }),
             board,
-            policies: Policies::new(config.choice.policies.clone()),
+            policies,
             watchers,
             admission,
             engines: Engines::new(upstream, config.deadlines.prefill, config.deadlines.decode),

@@ -171,7 +171,7 @@ impl Target {
         if let Some(rank) = self.rank() {
             rank.enter(self.tokens);
         }
-        Occupied(Some(self.clone()))
+        Occupied(Some((Arc::clone(&self.pod), self.local, self.tokens)))
     }
 
     /// A leg on this rank went well.
@@ -203,7 +203,7 @@ impl Target {
 
 /// One request's place on a rank.
 #[derive(Debug)]
-pub(crate) struct Occupied(Option<Target>);
+pub(crate) struct Occupied(Option<(Arc<Pod>, LocalRank, u32)>);
 
 impl Occupied {
     /// No place.
@@ -214,10 +214,10 @@ impl Occupied {
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        if let Some(target) = &self.0
-            && let Some(rank) = target.rank()
+        if let Some((pod, local, tokens)) = &self.0
+            && let Some(rank) = pod.ranks.get(usize::from(local.0))
         {
-            rank.leave(target.tokens);
+            rank.leave(*tokens);
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::choice::Policies;
 use crate::sidecar::{RankJson, SidecarError, Sidecars};
 use crate::sse::Splitter;
 use crate::targets::{Pod, RankView};
@@ -49,12 +50,14 @@ const NOT_FOLLOWED: &str = "not followed (its sidecar does not answer)";
 pub(crate) struct Watchers {
     pub(crate) upstream: Arc<dyn Upstream>,
     pub(crate) sidecars: Sidecars,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) tasks: TaskTracker,
 }
 
 impl Watchers {
     /// Watches a pod until its own `stop`.
     pub(crate) fn start(&self, pod: Arc<Pod>) {
+        self.policies.follow(&pod, &self.tasks);
         match pod.sidecar.clone() {
             Some(sidecar) => self.tasks.spawn(follow_sidecar(self.sidecars.clone(), pod, sidecar)),
             None => self.tasks.spawn(poll_engine(Arc::clone(&self.upstream), pod)),

@@ -41,10 +41,10 @@ pub(crate) fn admin_routes() -> Routes<Arc<Shared>> {
 async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let sides = [Side::Prefill, Side::Decode];
     let ranks = sides.into_iter().flat_map(|side| shared.board.ranks(side));
-    Json(json!({ "workers": ranks.map(|rank| shown(&rank)).collect::<Vec<Value>>() }))
+    Json(json!({ "workers": ranks.map(|rank| shown(&shared, &rank)).collect::<Vec<Value>>() }))
 }
 
-fn shown(Candidate { target, view, occupied }: &Candidate) -> Value {
+fn shown(shared: &Shared, Candidate { target, view, occupied }: &Candidate) -> Value {
     let rank = target.pod.ranks.get(usize::from(target.local.0));
     let drained = target.pod.is_draining() || rank.is_some_and(|rank| rank.is_draining());
     json!({
@@ -64,6 +64,7 @@ fn shown(Candidate { target, view, occupied }: &Candidate) -> Value {
             "running": view.running,
             "waiting": view.waiting,
             "kv_usage": f64::from(view.kv_usage) / 1000.0,
+            "cached_blocks": shared.policies.known_of(target),
             "staging_used": f64::from(view.staging_used) / 1000.0,
         },
     })

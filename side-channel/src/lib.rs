@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`channel`] | the trait [`SideChannel`], the [`Answer`] of a server, endpoints and errors |
 //! | [`zmq`] | the real one: ZMTP 3.0 over TCP, `REQ` asks and `ROUTER` answers |
+//! | [`subscribe`] | numbered messages of a publisher, live (`SUB`) or repeated (`REQ`), as vLLM's KV events come |
 //! | [`in_process`] | the same without sockets, for tests and simulations |
 //!
 //! ZMTP is spoken by this crate itself (`zmtp.rs`). The `zeromq` crate 0.7.0 reserves memory for whatever frame length a
@@ -12,10 +13,12 @@
 
 pub mod channel;
 pub mod in_process;
+pub mod subscribe;
 pub mod zmq;
 mod zmtp;
 
 pub use channel::{Answer, Answered, AskError, Endpoint, EndpointError, ServeError, Server, SideChannel, Step};
 pub use in_process::InProcess;
+pub use subscribe::{Numbered, Replay, Subscription};
 pub use zmq::{Limits, Zmq};
 pub use zmtp::WireError;

@@ -1,4 +1,4 @@
-//! ZMTP 3.0 with the NULL mechanism, as far as a `REQ` and a `ROUTER` need it (ZeroMQ RFC 23), every length bounded.
+//! ZMTP 3.0 with the NULL mechanism, as far as a `REQ`, a `ROUTER` and a `SUB` need it (ZeroMQ RFC 23), every length bounded.
 
 use std::io;
 
@@ -59,6 +59,9 @@ pub enum WireError {
     /// A message of too many frames.
     #[error("the peer sent a message of more than {0} frames")]
     TooManyFrames(usize),
+    /// A message that is not `[topic, number, payload]`.
+    #[error("the peer's message is not a numbered one")]
+    NotNumbered,
     /// An answer without the empty delimiter frame.
     #[error("the peer's answer has no delimiter frame")]
     NoDelimiter,
@@ -82,6 +85,7 @@ impl From<io::Error> for WireError {
 pub(crate) enum SocketType {
     Req,
     Router,
+    Sub,
 }
 
 impl SocketType {
@@ -89,6 +93,7 @@ impl SocketType {
         match self {
             Self::Req => "REQ",
             Self::Router => "ROUTER",
+            Self::Sub => "SUB",
         }
     }
 
@@ -96,6 +101,7 @@ impl SocketType {
         match self {
             Self::Req => matches!(peer, b"REP" | b"ROUTER"),
             Self::Router => matches!(peer, b"REQ" | b"DEALER" | b"ROUTER"),
+            Self::Sub => matches!(peer, b"PUB" | b"XPUB"),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`hash`] | the compatibility hash |
 //! | [`notif`] | NIXL notifications: "read" and heartbeats |
 //! | [`headers`] | HTTP header names |
+//! | [`kv_events`] | what an engine says about its prefix cache |
 //! | [`metrics`] | what we read from `/metrics` |
 //! | [`versions`] | which vLLM releases we know, and how they differ |
 //! | [`openai`] | error bodies and error events |
@@ -18,6 +19,7 @@ pub mod body;
 pub mod handshake;
 pub mod hash;
 pub mod headers;
+pub mod kv_events;
 pub mod metrics;
 mod msgpack;
 pub mod notif;

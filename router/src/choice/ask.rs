@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName};
 use vllm_wire::body::Sketch;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::learned::Text;
 use super::policy::Policies;
 use crate::targets::Side;
 
@@ -25,6 +26,11 @@ pub(crate) struct Ask {
     pub(super) session: u64,
     /// The hashes of the prompt's beginnings, block by block, where a side remembers prompts.
     pub(super) blocks: Vec<u64>,
+    /// The hash of the whole prompt, and its length.
+    whole: u64,
+    bytes: usize,
+    /// The prompt's blocks of tokens, as far as they are known, where a side follows KV events.
+    pub(super) token_blocks: Vec<u64>,
 }
 
 /// Tokens that an answer is taken to have when the client sets no limit.
@@ -46,8 +52,23 @@ impl Ask {
         if policies.remember_prompts() {
             let scope = sketch.scope.iter().fold(0, |seed, value| xxh3_64_with_seed(part(value), seed));
             ask.blocks = chain(prompt, scope);
+            let rest = prompt.get(ask.blocks.len() * BLOCK..).unwrap_or_default();
+            ask.whole = xxh3_64_with_seed(rest, ask.blocks.last().copied().unwrap_or(scope));
+            ask.bytes = prompt.len();
+        }
+        if policies.follow_events() {
+            let ids = sketch.token_ids.is_some().then(|| serde_json::from_slice::<Vec<u32>>(prompt).ok()).flatten();
+            ask.token_blocks = match ids {
+                Some(ids) => policies.token_blocks(&ids),
+                None => policies.known_blocks(&ask.text()),
+            };
         }
         ask
+    }
+
+    /// The prompt as a text.
+    pub(super) fn text(&self) -> Text<'_> {
+        Text { beginnings: &self.blocks, whole: self.whole, block: BLOCK, bytes: self.bytes }
     }
 
     /// A request of another path, of which only its length is known: in no cache worth finding, and without a session unless a

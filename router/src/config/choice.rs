@@ -5,7 +5,7 @@ use http::HeaderName;
 
 use super::{ConfigError, range};
 pub use crate::choice::PolicyKind;
-use crate::choice::Tuning;
+use crate::choice::{Ports, Tuning};
 
 /// What stands between a prefill and its decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,11 +76,11 @@ pub struct ChoiceArgs {
     )]
     pub session_header: Vec<HeaderName>,
 
-    /// For cache-aware: the share of a prompt, 0 to 1, that a rank must have got before to be preferred.
+    /// For cache-aware and kv-events: the share of a prompt, 0 to 1, that a rank must have (or have got) to be preferred.
     #[arg(long, env = "KVGATE_CACHE_THRESHOLD", value_name = "SHARE", default_value_t = 0.3)]
     pub cache_threshold: f64,
 
-    /// For cache-aware: a rank is passed over when it has so many requests more than the least loaded one …
+    /// For cache-aware and kv-events: a rank is passed over when it has so many requests more than the least loaded one …
     #[arg(long, env = "KVGATE_BALANCE_ABS_THRESHOLD", value_name = "REQUESTS", default_value_t = 64)]
     pub balance_abs_threshold: u32,
 
@@ -88,9 +88,17 @@ pub struct ChoiceArgs {
     #[arg(long, env = "KVGATE_BALANCE_REL_THRESHOLD", value_name = "FACTOR", default_value_t = 1.5)]
     pub balance_rel_threshold: f64,
 
-    /// For cache-aware: bytes of prompts that are remembered on each side; a 256-byte block of them takes about 80 bytes.
+    /// For cache-aware and kv-events: bytes of prompts that are remembered on each side; a 256-byte block of them takes about 80 bytes.
     #[arg(long, env = "KVGATE_MAX_TREE_SIZE", value_name = "BYTES", default_value_t = 1 << 26)]
     pub max_tree_size: u64,
+
+    /// For kv-events: the port of engine hosts at which rank 0 publishes its KV events; each further rank has the next.
+    #[arg(long, env = "KVGATE_KV_EVENTS_PORT", value_name = "PORT", default_value_t = 5557)]
+    pub kv_events_port: u16,
+
+    /// For kv-events: the port at which rank 0 repeats KV events that were missed, if engines do; each further rank has the next.
+    #[arg(long, env = "KVGATE_KV_EVENTS_REPLAY_PORT", value_name = "PORT")]
+    pub kv_events_replay_port: Option<u16>,
 }
 
 /// [`ChoiceArgs`], checked.
@@ -123,6 +131,7 @@ impl ChoiceArgs {
                 slack_requests: self.balance_abs_threshold,
                 slack_percent: percent(self.balance_rel_threshold),
                 tree_bytes: self.max_tree_size,
+                ports: Ports { events: self.kv_events_port, replay: self.kv_events_replay_port },
             },
         })
     }

@@ -118,7 +118,7 @@ async fn send(
     let mut avoid = Avoid::default();
     let asks = Ask::of_other_path(&shared.policies, headers, body.iter().map(Bytes::len).sum());
     loop {
-        let by = Some((&shared.policies, &asks));
+        let by = Some((&*shared.policies, &asks));
         let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, by };
         let Some(target) = terms.alone(&shared.board) else {
             return Err(not_ready(&shared.board, &[Side::Decode]));

@@ -249,6 +249,9 @@ impl Job<'_> {
             Answer::Given(answer) => answer,
             Answer::ClientError(answer) => return Ok(Answer::ClientError(answer)),
         };
+        if let Some(ids) = &answer.prompt_token_ids {
+            self.shared.policies.learn(&self.ask, ids);
+        }
         let answer = self.without_own_hits(target, answer);
         let age = sent_at.elapsed();
         self.trail.end(Leg::Prefill);

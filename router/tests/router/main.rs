@@ -8,6 +8,7 @@ mod edge;
 mod engines;
 mod gate;
 mod journal;
+mod kv_events;
 mod ladder;
 mod leaving;
 mod observed;

@@ -16,8 +16,9 @@ pub struct Sketch {
     pub max_tokens: Option<u32>,
     /// Whoever asks: the value of `session_id`, else of `user`.
     pub session: Option<Range<usize>>,
-    /// What keeps equal prompts apart in the engine's cache: the values of `model` and `cache_salt`.
-    pub scope: [Option<Range<usize>>; 2],
+    /// What else decides about the prompt's tokens or keeps equal ones apart in the engine's cache: the values of `model`,
+    /// `cache_salt`, `tools` and `chat_template_kwargs`.
+    pub scope: [Option<Range<usize>>; 4],
 }
 
 impl Sketch {
@@ -41,7 +42,7 @@ pub(super) fn sketch(scanned: &Scanned<'_>) -> Sketch {
         token_ids: prompt.and_then(count_ids),
         max_tokens: max_tokens.and_then(|value| value.parse().ok()),
         session: get(&["session_id", "user"]).map(place),
-        scope: [get(&["model"]).map(place), get(&["cache_salt"]).map(place)],
+        scope: ["model", "cache_salt", "tools", "chat_template_kwargs"].map(|key| get(&[key]).map(place)),
     }
 }
 
@@ -80,7 +81,9 @@ mod tests {
         let found = of(body);
         assert_eq!(&body[found.prompt.clone()], r#"[{"content":"é"}]"#);
         assert_eq!(&body[found.session.unwrap()], r#""u""#);
-        assert_eq!(found.scope.map(|place| &body[place.unwrap()]), [r#""m""#, r#""s""#]);
+        let [model, salt, tools, kwargs] = found.scope;
+        assert_eq!((&body[model.unwrap()], &body[salt.unwrap()]), (r#""m""#, r#""s""#));
+        assert_eq!((tools, kwargs), (None, None));
         assert_eq!(of(r#"{"user":"u","session_id":"s"}"#).session, Some(25..28));
     }
 }

@@ -268,7 +268,7 @@ fn a_body_is_inspected_as_python_reads_it() {
             token_ids: None,
             max_tokens: None,
             session: None,
-            scope: [Some(21..30), None],
+            scope: [Some(21..30), None, None, None],
         },
     };
     assert_eq!(inspect(Endpoint::Completions, body).unwrap(), expected);
