@@ -53,9 +53,10 @@ const fn refused(flag: &'static str, words: &'static str) -> PeerFlag {
 const LEVELS: &[(&str, &str)] =
     &[("debug", "debug"), ("info", "info"), ("warning", "warn"), ("error", "error"), ("critical", "error")];
 
-const KV_AWARE: &str = "there is no kv_aware policy: cache-aware remembers what each rank was sent";
+const KV_AWARE: &str = "kv_aware is taken as kv-events, which knows one tier of cache and weighs load by --balance-abs-threshold and --balance-rel-threshold";
+const KV_SOURCES: &str = "for kv-events the publishers are found at --kv-events-port and --kv-events-replay-port of each engine's host; block sizes come with the events";
 const POLICY: &str =
-    "the same names but for kv_aware and sticky_least_loaded; the default is least-loaded, not cache_aware";
+    "the same names but for sticky_least_loaded; kv_aware is kv-events; the default is least-loaded, not cache_aware";
 const SELECTORS: &str = "the router asks no Kubernetes API: name the pods with --prefill and --decode";
 const EVENTS: &str =
     "the sidecars say within a second when a rank is lost, so there is no threshold or interval to set";
@@ -81,11 +82,11 @@ pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
     refused("kv-penalty-external", KV_AWARE),
     refused("kv-penalty-disk", KV_AWARE),
     refused("kv-aware-session-affinity-ttl-secs", KV_AWARE),
-    refused("kv-event-source", KV_AWARE),
-    refused("kv-event-replay-source", KV_AWARE),
-    refused("kv-event-block-size", KV_AWARE),
-    refused("kv-event-model", KV_AWARE),
-    refused("pd-kv-events", KV_AWARE),
+    refused("kv-event-source", KV_SOURCES),
+    refused("kv-event-replay-source", KV_SOURCES),
+    refused("kv-event-block-size", KV_SOURCES),
+    refused("kv-event-model", KV_SOURCES),
+    refused("pd-kv-events", KV_SOURCES),
     refused("mini-lb", "there is one router, and it is the one for production"),
     renamed("vllm-pd-disaggregation", "pd-disaggregation", "the only mode there is"),
     same(
