@@ -12,6 +12,16 @@ use crate::metrics::Outcome;
 /// When to come back, where nobody knows better, in seconds.
 const RETRY_AFTER: u32 = 1;
 
+/// The longest words that are kept of another's error, in bytes.
+const MAX_DETAIL: usize = 1024;
+
+/// Another's words, no longer than can be kept for thousands of requests.
+pub(crate) fn cut_short(mut words: String) -> String {
+    let end = words.floor_char_boundary(MAX_DETAIL);
+    words.truncate(end);
+    words
+}
+
 /// One error for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {

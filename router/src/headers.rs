@@ -80,8 +80,8 @@ impl Path {
     }
 }
 
-/// Writes what the response headers tell about a request's way: names and numbers, no addresses. The path always; all else with
-/// `--debug-headers`.
+/// Writes what the response headers tell about a request's way: names and numbers, no addresses. The path and why a request was not
+/// split always; all else with `--debug-headers`.
 pub(crate) fn write_trail(trail: &Trail, debug: bool, headers: &mut HeaderMap) {
     headers.insert(HeaderName::from_static("x-kvgate-path"), HeaderValue::from_static(trail.path.as_str()));
     if let Some(reason) = trail.local_because {

@@ -35,6 +35,8 @@ pub(crate) struct Holdings {
     pub(crate) decode_rank: Occupied,
     /// Kept until the decode leg has ended; its end is told to the sidecar.
     pub(crate) claimed: Option<Claimed>,
+    /// What the request counts as when its answer comes to its end.
+    pub(crate) whole: Outcome,
 }
 
 /// Why an answer broke off. A stream's client reads it in a last event; another one sees a connection that ends before the body.
@@ -124,8 +126,9 @@ impl Relay {
         }
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: Option<Outcome>) {
         if let Some(mut holdings) = self.holdings.take() {
+            let outcome = outcome.unwrap_or(holdings.whole);
             holdings.ended.outcome(outcome);
         }
     }
@@ -138,7 +141,7 @@ impl Relay {
     /// hyper does not ask again once a body of known length is complete, so the end is noticed with the last frame.
     fn finish_at_end(&mut self) {
         if self.is_through() {
-            self.end(Outcome::Ok);
+            self.end(None);
         }
     }
 
@@ -149,7 +152,7 @@ impl Relay {
         if let Some(holdings) = &mut self.holdings {
             holdings.ended.trail.code = Some(public.code.clone());
         }
-        self.end(public.outcome);
+        self.end(Some(public.outcome));
         self.held.rest = Body::empty();
         self.over = true;
         if self.held.is_stream && self.events.is_between() {
@@ -207,7 +210,7 @@ impl HttpBody for Relay {
                     this.over = true;
                     let rest = this.events.rest();
                     rest.iter().for_each(|rest| this.count(rest));
-                    this.end(Outcome::Ok);
+                    this.end(None);
                     return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
             };

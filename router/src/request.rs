@@ -3,6 +3,7 @@
 mod batch;
 mod keepalive;
 pub(crate) mod proxy;
+mod reply;
 mod split;
 mod whole;
 
@@ -10,14 +11,14 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
-use tokio::time::{sleep, timeout, timeout_at};
-use tracing::{Instrument, debug, info_span};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{Instrument, info_span};
 use vllm_wire::body::{Endpoint, PlainReason, RequestBody};
-use vllm_wire::headers::{DP_RANK, REQUEST_ID};
+use vllm_wire::headers::DP_RANK;
 
 use crate::admission::{Caller, Reserved, Running};
 use crate::choice::{Ask, Avoid, Terms, Wish};
@@ -25,13 +26,13 @@ use crate::config::Gate;
 use crate::engine::{Call, Decoding};
 use crate::error::ApiError;
 use crate::handoff::Claimed;
-use crate::headers::{PREFILL_RANK, Path, toward_client, write_trail};
+use crate::headers::{PREFILL_RANK, Path, toward_client};
 use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
-use crate::relay::{Holdings, Relay};
 use crate::router::Shared;
 use crate::targets::{Board, Occupied, Side, Target, TargetId};
 use crate::trail::{Failed, Leg, Trail};
+use reply::{Begun, Client};
 
 /// A request that has been read and understood.
 struct Job<'a> {
@@ -73,31 +74,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
 
 async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
     let id = shared.ids.next();
-    let client_id = request.headers().get(REQUEST_ID).cloned();
-    // What the client is told: its own id, if it has one.
-    let shown = client_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(&id).to_owned();
-    let label = client_id.as_ref().and_then(|id| id.to_str().ok()).filter(|id| is_label(id)).map(str::to_owned);
+    let client = Client::of(request.headers(), &id);
     let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let span = info_span!("request", request_id = %id, path = endpoint.path(), traceparent);
-    let mut ended = shared.metrics.begin(Trail::new(id, label, endpoint.path()));
+    let mut ended = shared.metrics.begin(Trail::new(id, client.label(), endpoint.path()));
     let arrived = ended.trail.arrived;
-    let answered = answer(&shared, endpoint, request, &mut ended).instrument(span.clone());
-    let answered = match shared.config.deadlines.request {
-        Some(deadline) => timeout_at(arrived + deadline, answered).await.unwrap_or_else(|_| Err(late())),
-        None => answered.await,
-    };
-    let mut response = match answered {
+    let answered = in_time(&shared, arrived, answer(&shared, endpoint, request, &mut ended));
+    match answered.instrument(span.clone()).await {
         Ok((Done::Begun { decoding, seat, claimed }, running)) => {
-            ended.first_byte(decoding.status);
-            let mut headers = decoding.headers;
-            write_trail(&ended.trail, shared.config.observe.debug_headers, &mut headers);
-            set_id(&ended.trail, client_id, &mut headers);
-            let holdings = Holdings { ended, running, decode_rank: seat, claimed };
-            let relay = Relay::new(decoding.held, shared.config.deadlines.idle, shared.cut.clone(), &shown, holdings);
-            let mut response = Response::new(Body::new(relay));
-            *response.status_mut() = decoding.status;
-            *response.headers_mut() = headers;
-            return response;
+            let Decoding { status, headers, held } = decoding;
+            client.begun(&shared, ended, Begun { status, headers, held, running, seat, claimed })
         }
         Ok((Done::ClientError(answer), _running)) => {
             ended.outcome(Outcome::ClientError);
@@ -105,27 +91,21 @@ async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = head.status;
             *response.headers_mut() = toward_client(&head.headers);
-            response
+            client.complete(&shared, ended, response)
         }
-        Err(error) => {
-            let _in_request = span.enter();
-            debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
-            ended.outcome(error.outcome);
-            ended.trail.code = Some(error.code.clone());
-            error.answer(&shown)
-        }
-    };
-    ended.trail.status = Some(response.status());
-    let headers = response.headers_mut();
-    write_trail(&ended.trail, shared.config.observe.debug_headers, headers);
-    set_id(&ended.trail, client_id, headers);
-    response
+        Err(error) => span.in_scope(|| client.failed(&shared, ended, &error)),
+    }
 }
 
-/// The client gets its own id back, or ours.
-fn set_id(trail: &Trail, client_id: Option<HeaderValue>, headers: &mut HeaderMap) {
-    if let Some(id) = client_id.or_else(|| HeaderValue::from_str(&trail.id).ok()) {
-        headers.insert(REQUEST_ID, id);
+/// Until the first byte of the answer, no longer than `--request-deadline-ms` after the request has arrived.
+async fn in_time<T>(
+    shared: &Shared,
+    arrived: Instant,
+    answered: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    match shared.config.deadlines.request {
+        Some(deadline) => timeout_at(arrived + deadline, answered).await.unwrap_or_else(|_| Err(late())),
+        None => answered.await,
     }
 }
 
@@ -315,9 +295,4 @@ fn not_ready(board: &Board, sides: &[Side]) -> ApiError {
     let why: Vec<String> = sides.iter().map(|side| board.why_not_ready(*side)).filter(|why| !why.is_empty()).collect();
     let why = if why.is_empty() { "no ready ranks go together".to_owned() } else { why.join(", ") };
     ApiError::not_ready(format!("no rank can take the request: {why}"))
-}
-
-/// What a sidecar takes as a label.
-fn is_label(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

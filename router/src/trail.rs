@@ -311,5 +311,5 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         words.push_str(&error.to_string());
         cause = error.source();
     }
-    words
+    crate::error::cut_short(words)
 }

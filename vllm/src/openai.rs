@@ -1,5 +1,7 @@
 //! Errors in OpenAI's form: written for clients, recognised in an engine's answers (protocol doc §3.6).
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::json;
 
@@ -56,6 +58,18 @@ pub fn event_data(event: &[u8]) -> Vec<u8> {
     data.join(&b'\n').trim_ascii().to_vec()
 }
 
+/// Whether what an event carries only announces a response: vLLM sends these two before its engine has begun (0.32's
+/// `entrypoints/openai/responses/serving.py`), so they say nothing of whether a decode works.
+pub fn is_announcement(data: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Cow<'a, str>,
+    }
+    let event = serde_json::from_slice::<Event<'_>>(data);
+    event.is_ok_and(|event| matches!(&*event.kind, "response.created" | "response.in_progress"))
+}
+
 /// Length of the first whole event in a buffer, its empty line included; `None` while it has not all come.
 pub fn first_event(buffer: &[u8]) -> Option<usize> {
     let end = |mark: &[u8]| buffer.windows(mark.len()).position(|window| window == mark).map(|at| at + mark.len());
@@ -110,6 +124,15 @@ mod tests {
             "data: {\"error\"",
         ] {
             assert!(!is_error_event(event.as_bytes()), "{event}");
+        }
+    }
+
+    #[test]
+    fn an_announced_response_is_told_from_one_that_has_begun() {
+        assert!(is_announcement(br#"{"response":{"type":"x"},"type":"response.created"}"#));
+        assert!(is_announcement(br#"{"type":"response.in\u005fprogress"}"#));
+        for begun in [&br#"{"type":"response.output_text.delta","delta":"response.created"}"#[..], b"[DONE]", b"{}"] {
+            assert!(!is_announcement(begun));
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
-use vllm_wire::openai::{EngineError, error_in, event_data, first_event};
+use vllm_wire::openai::{EngineError, error_in, event_data, first_event, is_announcement};
 
 /// A first event longer than this is let through unread.
 const MAX_HELD: usize = 256 * 1024;
@@ -96,7 +96,7 @@ impl HttpBody for Held {
     }
 }
 
-/// Whether the first event with data is here and no error; comments before it are passed over.
+/// Whether the first event of an answer is here and no error; comments before it are passed over, and announcements of one.
 fn is_answered(buffer: &mut Vec<u8>) -> Result<bool, ErrorEvent> {
     while let Some(end) = first_event(buffer) {
         let event: Vec<u8> = buffer.drain(..end).collect();
@@ -104,7 +104,7 @@ fn is_answered(buffer: &mut Vec<u8>) -> Result<bool, ErrorEvent> {
         if let Some(error) = error_in(&body) {
             return Err(ErrorEvent { error, body });
         }
-        if !body.is_empty() {
+        if !body.is_empty() && !is_announcement(&body) {
             return Ok(true);
         }
     }

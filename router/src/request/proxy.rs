@@ -11,22 +11,22 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use tracing::{debug, warn};
+use tracing::warn;
 use vllm_wire::body::{Pieces, without_params};
-use vllm_wire::headers::REQUEST_ID;
 
 use crate::admission::{Caller, Running};
 use crate::choice::{Ask, Avoid, Terms, Wish};
 use crate::config::paths::UnknownPaths;
 use crate::engine::Proxied;
 use crate::error::ApiError;
-use crate::headers::{Path, toward_client, write_trail};
+use crate::headers::{Path, toward_client};
 use crate::metrics::Ended;
-use crate::relay::{Held, Holdings, Relay};
+use crate::relay::Held;
+use crate::request::reply::{Begun, Client};
 use crate::request::whole::leg_failed;
-use crate::request::{LONG_BODY, bad_body, cut, is_label, not_ready, read_body, set_id};
+use crate::request::{LONG_BODY, bad_body, cut, in_time, not_ready, read_body};
 use crate::router::Shared;
-use crate::targets::{Occupied, Side};
+use crate::targets::{Fault, Occupied, Side};
 use crate::trail::{Leg, Trail};
 use paths::{Verdict, judge};
 
@@ -40,43 +40,22 @@ const ENDPOINT: &str = "proxied";
 /// # Cancel safety
 /// As [`crate::request::serve`].
 pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
-    let client_id = request.headers().get(REQUEST_ID).cloned();
-    let text = client_id.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned);
     let id = shared.ids.next();
-    let shown = text.clone().unwrap_or_else(|| id.clone());
-    let mut ended = shared.metrics.begin(Trail::new(id, text.filter(|id| is_label(id)), ENDPOINT));
+    let client = Client::of(request.headers(), &id);
+    let mut ended = shared.metrics.begin(Trail::new(id, client.label(), ENDPOINT));
     ended.trail.path = Path::Local;
     ended.trail.local_because = Some(BECAUSE);
-    let answered = answer(&shared, request, &mut ended).await;
-    let mut response = match answered {
-        Ok((answer, holdings)) => {
+    let arrived = ended.trail.arrived;
+    match in_time(&shared, arrived, answer(&shared, request, &mut ended)).await {
+        Ok((answer, (running, seat))) => {
             let (head, body) = answer.into_parts();
-            ended.first_byte(head.status);
             let mut headers = toward_client(&head.headers);
             without_address(&mut headers);
-            write_trail(&ended.trail, shared.config.observe.debug_headers, &mut headers);
-            set_id(&ended.trail, client_id, &mut headers);
-            let (running, decode_rank) = holdings;
-            let holdings = Holdings { ended, running, decode_rank, claimed: None };
             let held = Held::unread(body);
-            let relay = Relay::new(held, shared.config.deadlines.idle, shared.cut.clone(), &shown, holdings);
-            let mut response = Response::new(Body::new(relay));
-            *response.status_mut() = head.status;
-            *response.headers_mut() = headers;
-            return response;
+            client.begun(&shared, ended, Begun { status: head.status, headers, held, running, seat, claimed: None })
         }
-        Err(error) => {
-            debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
-            ended.outcome(error.outcome);
-            ended.trail.code = Some(error.code.clone());
-            error.answer(&shown)
-        }
-    };
-    ended.trail.status = Some(response.status());
-    let headers = response.headers_mut();
-    write_trail(&ended.trail, shared.config.observe.debug_headers, headers);
-    set_id(&ended.trail, client_id, headers);
-    response
+        Err(error) => client.failed(&shared, ended, &error),
+    }
 }
 
 type Answered = (Response<Body>, (Running, Occupied));
@@ -131,7 +110,11 @@ async fn send(
         let ask = Proxied { method, path, headers, id: &id, body: body.clone() };
         let error = match shared.engines.proxied(&target, ask).await {
             Ok(response) => {
-                target.worked();
+                match response.status() {
+                    StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE => {}
+                    status if status.is_server_error() => target.failed(Fault::Failed),
+                    _ => target.worked(),
+                }
                 trail.end(Leg::Decode);
                 return Ok((response, seat));
             }

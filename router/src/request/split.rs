@@ -5,7 +5,7 @@ use kv::ids::{AttemptId, LocalRank};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
-use vllm_wire::body::{Pieces, PrefillAnswer, merge_token_ids};
+use vllm_wire::body::{AnswerError, Pieces, PrefillAnswer, merge_token_ids};
 
 use crate::choice::Avoid;
 use crate::config::{FallbackKind, Gate};
@@ -136,19 +136,14 @@ impl Job<'_> {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
-            let next = ladder.step(failure.error.retry(), failure.prefilled.is_some(), &self.shared.retries);
+            let planned = ladder.step(failure.error.retry(), failure.prefilled.is_some(), &self.shared.retries);
             let Failure { error, prefill, decode, prefilled } = *failure;
-            warn!(
-                prefill = %prefill.id(), decode = %decode.id(), next = next.as_str(),
-                error = &error as &dyn std::error::Error, "attempt failed"
-            );
-            let (leg, what) = error.fault();
-            self.failed(Failed { leg, fault: what, code: error.public().code, next }, &error);
-            self.trail.choosing();
+            let (leg, fault) = error.fault();
             blame(&mut avoid, &error, &prefill, &decode);
             report(&error, &prefill, &decode);
             self.failed_on(if leg == Leg::Prefill { &prefill } else { &decode });
-            let again = match (next, prefilled) {
+            let names = (prefill.id(), decode.id());
+            let again = match (planned, prefilled) {
                 (Next::GiveUp | Next::BudgetSpent, _) => None,
                 (Next::SameTransfer, Some(prefilled)) => Some(Start::With { prefilled, decode }),
                 (Next::OtherDecode, Some(prefilled)) => {
@@ -160,6 +155,18 @@ impl Job<'_> {
                 }
                 (Next::NewPrefill, _) | (Next::SameTransfer | Next::OtherDecode, None) => self.anew(&avoid),
             };
+            let next = match (&again, planned) {
+                (None, Next::BudgetSpent) => Next::BudgetSpent,
+                (None, _) => Next::GiveUp,
+                (Some(Start::Anew { .. }), _) => Next::NewPrefill,
+                (Some(Start::With { .. }), next) => next,
+            };
+            warn!(
+                prefill = %names.0, decode = %names.1, next = next.as_str(),
+                error = &error as &dyn std::error::Error, "attempt failed"
+            );
+            self.failed(Failed { leg, fault, code: error.public().code, next }, &error);
+            self.trail.choosing();
             start = match again {
                 Some(start) => start,
                 None => return self.fall_back(error.public()).await,
@@ -266,6 +273,8 @@ impl Job<'_> {
             };
             self.handoffs(call).pinned(sidecar, report)
         });
+        // Blocks that cannot be moved are pinned all the same: what is returned here releases them.
+        answer.params.check_supported().map_err(AnswerError::from)?;
         Ok(Answer::Given(Prefilled { target: target.clone(), seat, sent_at, answer, blocks }))
     }
 

@@ -162,7 +162,7 @@ impl ProblemJson {
             code: if well_formed { self.code } else { "sidecar_error".to_owned() },
             status,
             retry,
-            detail: self.detail.unwrap_or_default(),
+            detail: crate::error::cut_short(self.detail.unwrap_or_default()),
         }
     }
 }

@@ -133,3 +133,12 @@ async fn a_rank_that_has_failed_gets_a_pause_and_another_one_none() {
     assert!(!waiting.is_finished());
     waiting.abort();
 }
+
+#[tokio::test]
+async fn blocks_that_cannot_be_moved_are_released() {
+    let world = World::new(Setup::default()).await;
+    world.prefill.next(Prefills::Unsupported);
+    assert_eq!(refused(&world.complete(BODY).await), (502, "prefill_answer_invalid".to_owned(), "1"));
+    assert_eq!(legs(&world), Legs { prefills: 1, transfers: 0, decodes: 0 });
+    check_blocks(&world, Blocks { released: 1, read: 0 }).await;
+}

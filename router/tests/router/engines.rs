@@ -36,6 +36,8 @@ const LARGEST: usize = 1 << 28;
 pub(crate) enum Prefills {
     Status(u16, &'static str),
     NoKv,
+    /// KV that kvgate cannot move.
+    Unsupported,
     /// The KV of another request of the same router.
     Foreign,
     /// The connection ends in the middle of the answer.
@@ -123,6 +125,9 @@ async fn other(State(engine): State<Arc<Engine<Decodes>>>, request: Request) -> 
         return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("http://{host}/v9/here?a=1"))])
             .into_response();
     }
+    if path == "/v9/hangs" {
+        return std::future::pending().await;
+    }
     let status = if path == "/v9/broken" { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
     (status, [("x-engine", "kept")], OTHER).into_response()
 }
@@ -150,6 +155,11 @@ async fn prefill(State(engine): State<Arc<Engine<Prefills>>>, request: Request) 
         Some(Prefills::Status(status, body)) => return plain(status, body),
         Some(Prefills::NoKv) => return axum::Json(json!({"kv_transfer_params": null})).into_response(),
         Some(Prefills::Breaks) => return broken("application/json", &["{\"id\""]),
+        Some(Prefills::Unsupported) => {
+            let mut answer = kv(rank, &id);
+            answer["kv_transfer_params"]["pp_size"] = json!(2);
+            return axum::Json(answer).into_response();
+        }
         Some(Prefills::Foreign) => {
             let mut answer = kv(rank, "test-77-1");
             answer["kv_transfer_params"]["remote_block_ids"] = json!([[8, 9]]);

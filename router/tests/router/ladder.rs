@@ -99,6 +99,19 @@ async fn a_request_that_no_rank_has_room_for_is_not_prefilled_again_and_again() 
 }
 
 #[tokio::test]
+async fn the_step_that_is_told_is_the_one_that_was_taken() {
+    // The other decode rank has no partner but its own prefill rank: another target means a new prefill.
+    let world = World::new(Setup::default()).await;
+    world.decode_sidecar().next(Transfers::Problem(429, "staging_full", "other_target"));
+    assert_eq!(world.complete(BODY).await.status.as_u16(), 200);
+    assert_eq!(prefills(&world), 2);
+    let metrics = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
+    let step = |name: &str, count: u32| format!("router_failure_step_total{{step=\"{name}\"}} {count}");
+    assert!(metrics.lines().any(|line| line == step("new_prefill", 1)), "{metrics}");
+    assert!(!metrics.lines().any(|line| line == step("other_decode", 1)), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_failing_prefill_moves_to_another_rank() {
     let world = World::new(Setup::default()).await;
     world.prefill.next(Prefills::Status(500, "{}"));

@@ -65,6 +65,8 @@ async fn no_body_smuggles_transfer_parameters_on_another_path() {
     }
     let utf16: Vec<u8> = evil.encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(world.send("POST", "/inference/v1/generate", &[JSON], utf16).await.code(), "body_invalid");
+    let hidden = r#"{"token_ids":[1],"sampling_params":{"extra_args":{"kv_transfer_params":{"remote_host":"evil"}}}}"#;
+    assert_eq!(world.send("POST", "/inference/v1/generate", &[JSON], hidden).await.code(), "body_invalid");
     let form = "--b\r\nkv_transfer_params\r\n--b--";
     world.send("POST", "/v1/audio/transcriptions", &[("content-type", "multipart/form-data; boundary=b")], form).await;
     assert_eq!(others(&world).pop().unwrap().2, form.as_bytes());
@@ -140,4 +142,20 @@ async fn a_short_prompt_is_not_worth_a_transfer() {
     assert_eq!((answer.header("x-kvgate-path"), answer.header("x-kvgate-local-because")), ("local", "short_prompt"));
     let answer = world.complete(r#"{"prompt":[1,2,3,4,5,6,7,8,9,10]}"#).await;
     assert_eq!(answer.header("x-kvgate-path"), "pd");
+}
+
+#[tokio::test]
+async fn an_engine_s_failure_on_another_path_counts_as_one() {
+    let world = World::new(Setup::default()).await;
+    world.send("GET", "/v9/broken", &[], "").await;
+    let metrics = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap_or_default();
+    let failed = r#"router_request_ended_total{outcome="failed",path="local"} 1"#;
+    assert!(metrics.lines().any(|line| line == failed), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_deadline_for_a_request_holds_on_other_paths_too() {
+    let world = World::new(Setup { args: "--request-deadline-ms 200", ..Setup::default() }).await;
+    let answer = world.send("GET", "/v9/hangs", &[], "").await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (504, "request_timeout"));
 }

@@ -14,13 +14,27 @@ const FIRST: &str = "data: {\"text\":\"of the first transfer\"}\n\n";
 
 /// One request whose first transfer is freed as `how` says, before D's first event.
 async fn freed_before_the_first_event(how: Option<&'static str>, args: &'static str) -> (Answer, World) {
-    // Claims that lapse at once: the router cannot know by itself that the slots were held.
+    freed_after("", "/v1/completions", how, args).await
+}
+
+/// The same on any path; what D says `before` comes while its staging is still there.
+async fn freed_after(
+    before: &'static str,
+    path: &str,
+    how: Option<&'static str>,
+    args: &'static str,
+) -> (Answer, World) {
     // Claims that last no time: the router cannot know by itself that the slots were held.
     let world = World::new(Setup { collect_by_ms: 0, args, ..Setup::default() }).await;
     let (tx, rx) = mpsc::channel(1);
     world.decode().next(Decodes::Fed(rx));
-    let client = world.start(STREAM);
+    let client = world.start_on(path, STREAM);
     world.journal.wait_for("the decode", 1, |event| matches!(event, Event::Decode { .. })).await;
+    if !before.is_empty() {
+        tx.send(Bytes::from(before)).await.unwrap();
+        // The second one is taken only when the first has gone out.
+        tx.send(Bytes::from(": more\n\n")).await.unwrap();
+    }
     world.journal.wait_for("a claim", 1, |event| matches!(event, Event::Claimed { .. })).await;
     let transfer = world
         .journal
@@ -33,6 +47,14 @@ async fn freed_before_the_first_event(how: Option<&'static str>, args: &'static 
     tx.send(Bytes::from(FIRST)).await.unwrap();
     drop(tx);
     (client.await.unwrap(), world)
+}
+
+#[tokio::test]
+async fn a_response_that_is_only_announced_has_not_been_decoded_yet() {
+    let announced = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{}}\n\n";
+    let (answer, _world) = freed_after(announced, "/v1/responses", Some("lapsed"), "").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-attempts")), (200, "2"));
+    assert_eq!(answer.body, EVENTS.concat(), "the second transfer's events only");
 }
 
 #[tokio::test]

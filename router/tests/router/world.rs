@@ -273,7 +273,11 @@ impl World {
 
     /// A request in the background; aborting the handle is a client that leaves.
     pub(crate) fn start(&self, body: impl Into<Bytes>) -> JoinHandle<Answer> {
-        let answer = self.request("/v1/completions", body.into(), &[]);
+        self.start_on("/v1/completions", body)
+    }
+
+    pub(crate) fn start_on(&self, path: &str, body: impl Into<Bytes>) -> JoinHandle<Answer> {
+        let answer = self.request(path, body.into(), &[]);
         self.tasks.spawn(async move { whole(answer.await.unwrap()).await })
     }
 }

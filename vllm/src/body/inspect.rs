@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::{SeqAccess, Visitor};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer as _};
 use serde_json::value::RawValue;
 
 use super::scan::{Scanned, scan};
@@ -99,15 +99,21 @@ pub(super) fn inspected(
     Ok((inspected, prompts))
 }
 
-/// `vllm_xargs` and transfer parameters end up in the same dictionary of the engine, so one could hide in the other.
+/// `vllm_xargs`, the `extra_args` of `sampling_params` (vLLM 0.32's `/inference/v1/generate`) and transfer parameters end up in the
+/// same dictionary of the engine, so one could hide in the other.
 pub(super) fn refuse_smuggled(scanned: &Scanned<'_>) -> Result<(), BodyError> {
-    for value in scanned.values("vllm_xargs") {
-        if !value.starts_with('{') {
-            continue;
-        }
-        let inner = scan(value.as_bytes())?;
-        if inner.values("kv_transfer_params").next().is_some() {
-            return Err(BodyError::Forbidden("vllm_xargs.kv_transfer_params"));
+    refuse_params(scanned, "vllm_xargs", "vllm_xargs.kv_transfer_params")?;
+    for sampling in scanned.values("sampling_params").filter(|value| value.starts_with('{')) {
+        let place = "sampling_params.extra_args.kv_transfer_params";
+        refuse_params(&scan(sampling.as_bytes())?, "extra_args", place)?;
+    }
+    Ok(())
+}
+
+fn refuse_params(scanned: &Scanned<'_>, field: &str, place: &'static str) -> Result<(), BodyError> {
+    for value in scanned.values(field).filter(|value| value.starts_with('{')) {
+        if scan(value.as_bytes())?.values("kv_transfer_params").next().is_some() {
+            return Err(BodyError::Forbidden(place));
         }
     }
     Ok(())
@@ -161,10 +167,8 @@ fn response_reason(scanned: &Scanned<'_>) -> Result<Option<PlainReason>, BodyErr
     if scanned.get("previous_response_id").is_some() {
         return Ok(Some(PlainReason::PreviousResponse));
     }
-    let functions_only = scanned.get("tools").is_none_or(|tools| {
-        let tools = serde_json::from_str::<Vec<Part<'_>>>(tools);
-        tools.is_ok_and(|tools| tools.iter().all(|tool| tool.kind == "function"))
-    });
+    let functions_only =
+        scanned.get("tools").is_none_or(|tools| passing::<Part<'_>>(tools, |tool| tool.kind == "function").is_some());
     Ok((!functions_only).then_some(PlainReason::BuiltInTools))
 }
 
@@ -222,6 +226,28 @@ impl<'de> Deserialize<'de> for Entries<'de> {
     }
 }
 
+/// How many entries a list has, if it is one and each entry passes. Nothing is kept of them: a long list costs no memory.
+fn passing<'a, T: Deserialize<'a>>(list: &'a str, passes: fn(&T) -> bool) -> Option<usize> {
+    struct Each<T>(fn(&T) -> bool);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Each<T> {
+        type Value = usize;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+            let mut count = 0;
+            while let Some(entry) = list.next_element::<T>()? {
+                if !(self.0)(&entry) {
+                    return Err(A::Error::custom("an entry of another kind"));
+                }
+                count += 1;
+            }
+            Ok(count)
+        }
+    }
+    serde_json::Deserializer::from_str(list).deserialize_seq(Each(passes)).ok()
+}
+
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow, default)]
@@ -237,14 +263,13 @@ struct Part<'a> {
 /// Whether every message is text. Whatever looks unusual is not: then the engines tokenize by themselves.
 pub(super) fn is_text_only_chat(scanned: &Scanned<'_>) -> bool {
     let Some(messages) = scanned.get("messages") else { return false };
-    let Ok(messages) = serde_json::from_str::<Vec<Message<'_>>>(messages) else { return false };
-    !messages.is_empty() && messages.iter().all(|message| message.content.is_none_or(|raw| is_text(raw.get())))
+    let text = passing::<Message<'_>>(messages, |message| message.content.is_none_or(|raw| is_text(raw.get())));
+    text.is_some_and(|messages| messages > 0)
 }
 
 fn is_text(content: &str) -> bool {
     if content.starts_with('"') || content == "null" {
         return true;
     }
-    let Ok(parts) = serde_json::from_str::<Vec<Part<'_>>>(content) else { return false };
-    parts.iter().all(|part| matches!(&*part.kind, "text" | "refusal"))
+    passing::<Part<'_>>(content, |part| matches!(&*part.kind, "text" | "refusal")).is_some()
 }

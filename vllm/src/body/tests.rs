@@ -115,6 +115,8 @@ fn neither_a_second_copy_nor_an_escaped_key_gets_past_an_edit() {
     for smuggled in [
         r#"{"vllm_xargs":{"kv_transfer_params":"x"}}"#,
         r#"{"vllm\u005fxargs": {"a":1,"kv\u005ftransfer_params":[1]},"vllm_xargs":null}"#,
+        r#"{"sampling_params":{"extra_args":{"kv_transfer_params":{"remote_host":"evil"}}}}"#,
+        r#"{"sampling_params":{"extra\u005fargs":null,"extra_args":{"kv\u005ftransfer_params":1}},"sampling_params":1}"#,
     ] {
         assert!(matches!(for_decode(smuggled.as_bytes(), None), Err(BodyError::Forbidden(_))), "{smuggled}");
         assert!(matches!(inspect(Endpoint::Chat, smuggled.as_bytes()), Err(BodyError::Forbidden(_))));
@@ -317,10 +319,6 @@ fn an_answer_without_parameters_says_what_it_is() {
     assert!(matches!(of(r#"{"kv_transfer_params":null}"#), AnswerError::NoParams));
     assert!(matches!(of(r#"{"kv_transfer_params":[]}"#), AnswerError::Params(_)));
     assert!(matches!(of(&answer("").replace("[[1,2]]", "[[1,1]]")), AnswerError::Params(_)));
-    assert!(matches!(
-        of(&answer("").replace("\"do_remote_prefill\":true", "\"do_remote_prefill\":false")),
-        AnswerError::Unsupported(_)
-    ));
     let AnswerError::Engine(error) = of(r#"{"error":{"message":"no","type":"BadRequestError","code":400}}"#) else {
         panic!("an error object is an engine's error");
     };

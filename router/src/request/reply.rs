@@ -1,0 +1,94 @@
+//! The response to the client, whichever way its request went.
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tracing::debug;
+use vllm_wire::headers::REQUEST_ID;
+
+use crate::admission::Running;
+use crate::error::ApiError;
+use crate::handoff::Claimed;
+use crate::headers::write_trail;
+use crate::metrics::{Ended, Outcome};
+use crate::relay::{Held, Holdings, Relay};
+use crate::router::Shared;
+use crate::targets::Occupied;
+
+/// Who is answered.
+pub(super) struct Client {
+    id: Option<HeaderValue>,
+    /// What the client is told: its own id, if it has one.
+    shown: String,
+}
+
+/// An answer that an engine has begun.
+pub(super) struct Begun {
+    pub(super) status: StatusCode,
+    /// Those for the client.
+    pub(super) headers: HeaderMap,
+    pub(super) held: Held,
+    pub(super) running: Running,
+    pub(super) seat: Occupied,
+    pub(super) claimed: Option<Claimed>,
+}
+
+impl Client {
+    /// By the headers of its request; `ours` stands in for an id that it does not give.
+    pub(super) fn of(headers: &HeaderMap, ours: &str) -> Self {
+        let id = headers.get(REQUEST_ID).cloned();
+        let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(ours).to_owned();
+        Self { id, shown }
+    }
+
+    /// Its id, as far as a sidecar takes it for a label.
+    pub(super) fn label(&self) -> Option<String> {
+        self.id.is_some().then_some(&self.shown).filter(|id| is_label(id)).cloned()
+    }
+
+    /// The answer as it comes.
+    pub(super) fn begun(self, shared: &Shared, mut ended: Ended, begun: Begun) -> Response<Body> {
+        let Begun { status, mut headers, held, running, seat, claimed } = begun;
+        ended.first_byte(status);
+        self.write(shared, &ended, &mut headers);
+        let whole = match status {
+            status if status.is_client_error() => Outcome::ClientError,
+            status if status.is_server_error() => Outcome::Failed,
+            _ => Outcome::Ok,
+        };
+        let holdings = Holdings { ended, running, decode_rank: seat, claimed, whole };
+        let relay = Relay::new(held, shared.config.deadlines.idle, shared.cut.clone(), &self.shown, holdings);
+        let mut response = Response::new(Body::new(relay));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// A response that is complete already.
+    pub(super) fn complete(self, shared: &Shared, mut ended: Ended, mut response: Response<Body>) -> Response<Body> {
+        ended.trail.status = Some(response.status());
+        self.write(shared, &ended, response.headers_mut());
+        response
+    }
+
+    /// An error of the router's own.
+    pub(super) fn failed(self, shared: &Shared, mut ended: Ended, error: &ApiError) -> Response<Body> {
+        debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
+        ended.outcome(error.outcome);
+        ended.trail.code = Some(error.code.clone());
+        let response = error.answer(&self.shown);
+        self.complete(shared, ended, response)
+    }
+
+    /// The request's way, and the client's id back, or ours.
+    fn write(&self, shared: &Shared, ended: &Ended, headers: &mut HeaderMap) {
+        write_trail(&ended.trail, shared.config.observe.debug_headers, headers);
+        if let Some(id) = self.id.clone().or_else(|| HeaderValue::from_str(&ended.trail.id).ok()) {
+            headers.insert(REQUEST_ID, id);
+        }
+    }
+}
+
+/// What a sidecar takes as a label.
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
