@@ -17,8 +17,10 @@ const MAX_DETAIL: usize = 1024;
 
 /// Another's words, no longer than can be kept for thousands of requests.
 pub(crate) fn cut_short(mut words: String) -> String {
-    let end = words.floor_char_boundary(MAX_DETAIL);
-    words.truncate(end);
+    if words.len() > MAX_DETAIL {
+        let end = (0..=MAX_DETAIL).rev().find(|end| words.is_char_boundary(*end));
+        words.truncate(end.unwrap_or(0));
+    }
     words
 }
 

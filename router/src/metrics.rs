@@ -253,7 +253,6 @@ pub(crate) struct Ended {
 impl Ended {
     /// Its answer begins.
     pub(crate) fn first_byte(&mut self, status: StatusCode) {
-        self.trail.end(Leg::Decode);
         self.trail.begin(Leg::Stream);
         self.trail.status = Some(status);
         self.figures.ttft.observe(self.trail.now().as_secs_f64());

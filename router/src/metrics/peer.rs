@@ -70,7 +70,9 @@ impl Peer {
             self.requests.get_or_create(&labels).inc();
             self.duration.get_or_create(&labels).observe(record.took.as_secs_f64());
         }
-        let retries = u64::from(record.trail.attempts.saturating_sub(1));
+        let failed = record.trail.tries.iter().filter_map(|one| one.failed.as_ref());
+        let again = failed.filter(|failed| !matches!(failed.why.next, Next::GiveUp | Next::BudgetSpent));
+        let retries = u64::try_from(again.count()).unwrap_or(u64::MAX);
         if retries > 0 {
             self.retries.get_or_create(&labels).inc_by(retries);
         }

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::{Instant, Sleep, sleep};
 use vllm_wire::headers::REQUEST_ID;
 
-/// Longest error that becomes an event; the engines' are cut shorter before.
+use crate::error::ApiError;
+use crate::metrics::Outcome;
+
+/// Longest error that becomes an event as it is.
 const MAX_ERROR: usize = 1 << 20;
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
@@ -74,7 +77,12 @@ async fn as_events(response: Response<Body>) -> Body {
     if head.status.is_success() && media_type.starts_with(b"text/event-stream") {
         return body;
     }
-    let text = axum::body::to_bytes(body, MAX_ERROR).await.unwrap_or_default();
+    let Ok(text) = axum::body::to_bytes(body, MAX_ERROR).await else {
+        let words = "the request failed, and what there is to say of it is too long for an event";
+        let error = ApiError::new(StatusCode::BAD_GATEWAY, "request_failed", words, Outcome::Failed);
+        let id = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        return Body::from(error.event(id));
+    };
     let mut event = Vec::with_capacity(text.len() + 16);
     for line in text.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
         event.extend_from_slice(b"data: ");

@@ -235,6 +235,7 @@ impl Job<'_> {
                     return Err(Box::new(Failure { error, prefill, decode, prefilled: None }));
                 }
                 decode.worked();
+                self.trail.end(Leg::Decode);
                 Ok(Done::Begun { decoding, seat, claimed })
             }
             Ok(Answer::ClientError(answer)) => {

@@ -31,6 +31,7 @@ impl Job<'_> {
             let error = match self.shared.engines.whole(&target, &call, &self.body).await {
                 Ok(answer) => {
                     target.worked();
+                    self.trail.end(Leg::Decode);
                     return Ok(match answer {
                         Answer::Given(decoding) => Done::Begun { decoding, seat, claimed: None },
                         Answer::ClientError(answer) => Done::ClientError(answer),

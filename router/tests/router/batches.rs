@@ -140,3 +140,38 @@ async fn more_prompts_than_may_be_split_go_whole() {
     let long = format!(r#"{{"prompt":["a","b"],"x":"{}"}}"#, "x".repeat(1 << 20));
     assert_eq!(world.complete(long).await.header("x-kvgate-path"), "local", "it would be repeated too often");
 }
+
+#[tokio::test]
+async fn every_prompt_counts_as_served_and_none_as_a_retry() {
+    let world = World::new(Setup { args: "--peer-metrics", ..Setup::default() }).await;
+    (0..3).for_each(|_| world.decode().next(Decodes::Whole(ANSWER)));
+    assert_eq!(world.complete(BATCH).await.status.as_u16(), 200);
+    let metrics = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
+    let served = metrics
+        .lines()
+        .filter(|line| line.starts_with("router_target_served_total") && line.contains(r#"leg="decode""#));
+    let served: u64 = served.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+    assert_eq!(served, 3, "{metrics}");
+    assert!(!metrics.contains("vllm_router_retries_total{"), "{metrics}");
+}
+
+#[tokio::test]
+async fn prompts_that_are_all_too_short_to_split_are_said_to_be_local() {
+    let world = World::new(Setup { args: "--min-prefill-tokens 1000", ..Setup::default() }).await;
+    (0..3).for_each(|_| world.decode().next(Decodes::Whole(ANSWER)));
+    let answer = world.complete(BATCH).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("x-kvgate-path"), answer.header("x-kvgate-local-because")),
+        (200, "local", "short_prompt")
+    );
+}
+
+#[tokio::test]
+async fn answers_that_are_too_long_to_be_merged_are_refused() {
+    let world = World::new(Setup::default()).await;
+    let long: &'static str =
+        Box::leak(format!(r#"{{"choices":[{{"index":0,"text":"{}"}}]}}"#, "x".repeat(6 << 20)).into());
+    (0..3).for_each(|_| world.decode().next(Decodes::Whole(long)));
+    let answer = world.complete(BATCH).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "answer_too_large"));
+}
