@@ -5,6 +5,8 @@
 mod events;
 #[path = "http_edge/landing.rs"]
 mod landing;
+#[path = "../../tests/support/metrics_doc.rs"]
+mod metrics_doc;
 #[path = "http_edge/probe.rs"]
 mod probe;
 #[path = "http_edge/process.rs"]

@@ -1,7 +1,7 @@
 //! `kvgate demo` and its controls, judged by the report that each leaves.
 
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -43,14 +43,24 @@ fn every_text_is_right_and_every_decode_has_its_receipt() {
     assert_eq!(text.lines().rfind(|line| !line.trim().is_empty()), Some(last.as_str()));
 }
 
+/// A process that does not outlive a test that fails.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn an_interrupt_ends_everything_that_was_started() {
     if !nixl_is_here() {
         return;
     }
     let folder = TempDir::new().expect("a temporary folder");
-    let mut demo =
-        kvgate("demo --keep --out").arg(folder.path()).stdout(Stdio::null()).spawn().expect("the demo starts");
+    let demo = kvgate("demo --keep --out").arg(folder.path()).stdout(Stdio::null()).spawn().expect("the demo starts");
+    let mut demo = Ended(demo);
     let port = |name: &str| {
         let ports = std::fs::read(folder.path().join(format!("{name}.ports.json"))).ok()?;
         u16::try_from(serde_json::from_slice::<Value>(&ports).ok()?["http"].as_u64()?).ok()
@@ -58,9 +68,9 @@ fn an_interrupt_ends_everything_that_was_started() {
     let router = wait_for("the router", || port("router"));
     let ports = ["prefill", "decode", "reference", "prefill-sidecar", "decode-sidecar"]
         .map(|name| port(name).expect("its port"));
-    rustix::process::kill_process(rustix::process::Pid::from_child(&demo), rustix::process::Signal::INT)
+    rustix::process::kill_process(rustix::process::Pid::from_child(&demo.0), rustix::process::Signal::INT)
         .expect("it runs");
-    wait_for("its end", || demo.try_wait().expect("it can be asked"));
+    wait_for("its end", || demo.0.try_wait().expect("it can be asked"));
     for port in ports.into_iter().chain([router]) {
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "port {port} still answers");
     }

@@ -13,7 +13,7 @@ import web
 from delay_proxy import DelayProxy
 from pair import DP
 from prompts import prompt
-from say import progress
+from say import Failure, progress
 
 LEASE = 2
 LATE = 2.5
@@ -66,6 +66,8 @@ def judge(d, done):
     counted = {"right": 0, "wrong": 0, "error": 0}
     for text, answer in done:
         reference = web.complete(d.url, text)
+        if not reference.good:
+            raise Failure(f"D does not answer by itself: {reference.brief()}")
         if not answer.good:
             counted["error"] += 1
             counted.setdefault("error_example", f"HTTP {answer.status} {answer.error}"[:300])

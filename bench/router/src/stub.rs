@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use crate::message::{BodyReader, Framing, Malformed, RequestHead, request_head};
 use answers::{Answers, Role};
 
-/// Between two comments on an event stream.
-const COMMENT_EVERY: Duration = Duration::from_secs(10);
+/// Between two comments on an event stream, as the sidecar sends them.
+const COMMENT_EVERY: Duration = Duration::from_millis(250);
 
 /// How many of what.
 #[derive(Debug, clap::Args)]
@@ -98,7 +98,9 @@ async fn serve(mut stream: TcpStream, role: Role, answers: &Answers) -> Result<(
     let mut body = BytesMut::new();
     loop {
         let Some(head) = read(&mut stream, &mut buffer, &mut body).await? else { return Ok(()) };
+        answers.count(role, &head);
         match role {
+            _ if head.is_get && head.path == "/counts" => stream.write_all(&answers.counts()).await?,
             Role::Prefill if !head.is_get => stream.write_all(&answers.prefill).await?,
             Role::Decode if !head.is_get => decode(&mut stream, answers, &body).await?,
             Role::Prefill | Role::Decode => stream.write_all(answers.about_engine(&head.path)).await?,

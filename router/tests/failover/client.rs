@@ -1,13 +1,10 @@
 //! The client leaves, at each step: what is behind it is cancelled, and P's blocks are not left to their lease.
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
-
 use crate::engines::{Decodes, Prefills};
 use crate::journal::Event;
 use crate::sidecars::Transfers;
-use crate::view::{BODY, Blocks, Legs, STREAM, check_blocks, check_finished, figure, legs};
-use crate::world::{Setup, World, next};
+use crate::view::{BODY, Blocks, Legs, check_blocks, check_finished, figure, legs};
+use crate::world::{Setup, World};
 
 async fn until_gone(world: &World) {
     while world.get("/readyz").await.json().get("inside").is_none_or(|inside| *inside != 0) {
@@ -52,6 +49,7 @@ async fn during_the_transfer_and_the_blocks_are_released_once_it_is_over() {
     world.decode_sidecar().next(Transfers::Hangs);
     let client = world.start(BODY);
     world.journal.wait_for("the transfer", 1, |event| matches!(event, Event::Asked { .. })).await;
+    assert_eq!(world.journal.count(|event| matches!(event, Event::Released { .. })), 0);
     client.abort();
     check_blocks(&world, Blocks { released: 1, read: 0 }).await;
     let events = world.journal.events();
@@ -68,10 +66,9 @@ async fn between_two_tries_and_the_blocks_are_released() {
             .await;
     world.decode_sidecar().next(Transfers::Problem(502, "transfer_failed", "same_target"));
     let client = world.start(BODY);
-    world.journal.wait_for("the transfer", 1, |event| matches!(event, Event::Asked { .. })).await;
-    // All fakes and the router share one thread: after some turns of it the refusal has come, and the wait has begun.
-    for _ in 0..20 {
-        assert_eq!(world.get("/livez").await.status.as_u16(), 200);
+    let failed = r#"router_attempt_failed_total{leg="transfer",fault="refused"}"#;
+    while figure(&world, failed).await != 1 {
+        tokio::task::yield_now().await;
     }
     client.abort();
     check_blocks(&world, Blocks { released: 1, read: 0 }).await;
@@ -93,11 +90,7 @@ async fn before_the_first_byte_and_the_decode_is_cancelled_and_its_transfer_ende
 #[tokio::test]
 async fn in_the_middle_of_a_stream_and_the_decode_is_cancelled_and_its_transfer_ended() {
     let world = World::new(Setup::default()).await;
-    let (tx, rx) = mpsc::channel(1);
-    world.decode().next(Decodes::Fed(rx));
-    tx.send(Bytes::from("data: {}\n\n")).await.unwrap();
-    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
-    assert_eq!(next(answer.body_mut()).await, "data: {}\n\n");
+    let (tx, answer) = world.streaming("data: {}\n\n").await;
     drop(answer);
     world.journal.wait_for("the cancellation", 1, |event| matches!(event, Event::DecodeCancelled)).await;
     check_finished(&world, 1).await;

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use crate::engines::{ANSWER, Decodes, EVENTS};
+use crate::engines::{Decodes, EVENTS};
 use crate::journal::Event;
-use crate::view::{BODY, Blocks, Legs, STREAM, check_blocks, check_finished, error_event, legs, refused, served};
+use crate::view::{
+    BODY, Blocks, Legs, STREAM, check_blocks, check_finished, error_event, legs, refused, served, tries_of,
+};
 use crate::world::{Setup, World, next};
 
 const VERDICT: &str = r#"{"error":{"message":"max_tokens is too large","type":"BadRequestError","code":400}}"#;
@@ -14,12 +16,7 @@ const VERDICT: &str = r#"{"error":{"message":"max_tokens is too large","type":"B
 #[tokio::test]
 async fn no_client_sees_a_dead_decode_engine_beside_a_living_one() {
     let world = World::new(Setup { ranks: 1, dead_decode: true, ..Setup::default() }).await;
-    let mut tries = 0;
-    for _ in 0..10 {
-        let answer = world.complete(BODY).await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, ANSWER.as_bytes()));
-        tries += answer.header("x-kvgate-attempts").parse::<usize>().unwrap();
-    }
+    let tries = tries_of(&world, 10).await;
     assert!((11..=20).contains(&tries), "the dead one was tried, and once per request at most: {tries}");
     assert_eq!(legs(&world), Legs { prefills: tries, transfers: tries, decodes: 10 });
     check_blocks(&world, Blocks { released: 0, read: tries }).await;

@@ -1,19 +1,14 @@
 //! P fails.
 
-use crate::engines::{Decodes, Prefills};
+use crate::engines::Prefills;
 use crate::journal::Event;
-use crate::view::{BODY, Blocks, Legs, check_blocks, figure, legs, refused, served};
+use crate::view::{BODY, Blocks, Legs, check_blocks, figure, legs, refused, served, tries_of};
 use crate::world::{Setup, World};
 
 #[tokio::test]
 async fn no_client_sees_a_dead_prefill_engine_beside_a_living_one() {
     let world = World::new(Setup { ranks: 1, dead_prefill: true, ..Setup::default() }).await;
-    let mut tries = 0;
-    for _ in 0..10 {
-        let answer = world.complete(BODY).await;
-        assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
-        tries += answer.header("x-kvgate-attempts").parse::<usize>().unwrap();
-    }
+    let tries = tries_of(&world, 10).await;
     assert!((11..=20).contains(&tries), "the dead one was tried, and once per request at most: {tries}");
     assert_eq!(legs(&world), Legs { prefills: 10, transfers: 10, decodes: 10 });
     check_blocks(&world, Blocks { released: 0, read: 10 }).await;
@@ -128,9 +123,15 @@ async fn a_rank_that_has_failed_gets_a_pause_and_another_one_none() {
     world.prefill.next(Prefills::Status(500, "{}"));
     world.prefill.next(Prefills::Status(500, "{}"));
     let waiting = world.start(BODY);
-    world.journal.wait_for("two more tries", 4, |event| matches!(event, Event::Prefill { .. })).await;
-    world.decode().next(Decodes::Hangs);
-    assert!(!waiting.is_finished());
+    let failed = r#"router_attempt_failed_total{leg="prefill",fault="failed"}"#;
+    while figure(&world, failed).await != 3 {
+        tokio::task::yield_now().await;
+    }
+    // Both ranks have failed it: without a pause the third try would come within some turns of the thread that all share.
+    for _ in 0..20 {
+        world.get("/livez").await;
+    }
+    assert_eq!(legs(&world).prefills, 4, "the third try of this request waits");
     waiting.abort();
 }
 

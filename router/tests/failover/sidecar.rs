@@ -2,7 +2,7 @@
 
 use crate::journal::Event;
 use crate::sidecars::Transfers;
-use crate::view::{BODY, Blocks, Legs, check_blocks, check_finished, figure, legs, refused, served};
+use crate::view::{BODY, Blocks, Legs, check_blocks, check_finished, figure, legs, refused, served, tries_of};
 use crate::world::{Setup, World};
 
 #[tokio::test]
@@ -67,12 +67,7 @@ async fn when_every_transfer_fails_each_prefill_is_released() {
 async fn a_decode_pod_whose_sidecar_is_gone_is_left_for_another_with_the_same_prefill() {
     let mut world = World::new(Setup { ranks: 1, decode_pods: 2, ..Setup::default() }).await;
     world.take_away_decode_sidecar(0).await;
-    let mut tries = 0;
-    for _ in 0..4 {
-        let answer = world.complete(BODY).await;
-        assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
-        tries += answer.header("x-kvgate-attempts").parse::<usize>().unwrap();
-    }
+    let tries = tries_of(&world, 4).await;
     assert!((5..=8).contains(&tries), "{tries}");
     assert_eq!(legs(&world), Legs { prefills: 4, transfers: 4, decodes: 4 });
     check_blocks(&world, Blocks { released: 0, read: 4 }).await;

@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use crate::engines::ANSWER;
 use crate::journal::Event;
 use crate::world::{Answer, World};
 
@@ -30,6 +31,17 @@ pub(crate) struct Legs {
 /// Status and attempts of an answer that is as it should be.
 pub(crate) fn served(answer: &Answer) -> (u16, &str) {
     (answer.status.as_u16(), answer.header("x-kvgate-attempts"))
+}
+
+/// Sends so many requests, one after the other, which must all be answered well, and says how many tries they took together.
+pub(crate) async fn tries_of(world: &World, requests: usize) -> usize {
+    let mut tries = 0;
+    for _ in 0..requests {
+        let answer = world.complete(BODY).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, ANSWER.as_bytes()), "{answer:?}");
+        tries += answer.header("x-kvgate-attempts").parse::<usize>().unwrap();
+    }
+    tries
 }
 
 /// Status, code and attempts of an error, which has OpenAI's form, the request's id and no address.

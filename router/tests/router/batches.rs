@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use axum::body::Body;
 use bytes::Bytes;
+use http::Response;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -65,19 +67,26 @@ async fn streams_come_back_as_one_with_one_usage_and_one_end() {
     world.journal.wait_for("the ends of all transfers", 2, |event| matches!(event, Event::Finished { .. })).await;
 }
 
-#[tokio::test]
-async fn a_stream_of_several_prompts_comes_as_it_is_made() {
-    let world = World::new(Setup::default()).await;
-    let (first, feed_first) = mpsc::channel(2);
-    let (second, feed_second) = mpsc::channel(2);
-    world.decode().next(Decodes::Fed(feed_first));
-    world.decode().next(Decodes::Fed(feed_second));
-    first.send(Bytes::from(EVENTS[0])).await.unwrap();
-    second.send(Bytes::from(EVENTS[0])).await.unwrap();
+/// The streams of two prompts, each with one event that the client has read.
+async fn two_streams(world: &World) -> ([mpsc::Sender<Bytes>; 2], Response<Body>) {
+    let feeds = [mpsc::channel(2), mpsc::channel(2)].map(|(tx, rx)| {
+        world.decode().next(Decodes::Fed(rx));
+        tx
+    });
+    for feed in &feeds {
+        feed.send(Bytes::from(EVENTS[0])).await.unwrap();
+    }
     let mut answer = world.open("/v1/completions", STREAM, &[]).await;
     for _ in 0..2 {
         assert!(next(answer.body_mut()).await.contains(r#""text":"x""#));
     }
+    (feeds, answer)
+}
+
+#[tokio::test]
+async fn a_stream_of_several_prompts_comes_as_it_is_made() {
+    let world = World::new(Setup::default()).await;
+    let ([first, second], mut answer) = two_streams(&world).await;
     second.send(Bytes::from(EVENTS[1])).await.unwrap();
     assert!(next(answer.body_mut()).await.contains(r#""text":"y""#), "one goes on while the other is silent");
     drop(answer);
@@ -108,15 +117,7 @@ async fn one_prompt_s_failure_is_that_of_all() {
 #[tokio::test]
 async fn an_error_in_one_stream_ends_all() {
     let world = World::new(Setup::default()).await;
-    let (first, feed_first) = mpsc::channel(2);
-    let (second, feed_second) = mpsc::channel(2);
-    world.decode().next(Decodes::Fed(feed_first));
-    world.decode().next(Decodes::Fed(feed_second));
-    first.send(Bytes::from(EVENTS[0])).await.unwrap();
-    second.send(Bytes::from(EVENTS[0])).await.unwrap();
-    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
-    next(answer.body_mut()).await;
-    next(answer.body_mut()).await;
+    let ([first, second], mut answer) = two_streams(&world).await;
     first.send(Bytes::from("data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\n")).await.unwrap();
     assert!(next(answer.body_mut()).await.ends_with("\"code\":500}}\n\ndata: [DONE]\n\n"));
     world.journal.wait_for("the other's cancellation", 1, |event| matches!(event, Event::DecodeCancelled)).await;

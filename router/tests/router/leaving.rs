@@ -7,39 +7,11 @@ use http_body_util::BodyExt;
 use router::router::Ended;
 use tokio::sync::mpsc;
 
-use crate::engines::{Decodes, Prefills};
+use crate::engines::Decodes;
 use crate::journal::Event;
-use crate::sidecars::Transfers;
 use crate::world::{Setup, World, next, whole};
 
 const STREAM: &str = r#"{"prompt":"p","stream":true}"#;
-
-#[tokio::test]
-async fn a_client_that_leaves_during_the_prefill_cancels_it() {
-    let world = World::new(Setup::default()).await;
-    world.prefill.next(Prefills::Hangs);
-    let client = world.start(STREAM);
-    world.journal.wait_for("the prefill", 1, |event| matches!(event, Event::Prefill { .. })).await;
-    client.abort();
-    world.journal.wait_for("the cancellation", 1, |event| matches!(event, Event::PrefillCancelled)).await;
-    assert!(world.journal.asked().is_empty());
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_during_the_transfer_cancels_it_and_then_releases_the_prefill() {
-    let world = World::new(Setup::default()).await;
-    world.decode_sidecar().next(Transfers::Hangs);
-    let client = world.start(STREAM);
-    world.journal.wait_for("the transfer", 1, |event| matches!(event, Event::Asked { .. })).await;
-    assert_eq!(world.journal.count(|event| matches!(event, Event::Released { .. })), 0);
-    client.abort();
-    world.journal.wait_for("the release", 1, |event| matches!(event, Event::Released { .. })).await;
-    let events = world.journal.events();
-    let finished = events.iter().position(|event| matches!(event, Event::Finished { .. })).unwrap();
-    let released = events.iter().position(|event| matches!(event, Event::Released { .. })).unwrap();
-    assert!(finished < released, "the blocks are released only when the transfer is over");
-    assert_eq!(world.journal.count(|event| matches!(event, Event::Decode { .. })), 0);
-}
 
 #[tokio::test]
 async fn a_client_that_leaves_during_the_decode_ends_the_leg_and_the_transfer() {
@@ -69,11 +41,7 @@ async fn a_client_that_leaves_during_the_decode_ends_the_leg_and_the_transfer() 
 #[tokio::test]
 async fn stopping_fails_readiness_refuses_work_and_lets_a_stream_end() {
     let mut world = World::new(Setup::default()).await;
-    let (tx, rx) = mpsc::channel(1);
-    world.decode().next(Decodes::Fed(rx));
-    tx.send(Bytes::from("data: 1\n\n")).await.unwrap();
-    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
-    assert_eq!(next(answer.body_mut()).await, "data: 1\n\n");
+    let (tx, answer) = world.streaming("data: 1\n\n").await;
     world.stop.cancel();
     let refused = loop {
         let refused = world.complete(STREAM).await;
@@ -97,11 +65,7 @@ async fn stopping_fails_readiness_refuses_work_and_lets_a_stream_end() {
 #[tokio::test]
 async fn a_stream_that_outlasts_the_drain_timeout_is_cut() {
     let mut world = World::new(Setup { args: "--drain-timeout 50ms", ..Setup::default() }).await;
-    let (tx, rx) = mpsc::channel(1);
-    world.decode().next(Decodes::Fed(rx));
-    tx.send(Bytes::from("data: 1\n\n")).await.unwrap();
-    let mut answer = world.open("/v1/completions", STREAM, &[]).await;
-    assert_eq!(next(answer.body_mut()).await, "data: 1\n\n");
+    let (tx, mut answer) = world.streaming("data: 1\n\n").await;
     world.stop.cancel();
     assert_eq!(world.served.take().unwrap().await.unwrap(), Ended::Cut);
     let last = next(answer.body_mut()).await;

@@ -11,6 +11,8 @@ mod journal;
 mod kv_events;
 mod ladder;
 mod leaving;
+#[path = "../../../tests/support/metrics_doc.rs"]
+mod metrics_doc;
 mod observed;
 mod other_paths;
 mod pass_through;

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -174,14 +173,7 @@ async fn docs_metrics_lists_every_metric_and_no_other() {
     assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.status.as_u16(), 200);
     record(&world, "test-2").await;
     let page = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
-    let live: BTreeSet<(String, String)> =
-        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(named).collect();
-    let text = include_str!("../../../docs/metrics.md");
-    let section = text.split("\n## ").find(|section| section.starts_with("Router\n")).unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-    let listed: BTreeSet<(String, String)> =
-        rows.map(|(name, rest)| (name.to_owned(), rest.split(" |").next().unwrap().to_owned())).collect();
-    assert_eq!(live, listed);
+    crate::metrics_doc::check(&page, "Router");
     let (p, d) = (world.prefill_url(), "router_target_ready{side=\"decode\",pod=\"0\",dp_rank=\"1\"} 1");
     for line in [
         d.to_owned(),
@@ -191,17 +183,6 @@ async fn docs_metrics_lists_every_metric_and_no_other() {
     ] {
         assert!(page.lines().any(|have| have == line), "{line} is not in\n{page}");
     }
-}
-
-/// A metric's name as Prometheus stores it, and its type.
-fn named(line: &str) -> (String, String) {
-    let (name, kind) = line.split_once(' ').unwrap();
-    let ending = match kind {
-        "counter" => "_total",
-        "info" => "_info",
-        _ => "",
-    };
-    (format!("{name}{ending}"), kind.to_owned())
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use router::router::{Ended, Parts, Router};
 use router::upstream::Pooled;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -269,6 +270,16 @@ impl World {
 
     pub(crate) async fn complete(&self, body: impl Into<Bytes>) -> Answer {
         self.post("/v1/completions", body, &[]).await
+    }
+
+    /// A stream that D has begun with `first`, which the client has read; it goes on with what the sender is given.
+    pub(crate) async fn streaming(&self, first: &'static str) -> (mpsc::Sender<Bytes>, Response<Body>) {
+        let (tx, rx) = mpsc::channel(1);
+        self.decode().next(Decodes::Fed(rx));
+        tx.send(Bytes::from(first)).await.unwrap();
+        let mut answer = self.open("/v1/completions", r#"{"prompt":"p","stream":true}"#, &[]).await;
+        assert_eq!(next(answer.body_mut()).await, first);
+        (tx, answer)
     }
 
     /// A request in the background; aborting the handle is a client that leaves.

@@ -1,7 +1,5 @@
 //! What can be looked at: ranks, transfers, handles, build, metrics, request ids.
 
-use std::collections::BTreeSet;
-
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;
@@ -87,21 +85,5 @@ async fn metrics_have_small_labels_and_add_up() {
 #[tokio::test]
 async fn docs_metrics_lists_every_metric_and_no_other() {
     let page = Rig::decode().await.get("/metrics").await.text;
-    let named = |line: &str| {
-        let (name, kind) = line.split_once(' ').unwrap();
-        let ending = match kind {
-            "counter" => "_total",
-            "info" => "_info",
-            _ => "",
-        };
-        (format!("{name}{ending}"), kind.to_owned())
-    };
-    let live: BTreeSet<(String, String)> =
-        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(named).collect();
-    let text = include_str!("../../../docs/metrics.md");
-    let section = text.split("\n## ").find(|section| section.starts_with("Sidecar\n")).unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-    let listed: BTreeSet<(String, String)> =
-        rows.map(|(name, rest)| (name.to_owned(), rest.split(" |").next().unwrap().to_owned())).collect();
-    assert_eq!(live, listed);
+    crate::metrics_doc::check(&page, "Sidecar");
 }

@@ -1,5 +1,7 @@
 //! The answers, whole with their heads, and the little that is read in requests.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::message::RequestHead;
@@ -33,6 +35,15 @@ pub(crate) struct Answers {
     claimed: Vec<u8>,
     finished: Vec<u8>,
     no_content: Vec<u8>,
+    counts: Counts,
+}
+
+/// What has been asked of each role: the proof that a router went the whole way.
+#[derive(Debug, Default)]
+struct Counts {
+    prefills: AtomicU64,
+    transfers: AtomicU64,
+    decodes: AtomicU64,
 }
 
 impl Answers {
@@ -83,7 +94,26 @@ impl Answers {
             claimed: ok(&json!({"collect_by_ms": 30_000}).to_string()),
             finished: ok(&json!({"transfer_id": "stub-transfer", "state": "done"}).to_string()),
             no_content: b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            counts: Counts::default(),
         }
+    }
+
+    /// One more request that is work.
+    pub(crate) fn count(&self, role: Role, head: &RequestHead) {
+        let counter = match role {
+            Role::Prefill if !head.is_get => &self.counts.prefills,
+            Role::Decode if !head.is_get => &self.counts.decodes,
+            Role::Sidecar if !head.is_get && !head.is_delete && head.path == "/v1/transfers" => &self.counts.transfers,
+            Role::Prefill | Role::Decode | Role::Sidecar => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `GET /counts`.
+    pub(crate) fn counts(&self) -> Vec<u8> {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counts { prefills, transfers, decodes } = &self.counts;
+        ok(&json!({"prefills": of(prefills), "transfers": of(transfers), "decodes": of(decodes)}).to_string())
     }
 
     /// What engines tell of themselves.

@@ -6,7 +6,7 @@ poll(2) on UCX's event descriptor and still wakes at once on traffic. KVGATE_TES
 this off.
 
 KVGATE_TEST_NIXL_BUILD=nixl_cu12 has that build of NIXL, which must be on PYTHONPATH, taken where NIXL's own choice, by
-torch's CUDA version, is nixl_cu13.
+torch's CUDA version, is nixl_cu13 (through the package `nixl`, which asks for the modules by the name of what it got).
 """
 import importlib
 import importlib.util
