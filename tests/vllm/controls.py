@@ -84,9 +84,11 @@ def engine_library(report, d, package):
             continue  # It has ended.
         for line in mapped:
             (right if str(package) in line else wrong).add(pid)
-    good = len(right) == DP and not wrong
-    report.data["cu13_beside_cu12"] = "run" if good else f"not run: {len(right)} engines have it, {len(wrong)} another"
-    report.check("D's engines have loaded nixl-cu12 for this phase", good, f"{len(right)} of {DP}, {len(wrong)} another")
+    # An engine that is just forking a helper is seen twice: what counts is that no process has another build.
+    good = len(right) >= DP and not wrong
+    found = f"{len(right)} processes for {DP} ranks have it, {len(wrong)} have another"
+    report.data["cu13_beside_cu12"] = "run" if good else f"not run: {found}"
+    report.check("D's engines have loaded nixl-cu12 for this phase", good, found)
 
 
 def _no_wheel(report):
