@@ -8,6 +8,9 @@
 //!  Failed                    Failed                   Quiescing ─every shard terminal─► Failed
 //! ```
 //!
+//! When the source's digests are wanted, they are asked for as the transfer begins and may come at any time before its end. A transfer whose
+//! bytes are there first waits for them in `AwaitingDigest`, under the lease, before it is verified: they count only if they came within it.
+//!
 //! Invariants, each a property in this module's tests:
 //! **M** granted slots are released, quarantined or handed over exactly once, and never released while hardware may write;
 //! **L** a transfer that outlived its lease never lands; **N** the producer is told exactly once, only after landing;
@@ -19,7 +22,7 @@ use crate::ids::TpRank;
 use crate::lease::Lease;
 use crate::shards::ShardSet;
 
-/// What stays true over the whole transfer.
+/// What is carried through a transfer until its bytes are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The right to read the producer's blocks.
@@ -28,6 +31,19 @@ pub struct Terms {
     pub deadline: Instant,
     /// TP shards to read, `0..shards`.
     pub shards: u16,
+    /// What the source says that its blocks hold.
+    pub source: SourceDigest,
+}
+
+/// Whether the digests of the producer's blocks are needed, and are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceDigest {
+    /// Nothing is compared.
+    NotWanted,
+    /// They were asked for.
+    Awaited,
+    /// They are here, and came within the lease.
+    Here,
 }
 
 /// Where a transfer stands.
@@ -54,6 +70,13 @@ pub enum State {
         running: ShardSet,
         /// Whether a failed read left its memory in doubt.
         doubtful: bool,
+    },
+    /// All bytes are here, read within the lease; the source's digests are not.
+    AwaitingDigest {
+        /// The terms, with the lease as extended so far.
+        terms: Terms,
+        /// Bytes over all shards.
+        bytes: u64,
     },
     /// All bytes are here, read within the lease; their digest is being compared if that was asked for.
     Verifying {
@@ -94,6 +117,9 @@ pub enum Failure {
     /// A read ended with this NIXL status.
     #[error("a NIXL read ended with status {0}")]
     Nixl(i32),
+    /// The source's digests could not be had; the driver keeps the details.
+    #[error("the digests of the producer's blocks could not be had")]
+    NoSourceDigest,
     /// What landed is not what the producer holds.
     #[error("the digest of what landed differs from the source's")]
     DigestMismatch,
@@ -135,6 +161,10 @@ pub enum Event {
         /// Whether hardware certainly does not write any more (the read was never posted).
         quiet: bool,
     },
+    /// The source's digests are here.
+    SourceDigested,
+    /// They are not and will not be.
+    SourceUndigested,
     /// The digests agree, or none was asked for.
     Verified,
     /// The digests differ.
@@ -202,6 +232,7 @@ impl State {
             S::AwaitingPeer(terms) => awaiting_peer(terms, event, now),
             S::InFlight { terms, running, bytes } => in_flight(terms, running, bytes, event, now),
             S::Quiescing { why, running, doubtful } => quiescing(why, running, doubtful, event),
+            S::AwaitingDigest { terms, bytes } => awaiting_digest(terms, bytes, event, now),
             S::Verifying { bytes } => match event {
                 E::Verified => go(S::Landed { bytes }, &[F::Publish, F::HandOver, F::TellProducer]),
                 E::DigestMismatch => go(S::Failed(Failure::DigestMismatch), &[F::Publish, F::ReleaseSlots]),
@@ -212,6 +243,8 @@ impl State {
                 | E::PeerFailed
                 | E::ShardLanded { .. }
                 | E::ShardFailed { .. }
+                | E::SourceDigested
+                | E::SourceUndigested
                 | E::BeatSent(_)
                 | E::Told { .. }
                 | E::Tick => go(S::Verifying { bytes }, &[]),
@@ -224,6 +257,8 @@ impl State {
                 | E::PeerFailed
                 | E::ShardLanded { .. }
                 | E::ShardFailed { .. }
+                | E::SourceDigested
+                | E::SourceUndigested
                 | E::Verified
                 | E::DigestMismatch
                 | E::BeatSent(_)
@@ -239,6 +274,8 @@ impl State {
                 | E::PeerFailed
                 | E::ShardLanded { .. }
                 | E::ShardFailed { .. }
+                | E::SourceDigested
+                | E::SourceUndigested
                 | E::Verified
                 | E::DigestMismatch
                 | E::BeatSent(_)
@@ -252,7 +289,9 @@ impl State {
     /// Whether the producer must be kept from letting the blocks go: heartbeats are due.
     pub fn wants_beats(&self) -> Option<&Lease> {
         match self {
-            S::Queued(terms) | S::AwaitingPeer(terms) | S::InFlight { terms, .. } => Some(&terms.lease),
+            S::Queued(terms) | S::AwaitingPeer(terms) | S::InFlight { terms, .. } | S::AwaitingDigest { terms, .. } => {
+                Some(&terms.lease)
+            }
             S::Quiescing { .. } | S::Verifying { .. } | S::Landed { .. } | S::Done { .. } | S::Failed(_) => None,
         }
     }
@@ -260,7 +299,7 @@ impl State {
     /// When a [`Event::Tick`] will change something, if nothing else does.
     pub fn next_tick(&self) -> Option<Instant> {
         match self {
-            S::Queued(terms) | S::AwaitingPeer(terms) | S::InFlight { terms, .. } => {
+            S::Queued(terms) | S::AwaitingPeer(terms) | S::InFlight { terms, .. } | S::AwaitingDigest { terms, .. } => {
                 Some(terms.deadline.min(terms.lease.over_at()))
             }
             S::Quiescing { .. } | S::Verifying { .. } | S::Landed { .. } | S::Done { .. } | S::Failed(_) => None,
@@ -275,6 +314,7 @@ impl State {
             | S::AwaitingPeer(_)
             | S::InFlight { .. }
             | S::Quiescing { .. }
+            | S::AwaitingDigest { .. }
             | S::Verifying { .. }
             | S::Landed { .. } => false,
         }
@@ -304,6 +344,14 @@ fn beaten(mut terms: Terms, sent_at: Instant, now: Instant) -> Terms {
     terms
 }
 
+/// The source's digests are here: they count if they came while its blocks were certainly still the producer's.
+fn digested(mut terms: Terms, now: Instant) -> Terms {
+    if terms.source == SourceDigest::Awaited && !terms.lease.is_over(now) {
+        terms.source = SourceDigest::Here;
+    }
+    terms
+}
+
 fn queued(terms: Terms, event: Event, now: Instant) -> Step {
     let give_up = |why| go(S::Failed(why), &[F::WithdrawAsk, F::Publish]);
     match event {
@@ -313,6 +361,8 @@ fn queued(terms: Terms, event: Event, now: Instant) -> Step {
         },
         E::StagingRefused(why) => go(S::Failed(why), &[F::Publish]),
         E::Cancel(why) => give_up(why),
+        E::SourceUndigested => give_up(Failure::NoSourceDigest),
+        E::SourceDigested => go(S::Queued(digested(terms, now)), &[]),
         E::BeatSent(at) => go(S::Queued(beaten(terms, at, now)), &[]),
         E::Tick => match over(&terms, now) {
             Some(why) => give_up(why),
@@ -340,6 +390,8 @@ fn awaiting_peer(terms: Terms, event: Event, now: Instant) -> Step {
         },
         E::PeerFailed => fail(Failure::Peer),
         E::Cancel(why) => fail(why),
+        E::SourceUndigested => fail(Failure::NoSourceDigest),
+        E::SourceDigested => go(S::AwaitingPeer(digested(terms, now)), &[]),
         E::BeatSent(at) => go(S::AwaitingPeer(beaten(terms, at, now)), &[]),
         E::Tick => match over(&terms, now) {
             Some(why) => fail(why),
@@ -370,7 +422,10 @@ fn in_flight(terms: Terms, mut running: ShardSet, bytes: u64, event: Event, now:
             if terms.lease.is_over(now) {
                 return go(S::Failed(Failure::LeaseExpired), &[F::Publish, F::ReleaseSlots]);
             }
-            go(S::Verifying { bytes }, &[F::Verify])
+            match terms.source {
+                SourceDigest::Awaited => go(S::AwaitingDigest { terms, bytes }, &[]),
+                SourceDigest::NotWanted | SourceDigest::Here => go(S::Verifying { bytes }, &[F::Verify]),
+            }
         }
         E::ShardFailed { shard, code, quiet } => {
             if !running.take(shard) {
@@ -380,6 +435,8 @@ fn in_flight(terms: Terms, mut running: ShardSet, bytes: u64, event: Event, now:
             quiesce(why, running, !quiet)
         }
         E::Cancel(why) => quiesce(why, running, false),
+        E::SourceUndigested => quiesce(Failure::NoSourceDigest, running, false),
+        E::SourceDigested => stay(digested(terms, now), running, bytes),
         E::BeatSent(at) => stay(beaten(terms, at, now), running, bytes),
         E::Tick => match over(&terms, now) {
             Some(why) => quiesce(why, running, false),
@@ -392,6 +449,33 @@ fn in_flight(terms: Terms, mut running: ShardSet, bytes: u64, event: Event, now:
         | E::Verified
         | E::DigestMismatch
         | E::Told { .. } => stay(terms, running, bytes),
+    }
+}
+
+/// No read runs any more: the slots are free at once when it ends badly.
+fn awaiting_digest(terms: Terms, bytes: u64, event: Event, now: Instant) -> Step {
+    let fail = |why| go(S::Failed(why), &[F::Publish, F::ReleaseSlots]);
+    match event {
+        E::SourceDigested => match over(&terms, now) {
+            Some(why) => fail(why),
+            None => go(S::Verifying { bytes }, &[F::Verify]),
+        },
+        E::SourceUndigested => fail(Failure::NoSourceDigest),
+        E::Cancel(why) => fail(why),
+        E::BeatSent(at) => go(S::AwaitingDigest { terms: beaten(terms, at, now), bytes }, &[]),
+        E::Tick => match over(&terms, now) {
+            Some(why) => fail(why),
+            None => go(S::AwaitingDigest { terms, bytes }, &[]),
+        },
+        E::StagingGranted
+        | E::StagingRefused(_)
+        | E::PeerReady
+        | E::PeerFailed
+        | E::ShardLanded { .. }
+        | E::ShardFailed { .. }
+        | E::Verified
+        | E::DigestMismatch
+        | E::Told { .. } => go(S::AwaitingDigest { terms, bytes }, &[]),
     }
 }
 
@@ -414,6 +498,8 @@ fn quiescing(why: Failure, mut running: ShardSet, mut doubtful: bool, event: Eve
         | E::StagingRefused(_)
         | E::PeerReady
         | E::PeerFailed
+        | E::SourceDigested
+        | E::SourceUndigested
         | E::Verified
         | E::DigestMismatch
         | E::BeatSent(_)

@@ -7,7 +7,13 @@ use super::*;
 use crate::testing::{at, ms};
 
 fn terms(shards: u16) -> Terms {
-    Terms { lease: Lease::begun(ms(30_000), ms(0), at(0)), deadline: at(60_000), shards }
+    let source = SourceDigest::NotWanted;
+    Terms { lease: Lease::begun(ms(30_000), ms(0), at(0)), deadline: at(60_000), shards, source }
+}
+
+/// One shard whose digest is wanted.
+fn verified() -> Terms {
+    Terms { source: SourceDigest::Awaited, ..terms(1) }
 }
 
 /// Runs events through a fresh transfer of one shard.
@@ -127,6 +133,63 @@ fn a_cancel_after_landing_changes_nothing() {
     assert_eq!(state, S::Landed { bytes: 100 });
 }
 
+#[test]
+fn bytes_that_are_first_wait_for_the_source_s_digests_and_the_other_way_round() {
+    let digested = (5, E::SourceDigested);
+    let all = [F::ConnectPeer, F::PostReads, F::Verify];
+    for events in [
+        [digested, (6, E::StagingGranted), (6, E::PeerReady), (9, LANDED)],
+        [(1, E::StagingGranted), digested, (6, E::PeerReady), (9, LANDED)],
+        [(1, E::StagingGranted), (2, E::PeerReady), digested, (9, LANDED)],
+        [(1, E::StagingGranted), (2, E::PeerReady), (3, LANDED), digested],
+    ] {
+        let (state, effects) = run_with(verified(), &events);
+        assert_eq!(state, S::Verifying { bytes: 100 }, "{events:?}");
+        assert_eq!(effects, all, "{events:?}");
+    }
+}
+
+#[test]
+fn while_the_digests_are_awaited_heartbeats_keep_the_lease_and_its_end_is_the_transfer_s() {
+    let landed = [(1, E::StagingGranted), (2, E::PeerReady), (3, LANDED)];
+    let (state, _) = run_with(verified(), &landed);
+    assert!(state.wants_beats().is_some());
+    assert_eq!(state.next_tick(), Some(at(28_500)));
+    let late = state.clone().step(E::SourceDigested, at(29_000));
+    assert_eq!(late, go(S::Failed(Failure::LeaseExpired), &[F::Publish, F::ReleaseSlots]), "taken too late to count");
+    let kept = state.step(E::BeatSent(at(20_000)), at(20_000)).state.step(E::SourceDigested, at(29_000));
+    assert_eq!(kept, go(S::Verifying { bytes: 100 }, &[F::Verify]));
+}
+
+#[test]
+fn digests_that_came_after_the_lease_do_not_count_for_bytes_that_land_later() {
+    let (state, _) = run_with(verified(), &[(1, E::StagingGranted), (2, E::PeerReady), (28_600, E::SourceDigested)]);
+    assert!(matches!(state, S::InFlight { terms: Terms { source: SourceDigest::Awaited, .. }, .. }), "{state:?}");
+}
+
+#[test]
+fn without_the_source_s_digests_there_is_no_receipt() {
+    let none = E::SourceUndigested;
+    let (state, effects) = run_with(verified(), &[(1, none)]);
+    assert_eq!(state, S::Failed(Failure::NoSourceDigest));
+    assert_eq!(effects, [F::WithdrawAsk, F::Publish]);
+    let (state, effects) = run_with(verified(), &[(1, E::StagingGranted), (2, E::PeerReady), (3, none)]);
+    assert!(matches!(state, S::Quiescing { why: Failure::NoSourceDigest, .. }), "{state:?}");
+    assert_eq!(effects.last(), Some(&F::Publish));
+    let (_, effects) = run_with(verified(), &[(1, E::StagingGranted), (2, E::PeerReady), (3, LANDED), (4, none)]);
+    assert!(effects.ends_with(&[F::Publish, F::ReleaseSlots]));
+}
+
+#[test]
+fn a_digest_that_differs_frees_the_slots_and_tells_nobody() {
+    let (state, effects) = run_with(
+        verified(),
+        &[(1, E::StagingGranted), (2, E::PeerReady), (3, LANDED), (4, E::SourceDigested), (5, E::DigestMismatch)],
+    );
+    assert_eq!(state, S::Failed(Failure::DigestMismatch));
+    assert_eq!(effects, [F::ConnectPeer, F::PostReads, F::Verify, F::Publish, F::ReleaseSlots]);
+}
+
 /// What the outside world may still do, for the properties.
 #[derive(Debug, Default)]
 struct World {
@@ -135,6 +198,8 @@ struct World {
     writing: u64,
     in_doubt: bool,
     asked_peer: bool,
+    digest_asked: bool,
+    digested: bool,
     verifying: bool,
     telling: bool,
     published: u32,
@@ -149,7 +214,7 @@ impl World {
     fn event(&mut self, pick: u8, now: Instant) -> Event {
         let shard = TpRank(u16::from(pick / 16) % SHARDS);
         let bit = 1u64 << shard.0;
-        match pick % 10 {
+        match pick % 11 {
             0 if !self.slots_held && self.slots_given_up == 0 => {
                 self.slots_held = true;
                 E::StagingGranted
@@ -178,6 +243,11 @@ impl World {
             }
             9 if pick > 240 => E::Cancel(Failure::Cancelled),
             9 => E::BeatSent(now),
+            10 if self.digest_asked => {
+                self.digest_asked = false;
+                self.digested = pick < 230;
+                if self.digested { E::SourceDigested } else { E::SourceUndigested }
+            }
             _ => E::Tick,
         }
     }
@@ -222,10 +292,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn invariants_m_l_n_p_and_t_hold_for_every_history(picks in prop::collection::vec((any::<u8>(), 0u64..3_000), 1..60)) {
+    fn invariants_m_l_n_p_and_t_hold_for_every_history(
+        wanted in any::<bool>(),
+        picks in prop::collection::vec((any::<u8>(), 0u64..3_000), 1..60),
+    ) {
         let lease = Lease::begun(ms(20_000), ms(0), at(0));
-        let mut state = State::new(Terms { lease, deadline: at(50_000), shards: SHARDS });
-        let (mut world, mut now) = (World::default(), 0);
+        let source = if wanted { SourceDigest::Awaited } else { SourceDigest::NotWanted };
+        let mut state = State::new(Terms { lease, deadline: at(50_000), shards: SHARDS, source });
+        let (mut world, mut now) = (World { digest_asked: wanted, ..World::default() }, 0);
         let mut lease_model = lease;
         for (pick, pause) in picks {
             now += pause;
@@ -239,8 +313,13 @@ proptest! {
             let step = state.step(event, at(now));
             world.apply(step.effects)?;
             state = step.state;
-            if matches!(state, S::Verifying { .. }) && matches!(before, S::InFlight { .. }) {
+            let arrived = matches!(state, S::Verifying { .. } | S::AwaitingDigest { .. });
+            if arrived && matches!(before, S::InFlight { .. }) {
                 prop_assert!(!lease_model.is_over(at(now)), "L: landed after the lease");
+            }
+            if matches!(state, S::Verifying { .. }) && !matches!(before, S::Verifying { .. }) {
+                prop_assert!(!wanted || world.digested, "D: verified without the source's digests");
+                prop_assert!(!lease_model.is_over(at(now)), "D: verified against digests of after the lease");
             }
             prop_assert!(world.published <= 1, "P: published twice");
             prop_assert!(world.told <= 1, "N: told twice");
@@ -255,6 +334,11 @@ proptest! {
                 world.apply(step.effects)?;
                 state = step.state;
             }
+        }
+        if std::mem::take(&mut world.digest_asked) {
+            let step = state.step(E::SourceDigested, at(now));
+            world.apply(step.effects)?;
+            state = step.state;
         }
         for event in [E::Tick, E::Verified, E::Told { sent: true }] {
             let step = state.step(event, at(now + 1_000_000));

@@ -7,7 +7,7 @@ use kv::ids::TransferId;
 use kv::lease::Lease;
 use kv::readiness::RankState;
 use kv::slots::Ask;
-use kv::transfer::{Event as E, Failure, State, Terms};
+use kv::transfer::{Event as E, Failure, SourceDigest, State, Terms};
 use side_channel::Endpoint;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -116,6 +116,7 @@ impl Rank {
             lease: Lease::begun(length, start.prefill_done_age, now.into_std()),
             deadline: start.deadline.into_std(),
             shards: config.tp_size,
+            source: SourceDigest::NotWanted,
         };
         add(&self.shared.counters.started, 1);
         self.records.open(TransferSnapshot {

@@ -192,6 +192,7 @@ impl Rank {
             State::Queued(_)
             | State::AwaitingPeer(_)
             | State::InFlight { .. }
+            | State::AwaitingDigest { .. }
             | State::Verifying { .. }
             | State::Landed { .. }
             | State::Done { .. } => None,

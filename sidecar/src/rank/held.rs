@@ -67,6 +67,7 @@ impl Rank {
                     State::Queued(_)
                     | State::AwaitingPeer(_)
                     | State::InFlight { .. }
+                    | State::AwaitingDigest { .. }
                     | State::Verifying { .. }
                     | State::Landed { .. }
                     | State::Done { .. }

@@ -170,7 +170,7 @@ fn hangs(active: &Active, now: Instant) -> bool {
 /// Whether a transfer has something to do with its pull agents that is worth waiting for.
 fn uses_agents(active: &Active, now: Instant) -> bool {
     match active.state {
-        State::InFlight { .. } | State::Verifying { .. } | State::Landed { .. } => true,
+        State::InFlight { .. } | State::AwaitingDigest { .. } | State::Verifying { .. } | State::Landed { .. } => true,
         State::Quiescing { .. } => !hangs(active, now),
         State::Queued(_) | State::AwaitingPeer(_) | State::Done { .. } | State::Failed(_) => false,
     }

@@ -200,7 +200,7 @@ impl Rank {
         let details = active.and_then(|active| active.error.clone());
         let blocks = active.map_or(0, |active| active.blocks);
         match why {
-            Failure::Peer | Failure::Nixl(_) | Failure::ShuttingDown => details.unwrap_or(TransferError::ShuttingDown),
+            Failure::Peer | Failure::Nixl(_) | Failure::NoSourceDigest | Failure::ShuttingDown => details.unwrap_or(TransferError::ShuttingDown),
             Failure::StagingFull => TransferError::StagingFull { blocks, waited: self.shared.config.staging_wait },
             Failure::ExceedsStaging => {
                 let capacity = self.stage.as_ref().map_or(0, |stage| stage.slots.usage().capacity);
@@ -261,7 +261,7 @@ fn phase(state: &State) -> TransferPhase {
         State::AwaitingPeer(_) => TransferPhase::Handshaking,
         State::InFlight { .. } => TransferPhase::Prepared,
         State::Quiescing { .. } => TransferPhase::Quiescing,
-        State::Verifying { .. } => TransferPhase::Verifying,
+        State::AwaitingDigest { .. } | State::Verifying { .. } => TransferPhase::Verifying,
         State::Landed { .. } | State::Done { .. } => TransferPhase::Landed,
         State::Failed(_) => TransferPhase::Failed,
     }
