@@ -11,8 +11,9 @@ PYTHON ?= python3
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## fetch the NIXL runtime (NIXL_WHEEL=nixl-cu13==1.5.1) below target/nixl
+setup:  ## fetch the NIXL runtime (NIXL_WHEEL=nixl-cu13==1.5.1) and promtool below target
 	@scripts/fetch-nixl
+	@scripts/fetch-promtool || echo "tests that need promtool will say SKIPPED"
 
 build: setup  ## build the binary: target/release/kvgate
 	$(CARGO) build --release --locked

@@ -72,6 +72,9 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
+    /// What [`Self::as_str`] may say.
+    pub(crate) const STATES: [&str; 3] = ["closed", "open", "half_open"];
+
     pub(crate) fn new(tuning: Tuning) -> Self {
         Self { tuning, state: State::Closed { failures: 0, last_ms: 0 } }
     }

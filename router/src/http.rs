@@ -7,14 +7,14 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
+use telemetry::exposition;
 use vllm_wire::body::Endpoint;
 
 use crate::choice::{Avoid, Terms, Wish};
 use crate::error::ApiError;
 use crate::guard::{Door, Operator};
-use crate::metrics::MEDIA_TYPE;
 use crate::models;
 use crate::request;
 use crate::router::Shared;
@@ -93,9 +93,13 @@ fn shown(candidate: Candidate, operator: bool) -> Value {
     rank
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     match shared.metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], page).into_response(),
+        Ok(page) => {
+            let page = exposition::negotiated(accept, page);
+            ([(header::CONTENT_TYPE, HeaderValue::from_static(page.media_type))], page.text).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

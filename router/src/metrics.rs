@@ -31,9 +31,6 @@ use peer::Peer;
 
 pub(crate) use labels::Outcome;
 
-/// The media type of the page.
-pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Upper bounds in seconds: of the time to the first byte and of whole requests, of a request's parts, of the time between chunks.
 const REQUEST_BUCKETS: [f64; 16] =
     [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
@@ -42,6 +39,7 @@ const LEG_BUCKETS: [f64; 16] =
 const ITL_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 type Count = Counter<u64, AtomicU64>;
+type Time = Counter<f64, AtomicU64>;
 type PerLabel<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// What the figures are read from.
@@ -73,6 +71,7 @@ pub(crate) struct Figures {
     in_flight: Gauge,
     served: Family<TargetLabels, Count>,
     failed: Family<TargetLabels, Count>,
+    time: Family<TargetLabels, Time>,
     peer: Option<Peer>,
 }
 
@@ -101,6 +100,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             served: Family::default(),
             failed: Family::default(),
+            time: Family::default(),
             peer: peer_names.then(Peer::default),
         });
         let mut registry = Registry::default();
@@ -121,7 +121,7 @@ impl Metrics {
         Self { registry, figures, records: Arc::new(Records::new(usize::try_from(records).unwrap_or(usize::MAX))) }
     }
 
-    /// The page.
+    /// The page, as OpenMetrics.
     pub(crate) fn page(&self) -> Result<String, fmt::Error> {
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
@@ -185,6 +185,12 @@ impl Figures {
         registry.register("router_stream_bytes", "Bytes of answers passed on", self.bytes.clone());
         registry.register("router_target_served", "Parts that a rank did well", self.served.clone());
         registry.register("router_target_failed", "Parts that failed on a rank", self.failed.clone());
+        registry.register_with_unit(
+            "router_target_time",
+            "Time of the parts that a rank did well",
+            Unit::Seconds,
+            self.time.clone(),
+        );
         if let Some(peer) = &self.peer {
             peer.register(registry);
         }
@@ -221,14 +227,21 @@ impl Figures {
             if well {
                 self.leg(leg, span);
             }
-            let target = match leg {
-                Leg::Prefill => attempt.prefill_target.as_ref(),
-                Leg::Transfer | Leg::Decode => attempt.decode_target.as_ref(),
-                Leg::Body | Leg::Queue | Leg::Choice | Leg::Backoff | Leg::Stream => None,
+            let (from, at) = (attempt.prefill_target.as_ref(), attempt.decode_target.as_ref());
+            let targets = match leg {
+                Leg::Prefill => [from, None],
+                Leg::Transfer => [from, at],
+                Leg::Decode => [None, at],
+                Leg::Body | Leg::Queue | Leg::Choice | Leg::Backoff | Leg::Stream => [None, None],
             };
-            if let (Some(target), Some(_)) = (target, span.to) {
-                let of = if well { &self.served } else { &self.failed };
-                of.get_or_create(&TargetLabels::new(target, leg)).inc();
+            let Some(took) = span.took() else { continue };
+            for labels in targets.into_iter().flatten().map(|target| TargetLabels::new(target, leg)) {
+                if well {
+                    self.served.get_or_create(&labels).inc();
+                    self.time.get_or_create(&labels).inc_by(took.as_secs_f64());
+                } else {
+                    self.failed.get_or_create(&labels).inc();
+                }
             }
         }
     }

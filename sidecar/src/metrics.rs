@@ -11,13 +11,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::{Counters, DurationHistogram, RankSnapshot, RankState};
 use crate::pod::Pod;
-
-/// The media type of the page.
-pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Which build this is, and which NIXL it runs on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,7 +68,8 @@ impl Collector for PodCollector {
         let ranks = self.pod.ranks().borrow().clone();
         totals(&mut encoder, &counters)?;
         ended(&mut encoder, &counters)?;
-        stages(&mut encoder, &counters)?;
+        stages(&mut encoder, &counters, &ranks)?;
+        alive(&mut encoder, self.pod.alive())?;
         figures(&mut encoder, &ranks)?;
         staging(&mut encoder, &ranks)?;
         states(&mut encoder, &ranks)
@@ -116,14 +114,23 @@ fn ended(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Resul
     Ok(())
 }
 
-fn stages(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
+fn stages(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, ranks: &[RankSnapshot]) -> fmt::Result {
     let help = "Time per stage of transfers that landed";
-    let name = "kv_transfer_duration_seconds";
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    for (stage, histogram) in counters.stages.named() {
-        Shown(histogram).encode(family.encode_family(&[("stage", stage)])?)?;
+    let (name, unit) = ("kv_transfer_duration", Some(&Unit::Seconds));
+    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+    for rank in ranks {
+        for (stage, histogram) in counters.stages.of(rank.dp_rank).named() {
+            let labels = [("dp_rank", rank.dp_rank.to_string()), ("stage", stage.to_owned())];
+            Shown(histogram).encode(family.encode_family(&labels)?)?;
+        }
     }
     Ok(())
+}
+
+fn alive(encoder: &mut DescriptorEncoder<'_>, alive: bool) -> fmt::Result {
+    let help = "1 while all NIXL agent threads live and get round";
+    let metric = encoder.encode_descriptor("kv_agents_alive", help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::from(alive)).encode(metric)
 }
 
 fn figures(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::Result {
@@ -212,6 +219,7 @@ impl EncodeMetric for Shown<'_> {
 mod tests {
     use super::*;
     use crate::model::{Code, Ended, Stages};
+    use kv::ids::DpRank;
     use std::time::Duration;
 
     #[derive(Debug)]
@@ -220,7 +228,12 @@ mod tests {
     impl Collector for Counted {
         fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
             ended(&mut encoder, &self.0)?;
-            stages(&mut encoder, &self.0)
+            let mut family =
+                encoder.encode_descriptor("kv_transfer_duration_seconds", "Times", None, MetricType::Histogram)?;
+            for (stage, histogram) in self.0.stages.of(DpRank(0)).named() {
+                Shown(histogram).encode(family.encode_family(&[("stage", stage)])?)?;
+            }
+            Ok(())
         }
     }
 
@@ -229,7 +242,8 @@ mod tests {
         let counters = Counters::default();
         for (ms, times) in [(3, 2), (60_000, 1)] {
             let wire = Some(Duration::from_millis(ms));
-            (0..times).for_each(|_| counters.stages.observe_landed(&Stages { wire, ..Stages::default() }));
+            (0..times)
+                .for_each(|_| counters.stages.of(DpRank(0)).observe_landed(&Stages { wire, ..Stages::default() }));
         }
         counters.count_end(Ended::Landed);
         counters.count_end(Ended::Failed(Code::LeaseExpired));

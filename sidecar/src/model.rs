@@ -17,7 +17,7 @@ use side_channel::Endpoint;
 use tokio::time::Instant;
 use vllm_wire::params::KvTransferParams;
 
-pub use counters::{Counters, DurationHistogram, Ended, StageHistograms};
+pub use counters::{Counters, DurationHistogram, Ended, RankStages, StageHistograms};
 pub use kv::readiness::RankState;
 pub use vllm_wire::metrics::RankLoad;
 

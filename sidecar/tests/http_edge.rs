@@ -11,6 +11,9 @@ mod metrics_doc;
 mod probe;
 #[path = "http_edge/process.rs"]
 mod process;
+#[path = "../../tests/support/promtool.rs"]
+#[expect(dead_code, reason = "its other half is for tests/deploy")]
+mod promtool;
 #[path = "http_edge/refusals.rs"]
 mod refusals;
 #[path = "http_edge/rig.rs"]

@@ -9,7 +9,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 
 use crate::admission::Admission;
-use crate::targets::{Board, Candidate, Side};
+use crate::breaker::Breaker;
+use crate::targets::{Board, Candidate, Pod, Side};
 
 #[derive(Debug)]
 pub(super) struct Inside {
@@ -62,6 +63,36 @@ impl Collector for Inside {
                     ("dp_rank", rank.target.rank.to_string()),
                 ];
                 ConstGauge::new(figure(rank)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        self.breakers(&mut encoder)
+    }
+}
+
+impl Inside {
+    fn breakers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let pods = self.board.pods();
+        let place = |pod: &Pod| [("side", pod.id.side.as_str().to_owned()), ("pod", pod.id.index.to_string())];
+        let help = "1 for the state that the rank's circuit breaker is in";
+        let mut family = encoder.encode_descriptor("router_target_breaker", help, None, MetricType::Gauge)?;
+        for pod in &pods {
+            let [side, index] = place(pod);
+            for rank in &pod.ranks {
+                for state in Breaker::STATES {
+                    let number = ("dp_rank", rank.number().to_string());
+                    let labels = [side.clone(), index.clone(), number, ("state", state.to_owned())];
+                    let value = i64::from(rank.breaker.as_str() == state);
+                    ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        let help = "1 for the state that the circuit breaker of the whole pod is in";
+        let mut family = encoder.encode_descriptor("router_pod_breaker", help, None, MetricType::Gauge)?;
+        for pod in &pods {
+            let [side, index] = place(pod);
+            for state in Breaker::STATES {
+                let labels = [side.clone(), index.clone(), ("state", state.to_owned())];
+                ConstGauge::new(i64::from(pod.breaker.as_str() == state)).encode(family.encode_family(&labels)?)?;
             }
         }
         Ok(())

@@ -16,6 +16,9 @@ mod metrics_doc;
 mod observed;
 mod other_paths;
 mod pass_through;
+#[path = "../../../tests/support/promtool.rs"]
+#[expect(dead_code, reason = "its other half is for tests/deploy")]
+mod promtool;
 mod sidecars;
 mod staging;
 #[expect(dead_code, reason = "some of it is for tests/failover.rs")]

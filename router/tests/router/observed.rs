@@ -174,6 +174,9 @@ async fn docs_metrics_lists_every_metric_and_no_other() {
     record(&world, "test-2").await;
     let page = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
     crate::metrics_doc::check(&page, "Router");
+    let text = world.get_with("/metrics", &[("accept", "text/plain;version=0.0.4")]).await;
+    assert!(text.header("content-type").starts_with("text/plain; version=0.0.4"));
+    crate::promtool::check_pages(std::str::from_utf8(&text.body).unwrap(), &page);
     let (p, d) = (world.prefill_url(), "router_target_ready{side=\"decode\",pod=\"0\",dp_rank=\"1\"} 1");
     for line in [
         d.to_owned(),

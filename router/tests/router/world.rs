@@ -223,6 +223,10 @@ impl World {
         whole(self.client.request(request).await.unwrap().map(Body::new)).await
     }
 
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send("GET", path, headers, "").await
+    }
+
     /// Sends any request.
     pub(crate) async fn send(
         &self,

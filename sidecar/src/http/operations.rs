@@ -3,12 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{HeaderMap, header};
 use serde_json::{Value, json};
+use telemetry::exposition;
 use tracing::error;
 
 use crate::http::Api;
-use crate::metrics::MEDIA_TYPE;
 use crate::model::{Code, RankSnapshot, RankState};
 use crate::problem::{self, Problem};
 
@@ -43,10 +43,14 @@ fn brief(rank: &RankSnapshot) -> Value {
     })
 }
 
-/// Prometheus' page.
-pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
+/// Prometheus' page, in the format that it asks for.
+pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     match api.0.metrics.page() {
-        Ok(page) => Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], page).into_response()),
+        Ok(page) => {
+            let page = exposition::negotiated(accept, page);
+            Ok(([(header::CONTENT_TYPE, page.media_type)], page.text).into_response())
+        }
         Err(broken) => {
             error!(error = %problem::with_causes(&broken), "the metrics page cannot be written");
             Err(Problem::internal())

@@ -1,7 +1,12 @@
 //! Totals since start, written by the core and read by `/metrics`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use kv::ids::DpRank;
+use parking_lot::RwLock;
 
 use super::{Code, Stages};
 
@@ -59,8 +64,8 @@ pub struct Counters {
     pub recycled_agents: AtomicU64,
     /// Engine restarts noticed.
     pub engine_restarts: AtomicU64,
-    /// Times per stage of transfers that landed.
-    pub stages: StageHistograms,
+    /// Times per rank and stage of transfers that landed.
+    pub stages: RankStages,
 }
 
 impl Counters {
@@ -88,6 +93,22 @@ impl Counters {
 /// Adds to a counter.
 pub(crate) fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// The histograms of each rank, made when it is first asked for: as many as the pod has ranks.
+#[derive(Debug, Default)]
+pub struct RankStages {
+    ranks: RwLock<BTreeMap<DpRank, Arc<StageHistograms>>>,
+}
+
+impl RankStages {
+    /// One rank's.
+    pub fn of(&self, rank: DpRank) -> Arc<StageHistograms> {
+        if let Some(there) = self.ranks.read().get(&rank) {
+            return Arc::clone(there);
+        }
+        Arc::clone(self.ranks.write().entry(rank).or_default())
+    }
 }
 
 /// One histogram per stage.

@@ -209,7 +209,7 @@ impl Rank {
                 // What came after the receipt was put together, its recording for one, is part of the stage.
                 let verify = arrived.map(|arrived| arrived.elapsed());
                 let stages = Stages { verify, ..receipt.stages };
-                self.shared.counters.stages.observe_landed(&stages);
+                self.shared.counters.stages.of(self.own.dp_rank).observe_landed(&stages);
                 if let Some(shown) = self.records.get(transfer) {
                     let series = Series { dp_rank: self.own.dp_rank, peer: Some(shown.source_engine.clone()) };
                     self.shared.latency.landed(&series, shown.read.address.as_ref(), &stages, receipt.bytes);

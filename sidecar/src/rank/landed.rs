@@ -97,7 +97,7 @@ impl Rank {
             shown.state = TransferPhase::Done;
         });
         if let Some(shown) = self.records.get(&landed.transfer) {
-            self.shared.counters.stages.observe_collected(&shown.stages);
+            self.shared.counters.stages.of(self.own.dp_rank).observe_collected(&shown.stages);
             let series = Series { dp_rank: self.own.dp_rank, peer: Some(shown.source_engine.clone()) };
             self.shared.latency.collected(&series, &shown.stages);
         }

@@ -67,8 +67,9 @@ async fn metrics_have_small_labels_and_add_up() {
         "kv_transfer_bytes_total 0",
         "kv_transfer_ended_total{outcome=\"landed\"} 0",
         "kv_transfer_ended_total{outcome=\"lease_expired\"} 0",
-        "kv_transfer_duration_seconds_count{stage=\"wire\"} 0",
-        "kv_transfer_duration_seconds_bucket{le=\"+Inf\",stage=\"collect\"} 0",
+        "kv_transfer_duration_seconds_count{dp_rank=\"8\",stage=\"wire\"} 0",
+        "kv_transfer_duration_seconds_bucket{le=\"+Inf\",dp_rank=\"9\",stage=\"collect\"} 0",
+        "kv_agents_alive 1",
         "kv_transfer_in_flight{dp_rank=\"8\"} 0",
         "kv_quarantine_bytes{dp_rank=\"9\"} 0",
         "kv_late_collect_total 0",
@@ -86,4 +87,35 @@ async fn metrics_have_small_labels_and_add_up() {
 async fn docs_metrics_lists_every_metric_and_no_other() {
     let page = Rig::decode().await.get("/metrics").await.text;
     crate::metrics_doc::check(&page, "Sidecar");
+}
+
+#[tokio::test]
+async fn dashboard_and_alerts_ask_for_outcomes_stages_and_states_that_exist() {
+    let page = Rig::decode().await.get("/metrics").await.text;
+    let files =
+        [include_str!("../../../deploy/prometheus/alerts.yaml"), include_str!("../../../deploy/grafana/kvgate.json")];
+    for text in files.map(|text| text.replace("\\\"", "\"")) {
+        for metric in ["kv_transfer_ended_total{", "kv_transfer_duration_seconds_bucket{", "kv_rank_state{"] {
+            let selectors = text.split(metric).skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+            for pair in selectors.flat_map(|selector| selector.split(", ")) {
+                let pair = pair.replace("!=", "=").replace("!~", "=").replace("=~", "=");
+                let (label, values) = pair.split_once('=').unwrap();
+                if ["outcome", "stage", "state"].contains(&label) {
+                    for value in values.trim_matches('"').split('|') {
+                        assert!(page.contains(&format!("{label}=\"{value}\"")), "{metric} {label} {value}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn promtool_can_read_the_page_in_either_format() {
+    let rig = Rig::decode().await;
+    let open = rig.get("/metrics").await;
+    let asked = Request::get("/metrics").header("accept", "text/plain;version=0.0.4").body(Body::empty()).unwrap();
+    let text = rig.call(asked).await;
+    assert!(text.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    crate::promtool::check_pages(&text.text, &open.text);
 }
