@@ -72,6 +72,9 @@ impl fmt::Display for RankState {
 }
 
 impl RankState {
+    /// All states.
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Handshaking, Self::Ready, Self::Degraded, Self::Gone];
+
     /// The word used in the API, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -12,7 +12,10 @@
 //! | `handles`, `handles_json` | `/v1/handles` |
 //! | `log_level` | `/v1/log-level` |
 //! | `probe` | `/v1/probe`, what `kvgate doctor --peer` reads |
+//! | `openapi` | `/openapi.json`: all of this, described |
 //! | `operations` | `/livez`, `/readyz`, `/metrics`, `/version` |
+
+#![expect(unused_qualifications, reason = "utoipa writes the types of parameters with a path")]
 
 mod edge;
 mod handles;
@@ -20,6 +23,7 @@ mod handles_json;
 mod input;
 mod latency;
 mod log_level;
+mod openapi;
 mod operations;
 mod peers;
 mod probe;
@@ -35,11 +39,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use axum::serve::Listener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, error};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::Token;
 use crate::events::RankEvents;
@@ -103,26 +108,33 @@ impl Api {
     }
 }
 
-/// All routes.
+/// All routes with their descriptions.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(transfers::start, transfers::list))
+        .routes(routes!(transfers::one, transfers::finish))
+        .routes(routes!(transfers::claim))
+        .routes(routes!(transfers::trace))
+        .routes(routes!(latency::report))
+        .routes(routes!(peers::list))
+        .routes(routes!(log_level::show, log_level::change))
+        .routes(routes!(probe::open, probe::close))
+        .routes(routes!(ranks::list))
+        .routes(routes!(ranks::events))
+        .routes(routes!(ranks::one))
+        .routes(routes!(handles::list, handles::report))
+        .routes(routes!(handles::release))
+        .routes(routes!(operations::livez))
+        .routes(routes!(operations::readyz))
+        .routes(routes!(operations::metrics))
+        .routes(routes!(operations::version))
+        .routes(routes!(openapi::document))
+}
+
+/// The whole API: the routes, and what happens to every request.
 pub fn api(api: Api) -> Router {
-    Router::new()
-        .route("/v1/transfers", post(transfers::start).get(transfers::list))
-        .route("/v1/transfers/{id}", get(transfers::one).delete(transfers::finish))
-        .route("/v1/transfers/{id}/claim", post(transfers::claim))
-        .route("/v1/transfers/{id}/trace", get(transfers::trace))
-        .route("/v1/latency", get(latency::report))
-        .route("/v1/peers", get(peers::list))
-        .route("/v1/log-level", get(log_level::show).put(log_level::change))
-        .route("/v1/probe", post(probe::open).delete(probe::close))
-        .route("/v1/ranks", get(ranks::list))
-        .route("/v1/ranks/events", get(ranks::events))
-        .route("/v1/ranks/{rank}", get(ranks::one))
-        .route("/v1/handles", get(handles::list).post(handles::report))
-        .route("/v1/handles/{request}", axum::routing::delete(handles::release))
-        .route("/livez", get(operations::livez))
-        .route("/readyz", get(operations::readyz))
-        .route("/metrics", get(operations::metrics))
-        .route("/version", get(operations::version))
+    let (routes, _described) = routes().split_for_parts();
+    routes
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), edge::admit))

@@ -173,9 +173,8 @@ fn staging(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::
 fn states(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::Result {
     let help = "1 for the state that the rank is in";
     let mut family = encoder.encode_descriptor("kv_rank_state", help, None, MetricType::Gauge)?;
-    let all = [RankState::Unknown, RankState::Handshaking, RankState::Ready, RankState::Degraded, RankState::Gone];
     for rank in ranks {
-        for state in all {
+        for state in RankState::ALL {
             let labels = [("dp_rank", rank.dp_rank.to_string()), ("state", state.as_str().to_owned())];
             ConstGauge::new(i64::from(rank.state == state)).encode(family.encode_family(&labels)?)?;
         }

@@ -341,6 +341,9 @@ pub enum Freed {
 }
 
 impl Freed {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Collected, Self::Finished, Self::Lapsed, Self::EngineGone];
+
     /// The word in the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -478,6 +481,10 @@ pub enum HandleState {
 }
 
 impl HandleState {
+    /// All states.
+    pub const ALL: [Self; 7] =
+        [Self::Pinned, Self::Leaked, Self::Released, Self::Filling, Self::Quiescing, Self::Landed, Self::Ending];
+
     /// The word of the API.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! Errors as RFC 9457 problem documents: a stable `code`, and `retry`, what the caller may do about it.
 //!
-//! The codes of design.md §6 come from [`Code`]; the few that only HTTP itself can produce are made here.
+//! The codes of design.md §6 come from [`Code`]; [`Kind`] adds the few that only HTTP itself can produce.
 
 use std::error::Error;
 
@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::model::{Code, HandleError, Retry, TransferError};
 
@@ -17,38 +18,108 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 /// How long a client that is told "not now" should wait at least.
 const RETRY_AFTER_SECONDS: &str = "1";
 
+/// What goes wrong: one stable code each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One of the codes of the design.
+    Of(Code),
+    /// The path is known, the method is not for it.
+    MethodNotAllowed,
+    /// The body is not declared to be JSON.
+    UnsupportedMediaType,
+    /// The body did not come in time.
+    RequestTimeout,
+    /// An agent thread is dead or stuck: only a restart of the process helps.
+    NotAlive,
+    /// A defect of ours; the log has the facts.
+    Internal,
+}
+
+impl Kind {
+    fn facts(self) -> (&'static str, StatusCode, Retry, &'static str) {
+        match self {
+            Self::Of(code) => {
+                let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                (code.as_str(), status, code.retry(), title(code))
+            }
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, Retry::Never, "The method is not allowed")
+            }
+            Self::UnsupportedMediaType => {
+                ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, Retry::Never, "The body must be JSON")
+            }
+            Self::RequestTimeout => {
+                ("request_timeout", StatusCode::REQUEST_TIMEOUT, Retry::SameTarget, "The request took too long")
+            }
+            Self::NotAlive => {
+                ("not_alive", StatusCode::SERVICE_UNAVAILABLE, Retry::OtherTarget, "The sidecar is not alive")
+            }
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, Retry::OtherTarget, "Internal error"),
+        }
+    }
+
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        self.facts().0
+    }
+
+    /// The HTTP status.
+    pub fn status(self) -> StatusCode {
+        self.facts().1
+    }
+
+    /// What the caller may do.
+    pub fn retry(self) -> Retry {
+        self.facts().2
+    }
+
+    /// In words, without the facts of the case.
+    pub fn title(self) -> &'static str {
+        self.facts().3
+    }
+}
+
+impl From<Code> for Kind {
+    fn from(code: Code) -> Self {
+        Self::Of(code)
+    }
+}
+
 /// One error as a client sees it.
 #[derive(Clone, Debug)]
 pub struct Problem(Box<Facts>);
 
 #[derive(Clone, Debug)]
 struct Facts {
-    status: StatusCode,
-    code: &'static str,
-    title: &'static str,
+    kind: Kind,
     detail: String,
-    retry: Retry,
     headers: Vec<(header::HeaderName, &'static str)>,
     extensions: Map<String, Value>,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// A problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Document<'a> {
+    /// `urn:kvgate:problem:` and the code
     r#type: String,
+    /// The same for every problem of this code
     title: &'a str,
     status: u16,
+    /// Stable
     code: &'a str,
+    /// What happened this time
     detail: &'a str,
+    /// What a router may do: `never` (the same would happen again), `same_target`, `other_target` or `new_prefill`
     retry: &'a str,
     #[serde(flatten)]
+    #[schema(ignore)]
     extensions: &'a Map<String, Value>,
 }
 
 impl Problem {
     /// One of the codes of the design.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let problem = Self::made(status, code.as_str(), title(code), code.retry(), detail.into());
+        let problem = Self::made(code.into(), detail.into());
         if code == Code::Unauthorized {
             problem.header(header::WWW_AUTHENTICATE, "Bearer")
         } else if matches!(code, Code::StagingFull | Code::RankNotReady | Code::ShuttingDown) {
@@ -63,42 +134,24 @@ impl Problem {
         Self::new(Code::ParamsInvalid, format!("{field}: {what}"))
     }
 
-    /// The path is known, the method is not for it.
     pub(crate) fn method_not_allowed(method: &http::Method) -> Self {
-        let detail = format!("{method} is not for this path, see the Allow header");
-        let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self::made(status, "method_not_allowed", "The method is not allowed", Retry::Never, detail)
+        Self::made(Kind::MethodNotAllowed, format!("{method} is not for this path, see the Allow header"))
     }
 
-    /// The body is not declared to be JSON.
     pub(crate) fn unsupported_media_type() -> Self {
-        let detail = "send the body with Content-Type: application/json".to_owned();
-        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        Self::made(status, "unsupported_media_type", "The body must be JSON", Retry::Never, detail)
+        Self::made(Kind::UnsupportedMediaType, "send the body with Content-Type: application/json".to_owned())
     }
 
-    /// The body did not come in time.
     pub(crate) fn request_timeout() -> Self {
-        let detail = "the request body did not arrive in time".to_owned();
-        Self::made(
-            StatusCode::REQUEST_TIMEOUT,
-            "request_timeout",
-            "The request took too long",
-            Retry::SameTarget,
-            detail,
-        )
+        Self::made(Kind::RequestTimeout, "the request body did not arrive in time".to_owned())
     }
 
-    /// An agent thread is dead or stuck: only a restart of the process helps.
     pub(crate) fn not_alive() -> Self {
-        let detail = "a NIXL agent thread is dead or stuck: restart the sidecar".to_owned();
-        Self::made(StatusCode::SERVICE_UNAVAILABLE, "not_alive", "The sidecar is not alive", Retry::OtherTarget, detail)
+        Self::made(Kind::NotAlive, "a NIXL agent thread is dead or stuck: restart the sidecar".to_owned())
     }
 
-    /// A defect of ours; the log has the facts.
     pub(crate) fn internal() -> Self {
-        let detail = "the sidecar failed to answer; its log says why".to_owned();
-        Self::made(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", Retry::OtherTarget, detail)
+        Self::made(Kind::Internal, "the sidecar failed to answer; its log says why".to_owned())
     }
 
     /// Adds a member of this problem's own.
@@ -109,17 +162,17 @@ impl Problem {
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.0.status
+        self.0.kind.status()
     }
 
     /// The stable code.
     pub fn code(&self) -> &'static str {
-        self.0.code
+        self.0.kind.code()
     }
 
     /// What the caller may do.
     pub fn retry(&self) -> Retry {
-        self.0.retry
+        self.0.kind.retry()
     }
 
     fn header(mut self, name: header::HeaderName, value: &'static str) -> Self {
@@ -127,8 +180,8 @@ impl Problem {
         self
     }
 
-    fn made(status: StatusCode, code: &'static str, title: &'static str, retry: Retry, detail: String) -> Self {
-        Self(Box::new(Facts { status, code, title, detail, retry, headers: Vec::new(), extensions: Map::new() }))
+    fn made(kind: Kind, detail: String) -> Self {
+        Self(Box::new(Facts { kind, detail, headers: Vec::new(), extensions: Map::new() }))
     }
 }
 
@@ -146,7 +199,8 @@ impl From<&HandleError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Facts { status, code, title, detail, retry, headers, extensions } = *self.0;
+        let Facts { kind, detail, headers, extensions } = *self.0;
+        let (code, status, retry, title) = kind.facts();
         let document = Document {
             r#type: format!("urn:kvgate:problem:{code}"),
             title,

@@ -18,7 +18,7 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const MAX_REQUEST_ID: usize = 128;
 
 /// Paths that a supervisor asks without a token; they tell nothing about requests.
-const OPEN: [&str; 2] = ["/livez", "/readyz"];
+pub(super) const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
 /// Names the request, opens its span, checks the token, and echoes the id.
 pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {

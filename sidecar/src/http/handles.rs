@@ -6,53 +6,67 @@ use http::StatusCode;
 use kv::ids::{DpRank, EngineRequestId};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
-use crate::http::handles_json::{self, HandleJson, Page};
+use crate::http::handles_json::{HandleJson, HandlesJson, Page};
 use crate::http::input::{self, JsonBody, QueryArgs, Segment};
+use crate::http::openapi::{answers, schemas};
 use crate::model::{HandleError, LetGo, ReportHandle};
 use crate::problem::Problem;
 
-#[derive(Debug, Deserialize)]
-pub(super) struct ListQuery {
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RankQuery {
+    /// Only this rank's (global); none, if it is another pod's
+    #[param(maximum = 65535)]
     dp_rank: Option<u16>,
-    offset: Option<usize>,
-    limit: Option<usize>,
-    block_offset: Option<usize>,
-    block_limit: Option<usize>,
 }
 
-impl ListQuery {
-    fn page(&self) -> Page {
-        let Self { dp_rank: _, offset, limit, block_offset, block_limit } = *self;
-        Page { offset, limit, block_offset, block_limit }
-    }
-}
-
-/// `GET /v1/handles?dp_rank=&offset=&limit=&block_offset=&block_limit=`.
-pub(super) async fn list(State(api): State<Api>, QueryArgs(query): QueryArgs<ListQuery>) -> Json<Value> {
-    Json(held(&api, query.dp_rank, &query.page()).await)
+/// Block handles alive per rank, page by page: on P pinned in the engine, on D in staging
+#[utoipa::path(
+    get,
+    path = "/v1/handles",
+    operation_id = "list_handles",
+    tag = "handles",
+    params(RankQuery, Page),
+    responses((status = 200, description = "A page of them", body = HandlesJson), answers::Asked),
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    QueryArgs(of): QueryArgs<RankQuery>,
+    QueryArgs(page): QueryArgs<Page>,
+) -> Json<HandlesJson> {
+    Json(held(&api, of.dp_rank, &page).await)
 }
 
 /// A page of the handles of one rank or of all.
-pub(super) async fn held(api: &Api, dp_rank: Option<u16>, page: &Page) -> Value {
+pub(super) async fn held(api: &Api, dp_rank: Option<u16>, page: &Page) -> HandlesJson {
     let mut ranks = api.pod().handles().await;
     ranks.retain(|rank| dp_rank.is_none_or(|wanted| rank.dp_rank.0 == wanted));
     let owned: Vec<u16> = api.pod().ranks().borrow().iter().map(|rank| rank.dp_rank.0).collect();
     let asked = owned.into_iter().filter(|rank| dp_rank.is_none_or(|wanted| *rank == wanted));
     let unanswered: Vec<u16> = asked.filter(|rank| ranks.iter().all(|told| told.dp_rank.0 != *rank)).collect();
-    handles_json::page(&ranks, &unanswered, page)
+    HandlesJson::new(&ranks, unanswered, page)
 }
 
-/// `POST /v1/handles`. The two ids stand in the parameters as well; a client that sends both must mean the same.
-#[derive(Debug, Deserialize)]
+/// A finished prefill. The two ids stand in the parameters as well and must be the same there.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ReportBody {
+    #[schema(maximum = 65535)]
     dp_rank: u16,
+    #[schema(min_length = 1, max_length = 512)]
     remote_request_id: String,
+    #[schema(min_length = 1, max_length = 512)]
     remote_engine_id: String,
+    #[schema(value_type = schemas::KvTransferParamsJson)]
     kv_transfer_params: Value,
+    /// The engine's lease, when it is not --kv-lease
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 86_400_000)]
     lease_ms: Option<u64>,
+    /// Time since the prefill was answered
+    #[schema(maximum = 86_400_000)]
     age_ms: u64,
 }
 
@@ -74,7 +88,15 @@ impl ReportBody {
     }
 }
 
-/// The router reports a finished prefill.
+/// The router reports a finished prefill (P)
+#[utoipa::path(
+    post,
+    path = "/v1/handles",
+    operation_id = "report_handle",
+    tag = "handles",
+    request_body = ReportBody,
+    responses((status = 200, description = "The handle as it is kept", body = HandleJson), answers::Reported),
+)]
 pub(super) async fn report(
     State(api): State<Api>,
     JsonBody(body): JsonBody<ReportBody>,
@@ -85,15 +107,20 @@ pub(super) async fn report(
     Ok(Json(HandleJson::new(&handle.map_err(refused)?, &Page::default())))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ReleaseQuery {
+    /// The rank that prefilled (global)
+    #[param(maximum = 65535)]
     dp_rank: u16,
+    /// `abandoned` (the default): nobody will read these blocks, the engine is told. `read`: whoever read them has told it
     #[serde(default)]
+    #[param(required = false, inline)]
     reason: Reason,
 }
 
-/// `?reason=`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// Why a handle is let go.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Reason {
     #[default]
@@ -101,8 +128,15 @@ enum Reason {
     Read,
 }
 
-/// `DELETE /v1/handles/{remote_request_id}?dp_rank=&reason=`: nobody will read these blocks (`abandoned`, the default: the engine is told),
-/// or they have been read (`read`: whoever read them has told it).
+/// Lets a prefill's blocks go (P); idempotent, the engine is told once at most
+#[utoipa::path(
+    delete,
+    path = "/v1/handles/{remote_request_id}",
+    operation_id = "release_handle",
+    tag = "handles",
+    params(schemas::RequestIdPath, ReleaseQuery),
+    responses((status = 204, description = "Let go"), answers::Released),
+)]
 pub(super) async fn release(
     State(api): State<Api>,
     segment: Segment,

@@ -1,8 +1,9 @@
 //! Block handles as JSON, page by page.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
+use crate::http::openapi::schemas;
 use crate::http::rank_json::StagingJson;
 use crate::http::transfer_json::whole_ms;
 use crate::model::{HandleSnapshot, HandleState, RankHandles};
@@ -17,16 +18,25 @@ const IDS: usize = 64;
 const MOST_IDS: usize = 65_536;
 
 /// Which part is wanted.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Page {
-    pub(super) offset: Option<usize>,
-    pub(super) limit: Option<usize>,
-    pub(super) block_offset: Option<usize>,
-    pub(super) block_limit: Option<usize>,
+    /// Handles to leave out from the start
+    #[param(maximum = 4_294_967_295_i64)]
+    pub(super) offset: Option<u32>,
+    /// Handles in one answer: 100 unless asked for, never more than 1000
+    #[param(maximum = 4_294_967_295_i64)]
+    pub(super) limit: Option<u32>,
+    /// Block ids of each handle to leave out from the start, counted through its groups
+    #[param(maximum = 4_294_967_295_i64)]
+    pub(super) block_offset: Option<u32>,
+    /// Block ids of each handle in one answer: 64 unless asked for, never more than 65536
+    #[param(maximum = 4_294_967_295_i64)]
+    pub(super) block_limit: Option<u32>,
 }
 
 /// Blocks that are held for a request.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HandleJson {
     dp_rank: u16,
     remote_engine_id: String,
@@ -34,14 +44,16 @@ pub(super) struct HandleJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     transfer_id: Option<String>,
     blocks: u32,
+    /// Null when they are not kept any more: a rank keeps half a million
     block_ids: Option<IdsJson>,
     bytes: u64,
     lease_left_ms: u64,
+    #[schema(schema_with = schemas::handle_state)]
     state: &'static str,
 }
 
 /// A page of block ids, per group in prompt order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct IdsJson {
     offset: usize,
     groups: Vec<Vec<u32>>,
@@ -68,8 +80,8 @@ impl HandleJson {
 
 /// Counts through all groups.
 fn ids(groups: &[Vec<u32>], page: &Page) -> IdsJson {
-    let offset = page.block_offset.unwrap_or(0);
-    let limit = page.block_limit.unwrap_or(IDS).min(MOST_IDS);
+    let offset = asked(page.block_offset, 0);
+    let limit = asked(page.block_limit, IDS).min(MOST_IDS);
     let end = offset.saturating_add(limit);
     let (mut at, mut shown) = (0_usize, Vec::with_capacity(groups.len()));
     for group in groups {
@@ -81,33 +93,66 @@ fn ids(groups: &[Vec<u32>], page: &Page) -> IdsJson {
     IdsJson { offset, groups: shown, next_offset: (end < at).then_some(end) }
 }
 
-/// A page of handles, with the totals of every rank that was asked for; `unanswered` are those that did not say theirs in time.
-pub(super) fn page(ranks: &[RankHandles], unanswered: &[u16], page: &Page) -> Value {
-    let offset = page.offset.unwrap_or(0);
-    let limit = page.limit.unwrap_or(HANDLES).min(MOST_HANDLES);
-    let total: usize = ranks.iter().map(|rank| rank.handles.len()).sum();
-    let all = ranks.iter().flat_map(|rank| &rank.handles);
-    let shown: Vec<HandleJson> = all.skip(offset).take(limit).map(|handle| HandleJson::new(handle, page)).collect();
-    let end = offset.saturating_add(shown.len());
-    json!({
-        "handles": shown,
-        "total": total,
-        "next_offset": (end < total && !shown.is_empty()).then_some(end),
-        "ranks": ranks.iter().map(totals).collect::<Vec<_>>(),
-        "unanswered_ranks": unanswered,
-    })
+/// What was asked for, or what is told otherwise.
+fn asked(number: Option<u32>, otherwise: usize) -> usize {
+    number.map_or(otherwise, |number| usize::try_from(number).unwrap_or(usize::MAX))
 }
 
-fn totals(rank: &RankHandles) -> Value {
-    let leaked = |handle: &&HandleSnapshot| handle.state == HandleState::Leaked;
-    json!({
-        "dp_rank": rank.dp_rank.0,
-        "handles": rank.handles.len(),
-        "leaked": rank.handles.iter().filter(leaked).count(),
-        "blocks": rank.handles.iter().map(|handle| u64::from(handle.blocks)).sum::<u64>(),
-        "bytes": rank.handles.iter().map(|handle| handle.bytes).sum::<u64>(),
-        "staging": StagingJson::from(&rank.staging),
-    })
+/// A page of handles, with the totals of every rank that was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HandlesJson {
+    handles: Vec<HandleJson>,
+    /// Handles of all pages
+    total: usize,
+    /// Where the next page starts; null on the last
+    next_offset: Option<usize>,
+    ranks: Vec<HeldJson>,
+    /// Ranks that did not say theirs in time
+    unanswered_ranks: Vec<u16>,
+}
+
+/// What one rank holds. A handle that is being filled has its slots in use from the start.
+#[derive(Debug, Serialize, ToSchema)]
+struct HeldJson {
+    dp_rank: u16,
+    handles: usize,
+    leaked: usize,
+    blocks: u64,
+    bytes: u64,
+    staging: StagingJson,
+}
+
+impl HandlesJson {
+    /// `unanswered` are the ranks that did not say theirs in time.
+    pub(super) fn new(ranks: &[RankHandles], unanswered: Vec<u16>, page: &Page) -> Self {
+        let offset = asked(page.offset, 0);
+        let limit = asked(page.limit, HANDLES).min(MOST_HANDLES);
+        let total: usize = ranks.iter().map(|rank| rank.handles.len()).sum();
+        let all = ranks.iter().flat_map(|rank| &rank.handles);
+        let handles: Vec<HandleJson> =
+            all.skip(offset).take(limit).map(|handle| HandleJson::new(handle, page)).collect();
+        let end = offset.saturating_add(handles.len());
+        Self {
+            next_offset: (end < total && !handles.is_empty()).then_some(end),
+            handles,
+            total,
+            ranks: ranks.iter().map(HeldJson::from).collect(),
+            unanswered_ranks: unanswered,
+        }
+    }
+}
+
+impl From<&RankHandles> for HeldJson {
+    fn from(rank: &RankHandles) -> Self {
+        Self {
+            dp_rank: rank.dp_rank.0,
+            handles: rank.handles.len(),
+            leaked: rank.handles.iter().filter(|handle| handle.state == HandleState::Leaked).count(),
+            blocks: rank.handles.iter().map(|handle| u64::from(handle.blocks)).sum(),
+            bytes: rank.handles.iter().map(|handle| handle.bytes).sum(),
+            staging: StagingJson::from(&rank.staging),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +169,6 @@ mod tests {
         assert_eq!(part(0, 5), r#"{"offset":0,"groups":[[1,2,3],[],[4,5]]}"#);
         assert_eq!(part(2, 2), r#"{"offset":2,"groups":[[3],[],[4]],"next_offset":4}"#);
         assert_eq!(part(4, 2), r#"{"offset":4,"groups":[[],[],[5]]}"#);
-        assert_eq!(part(9, usize::MAX), r#"{"offset":9,"groups":[[],[],[]]}"#);
+        assert_eq!(part(9, u32::MAX), r#"{"offset":9,"groups":[[],[],[]]}"#);
     }
 }

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use kv::ids::EngineId;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::config::parse;
+use crate::http::openapi::{answers, schemas};
 use crate::http::transfer_json::whole_ms;
 use crate::http::{Api, input::QueryArgs};
 use crate::latency::causes::{Cause, Subject};
-use crate::latency::{By, Group, MAX_WINDOW, Query, Report, SUB_WINDOW, micros};
+use crate::latency::{By, Group, MAX_WINDOW, Query, Report, SUB_WINDOW};
 use crate::problem::Problem;
 
 /// What is told when nothing else is asked for.
@@ -20,9 +22,14 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
 /// How a peer is called that is not kept apart any more.
 const OTHER: &str = "other";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LatencyQuery {
+    /// How far back, more than 0s and at most 120s; 60s unless asked for
+    #[param(schema_with = schemas::time, example = "60s")]
     window: Option<String>,
+    /// Any subset of rank, peer and stage, each at most once; all three unless asked for
+    #[param(schema_with = schemas::by, example = "peer,stage")]
     by: Option<String>,
 }
 
@@ -59,75 +66,122 @@ fn by(text: &str) -> Result<By, Problem> {
     Ok(by)
 }
 
-/// `GET /v1/latency?window=60s&by=rank,peer,stage`.
+/// Percentiles of the recent transfers' times, and which peer or rank makes a stage slow
+#[utoipa::path(
+    get,
+    path = "/v1/latency",
+    operation_id = "latency",
+    tag = "debugging",
+    params(LatencyQuery),
+    responses((status = 200, description = "Per group", body = LatencyJson), answers::Asked),
+)]
 pub(super) async fn report(
     State(api): State<Api>,
     QueryArgs(query): QueryArgs<LatencyQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<LatencyJson>, Problem> {
     let query = query.query()?;
     let latency = api.pod().latency();
     let reporting = tokio::task::spawn_blocking(move || latency.report(&query));
     let report = reporting.await.map_err(|_broken| Problem::internal())?;
-    Ok(Json(shown(&query, &report)))
+    Ok(Json(LatencyJson::new(&query, &report)))
 }
 
-fn shown(query: &Query, report: &Report) -> Value {
-    let words = [("rank", query.by.rank), ("peer", query.by.peer), ("stage", query.by.stage)];
-    let by: Vec<&str> = words.into_iter().filter(|(_, wanted)| *wanted).map(|(word, _)| word).collect();
-    json!({
-        "window_ms": whole_ms(query.window),
-        "covered_ms": whole_ms(report.covered),
-        "sub_window_ms": whole_ms(SUB_WINDOW),
-        "by": by,
-        "causes": report.causes.iter().map(cause).collect::<Vec<_>>(),
-        "groups": report.groups.iter().map(group).collect::<Vec<_>>(),
-    })
+/// Where the transfers of a window spent their time.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LatencyJson {
+    window_ms: u64,
+    /// How far back the values really go: sub-windows are taken whole
+    covered_ms: u64,
+    sub_window_ms: u64,
+    by: Vec<&'static str>,
+    /// What stands out, the worst first
+    causes: Vec<CauseJson>,
+    groups: Vec<GroupJson>,
 }
 
-fn group(group: &Group) -> Value {
-    let mut json = Map::new();
-    let mut put = |name: &str, value: Value| json.insert(name.to_owned(), value);
-    if let Some(rank) = group.dp_rank {
-        put("dp_rank", rank.0.into());
-    }
-    if let Some(peer) = &group.peer {
-        put("peer", peer.as_ref().map_or(OTHER, |peer| peer.as_str()).into());
-    }
-    if let Some(address) = &group.address {
-        put("address", address.to_string().into());
-    }
-    put("stage", group.stage.unwrap_or("total").into());
-    let figures = &group.figures;
-    put("count", figures.count.into());
-    for (name, us) in
-        [("p50_us", figures.p50), ("p90_us", figures.p90), ("p99_us", figures.p99), ("max_us", figures.max)]
-    {
-        put(name, us.into());
-    }
-    Value::Object(json)
+/// The percentiles of one group, in microseconds.
+#[derive(Debug, Serialize, ToSchema)]
+struct GroupJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dp_rank: Option<u16>,
+    /// The remote engine; `other` is all those that are not kept apart
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    /// `total` where groups are not made by stage
+    #[schema(schema_with = schemas::measure)]
+    stage: &'static str,
+    count: u64,
+    p50_us: u64,
+    p90_us: u64,
+    p99_us: u64,
+    max_us: u64,
 }
 
-fn cause(cause: &Cause) -> Value {
-    let (kind, subject) = match &cause.subject {
-        Subject::Peer(peer) => ("peer", Value::from(peer.as_str())),
-        Subject::Rank(rank) => ("dp_rank", Value::from(rank.0)),
-    };
-    let mut json = json!({
-        "stage": cause.stage,
-        "p50_us": cause.p50,
-        "others_p50_us": cause.others_p50,
-        "text": cause.text,
-    });
-    if let Some(json) = json.as_object_mut() {
-        json.insert(kind.to_owned(), subject);
-        json.extend(cause.address.iter().map(|address| ("address".to_owned(), address.to_string().into())));
-    }
-    json
+/// A peer or a rank (one of the two is there) whose median is far above everybody else's.
+#[derive(Debug, Serialize, ToSchema)]
+struct CauseJson {
+    #[schema(schema_with = schemas::stage)]
+    stage: &'static str,
+    p50_us: u64,
+    others_p50_us: u64,
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dp_rank: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
 }
 
-/// Microseconds of an optional time.
-pub(super) fn micros_or_null(time: Option<Duration>) -> Value {
-    time.map_or(Value::Null, |time| micros(time).into())
+impl LatencyJson {
+    fn new(query: &Query, report: &Report) -> Self {
+        let words = [("rank", query.by.rank), ("peer", query.by.peer), ("stage", query.by.stage)];
+        Self {
+            window_ms: whole_ms(query.window),
+            covered_ms: whole_ms(report.covered),
+            sub_window_ms: whole_ms(SUB_WINDOW),
+            by: words.into_iter().filter(|(_, wanted)| *wanted).map(|(word, _)| word).collect(),
+            causes: report.causes.iter().map(CauseJson::from).collect(),
+            groups: report.groups.iter().map(GroupJson::from).collect(),
+        }
+    }
+}
+
+impl From<&Group> for GroupJson {
+    fn from(group: &Group) -> Self {
+        let peer = |peer: &Option<EngineId>| peer.as_ref().map_or(OTHER, |peer| peer.as_str()).to_owned();
+        Self {
+            dp_rank: group.dp_rank.map(|rank| rank.0),
+            peer: group.peer.as_ref().map(peer),
+            address: group.address.as_ref().map(ToString::to_string),
+            stage: group.stage.unwrap_or("total"),
+            count: group.figures.count,
+            p50_us: group.figures.p50,
+            p90_us: group.figures.p90,
+            p99_us: group.figures.p99,
+            max_us: group.figures.max,
+        }
+    }
+}
+
+impl From<&Cause> for CauseJson {
+    fn from(cause: &Cause) -> Self {
+        let (peer, dp_rank) = match &cause.subject {
+            Subject::Peer(peer) => (Some(peer.as_str().to_owned()), None),
+            Subject::Rank(rank) => (None, Some(rank.0)),
+        };
+        Self {
+            stage: cause.stage,
+            p50_us: cause.p50,
+            others_p50_us: cause.others_p50,
+            text: cause.text.clone(),
+            peer,
+            dp_rank,
+            address: cause.address.as_ref().map(ToString::to_string),
+        }
+    }
 }
 
 #[cfg(test)]

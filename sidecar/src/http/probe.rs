@@ -11,21 +11,22 @@ use axum::extract::State;
 use http::StatusCode;
 use nixl::{AgentName, Fabric, FabricError, HugePages, Memory, Region};
 use parking_lot::Mutex;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
 use crate::fabrics::{Fabrics, FabricsError};
 use crate::http::Api;
 use crate::http::input::JsonBody;
+use crate::http::openapi::answers;
 use crate::http::transfer_json::whole_ms;
 use crate::model::Code;
 use crate::problem::{Problem, with_causes};
 
 /// Every block begins with its offset as a little-endian u64; [`FILL`] follows.
-const BLOCK: usize = 4096;
+const BLOCK: u16 = 4096;
 const FILL: u8 = 0x5a;
 const DEFAULT_BYTES: u64 = 64 << 20;
 const MIN_BYTES: u64 = 1 << 20;
@@ -62,20 +63,52 @@ impl Drop for Taken {
     }
 }
 
-/// `POST /v1/probe`.
-#[derive(Debug, Deserialize)]
+/// What a test transfer needs.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ProbeBody {
+    /// Whole MiB, 64 MiB unless asked for
     #[serde(default)]
+    #[schema(minimum = 1_048_576, maximum = 268_435_456, multiple_of = 1_048_576)]
     bytes: Option<u64>,
+    /// How long it stays unless it is closed before, 30 s unless asked for
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 120_000)]
     keep_ms: Option<u64>,
 }
 
-/// `POST /v1/probe`: `{"bytes": 67108864, "keep_ms": 30000}`, both optional.
+/// Memory that may be read, and the agent that serves it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ProbeJson {
+    agent: String,
+    /// NIXL's metadata of the agent
+    metadata_hex: String,
+    /// Where the memory begins, in the sidecar's address space
+    address: u64,
+    bytes: u64,
+    pattern: PatternJson,
+    keep_ms: u64,
+}
+
+/// Every block begins with its offset as a little-endian u64; `fill` follows.
+#[derive(Debug, Serialize, ToSchema)]
+struct PatternJson {
+    block_bytes: u16,
+    fill: u8,
+}
+
+/// Opens memory with a known pattern for a measured test transfer (`kvgate doctor --peer`): one at a time
+#[utoipa::path(
+    post,
+    path = "/v1/probe",
+    operation_id = "open_probe",
+    tag = "debugging",
+    request_body = ProbeBody,
+    responses((status = 201, description = "Open", body = ProbeJson), answers::Probed),
+)]
 pub(super) async fn open(
     State(api): State<Api>,
     JsonBody(body): JsonBody<ProbeBody>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<ProbeJson>), Problem> {
     let bytes = body.bytes.unwrap_or(DEFAULT_BYTES);
     if !(MIN_BYTES..=MAX_BYTES).contains(&bytes) || !bytes.is_multiple_of(MIN_BYTES) {
         return Err(Problem::field("bytes", "must be whole MiB, from 1 MiB to 256 MiB"));
@@ -97,7 +130,7 @@ pub(super) async fn open(
         let answer = opened.shown(keep);
         let tasks = taken.0.0.tasks.clone();
         tasks.spawn(opened.keep(keep, done, taken));
-        Ok::<Value, ProbeError>(answer)
+        Ok::<ProbeJson, ProbeError>(answer)
     });
     let answer = opened.await?.map_err(|error| {
         warn!(error = %with_causes(&error), "a probe cannot be opened");
@@ -107,7 +140,14 @@ pub(super) async fn open(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-/// `DELETE /v1/probe`: it is not needed any more. Idempotent.
+/// The test transfer is over; idempotent
+#[utoipa::path(
+    delete,
+    path = "/v1/probe",
+    operation_id = "close_probe",
+    tag = "debugging",
+    responses((status = 204, description = "Closed, or soon"), answers::Always),
+)]
 pub(super) async fn close(State(api): State<Api>) -> StatusCode {
     if let Some(done) = api.0.probe.0.lock().as_ref() {
         done.cancel();
@@ -155,16 +195,16 @@ impl Opened {
         Ok(Self { fabric, region, metadata })
     }
 
-    fn shown(&self, keep: Duration) -> Value {
+    fn shown(&self, keep: Duration) -> ProbeJson {
         let metadata: String = self.metadata.iter().map(|byte| format!("{byte:02x}")).collect();
-        json!({
-            "agent": self.fabric.name().as_str(),
-            "metadata_hex": metadata,
-            "address": self.region.base(),
-            "bytes": self.region.len(),
-            "pattern": { "block_bytes": BLOCK, "fill": FILL },
-            "keep_ms": whole_ms(keep),
-        })
+        ProbeJson {
+            agent: self.fabric.name().as_str().to_owned(),
+            metadata_hex: metadata,
+            address: self.region.base(),
+            bytes: self.region.len(),
+            pattern: PatternJson { block_bytes: BLOCK, fill: FILL },
+            keep_ms: whole_ms(keep),
+        }
     }
 
     /// Stays until it is told to go, for `keep` at most; the slot is free once the agent has gone.
@@ -188,11 +228,11 @@ fn write_pattern(memory: &Memory) -> Result<(), nixl::OutOfRange> {
     let mut at = 0_u64;
     while at < memory.len() {
         let mut offset = at;
-        for block in chunk.chunks_exact_mut(BLOCK) {
+        for block in chunk.chunks_exact_mut(usize::from(BLOCK)) {
             if let Some(head) = block.first_chunk_mut() {
                 *head = offset.to_le_bytes();
             }
-            offset = offset.saturating_add(BLOCK as u64);
+            offset = offset.saturating_add(u64::from(BLOCK));
         }
         memory.write_at(at, &chunk)?;
         at = offset;

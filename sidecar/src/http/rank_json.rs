@@ -2,15 +2,20 @@
 
 use kv::layout::{KvLayout, MemoryKind};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::http::openapi::schemas;
 use crate::model::{RankSnapshot, StagingFigures};
 
 /// A rank with everything that a router or a person asks about it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RankJson {
+    /// Global
     dp_rank: u16,
     local_rank: u16,
+    #[schema(schema_with = schemas::rank_state)]
     state: &'static str,
+    /// Why it is not ready
     reasons: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     engine_id: Option<String>,
@@ -32,7 +37,8 @@ pub(super) struct RankJson {
     draining: bool,
 }
 
-#[derive(Debug, Serialize)]
+/// The engine's KV cache.
+#[derive(Debug, Serialize, ToSchema)]
 struct LayoutJson {
     regions: usize,
     block_tokens: u64,
@@ -40,11 +46,13 @@ struct LayoutJson {
     num_kernel_blocks: u32,
     layout: String,
     backend: String,
+    /// `dram` or `vram`
     memory: &'static str,
     device: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// What the engine's own metrics say.
+#[derive(Debug, Serialize, ToSchema)]
 struct LoadJson {
     running: u64,
     waiting: u64,
@@ -55,7 +63,8 @@ struct LoadJson {
     nixl_late_notifications: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// The rank's arena; all zero on P.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StagingJson {
     capacity_blocks: u32,
     used_blocks: u32,

@@ -10,16 +10,17 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{Stream, unfold};
 use kv::ids::DpRank;
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::events::{Current, Numbered};
 use crate::http::Api;
 use crate::http::handles;
-use crate::http::handles_json::Page;
+use crate::http::handles_json::{HandlesJson, Page};
 use crate::http::input::{QueryArgs, Segment};
+use crate::http::openapi::answers;
 use crate::http::rank_json::RankJson;
 use crate::model::RankSnapshot;
 use crate::problem::Problem;
@@ -30,14 +31,34 @@ const KEEP_ALIVE: Duration = Duration::from_millis(250);
 /// How long an ending stream waits for the ranks to say that they are draining.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// `GET /v1/ranks`.
-pub(super) async fn list(State(api): State<Api>) -> Json<serde_json::Value> {
-    let ranks = api.pod().ranks().borrow().clone();
-    let ranks: Vec<RankJson> = ranks.iter().map(RankJson::from).collect();
-    Json(json!({ "ranks": ranks }))
+/// All ranks of this pod.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RanksJson {
+    ranks: Vec<RankJson>,
 }
 
-/// `GET /v1/ranks/{n}?offset=&limit=&block_offset=&block_limit=`, `n` global: the rank with a page of its block handles.
+/// Every DP rank of this pod
+#[utoipa::path(
+    get,
+    path = "/v1/ranks",
+    operation_id = "list_ranks",
+    tag = "ranks",
+    responses((status = 200, description = "In the order of their numbers", body = RanksJson), answers::Always),
+)]
+pub(super) async fn list(State(api): State<Api>) -> Json<RanksJson> {
+    let ranks = api.pod().ranks().borrow().clone();
+    Json(RanksJson { ranks: ranks.iter().map(RankJson::from).collect() })
+}
+
+/// One DP rank (global number) with a page of its block handles
+#[utoipa::path(
+    get,
+    path = "/v1/ranks/{rank}",
+    operation_id = "rank",
+    tag = "ranks",
+    params(("rank" = u16, Path, description = "Global", maximum = 65535), Page),
+    responses((status = 200, description = "The rank", body = OneRankJson), answers::OneRank),
+)]
 pub(super) async fn one(
     State(api): State<Api>,
     segment: Segment,
@@ -52,11 +73,11 @@ pub(super) async fn one(
 }
 
 /// A rank and who holds its blocks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct OneRankJson {
     #[serde(flatten)]
     rank: RankJson,
-    block_handles: serde_json::Value,
+    block_handles: HandlesJson,
 }
 
 /// A rank of another pod, answered with the range that this one owns.
@@ -67,8 +88,20 @@ fn foreign(rank: DpRank, ranks: &[RankSnapshot]) -> Problem {
     Problem::from(&crate::model::TransferError::RankUnknown { rank, owned: first..end })
 }
 
-/// `GET /v1/ranks/events`: the state of every rank on connect and whenever one changes. As every event holds a full state and every
-/// connection starts with all of them, a `Last-Event-ID` needs no replay and is accepted without effect.
+/// The state of every rank on connect and whenever one changes
+///
+/// Events `rank`, each with a whole RankJson. As every connection starts with all of them, a `Last-Event-ID` needs no replay and is
+/// accepted without effect.
+#[utoipa::path(
+    get,
+    path = "/v1/ranks/events",
+    operation_id = "rank_events",
+    tag = "ranks",
+    responses(
+        (status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
+        answers::Always,
+    ),
+)]
 pub(super) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let follower = Follower {
         source: api.0.events.follow(),

@@ -4,24 +4,40 @@ use std::time::Duration;
 
 use kv::ids::{AttemptId, DpRank};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use crate::http::input;
+use crate::http::openapi::schemas::{self, KvTransferParamsJson, StagesUs};
 use crate::latency::{Why, micros};
 use crate::model::{Freed, Landed, ReadFacts, Receipt, ShardRead, Span, Stages, StartTransfer, TransferSnapshot};
 use crate::problem::Problem;
 
-/// `POST /v1/transfers`. Members that are not named here are ignored.
-#[derive(Debug, Deserialize)]
+/// One prefill's KV for one rank. Members that are not named here are ignored.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct StartBody {
+    /// The router's key: the same one for the same prefill and rank is the same transfer
+    #[schema(min_length = 1, max_length = 256, pattern = "^[!-~]+$")]
     attempt_id: String,
+    /// A label for logs and lists
+    #[schema(min_length = 1, max_length = 256, pattern = "^[!-~]+$")]
     request_id: String,
+    /// The rank that will decode (global)
+    #[schema(maximum = 65535)]
     dp_rank: u16,
+    /// What the prefill answered
+    #[schema(value_type = KvTransferParamsJson)]
     kv_transfer_params: Value,
+    /// The transfer is given up after this time
+    #[schema(minimum = 1, maximum = 86_400_000)]
     deadline_ms: u64,
+    /// The prefill engine's lease, when it is not --kv-lease
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 86_400_000)]
     lease_ms: Option<u64>,
+    /// Time since the prefill was answered
+    #[schema(maximum = 86_400_000)]
     prefill_done_age_ms: u64,
 }
 
@@ -41,14 +57,17 @@ impl StartBody {
 }
 
 /// The answer to a transfer that has landed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LandedJson {
     transfer_id: String,
     receipt: ReceiptJson,
+    /// What the decode engine is to be told
+    #[schema(value_type = KvTransferParamsJson)]
     kv_transfer_params: Value,
 }
 
-#[derive(Debug, Serialize)]
+/// That the KV of one request lies in one rank's staging.
+#[derive(Debug, Serialize, ToSchema)]
 struct ReceiptJson {
     dp_rank: u16,
     engine_id: String,
@@ -57,7 +76,7 @@ struct ReceiptJson {
     request_id: String,
     blocks: u32,
     bytes: u64,
-    stages_us: Map<String, Value>,
+    stages_us: StagesUs,
     source_lease_left_ms: u64,
     collect_by_ms: u64,
 }
@@ -90,16 +109,17 @@ impl From<&Receipt> for ReceiptJson {
 }
 
 /// A transfer as it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TransferJson {
     transfer_id: String,
     attempt_id: String,
     request_id: String,
     dp_rank: u16,
+    #[schema(schema_with = schemas::phase)]
     state: &'static str,
     blocks: u32,
     bytes: u64,
-    stages_us: Map<String, Value>,
+    stages_us: StagesUs,
     timeline: Vec<SpanJson>,
     total_us: u64,
     age_ms: u64,
@@ -112,36 +132,41 @@ pub(super) struct TransferJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     collected_by: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::freed)]
     freed: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<FailureJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<ReceiptJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<KvTransferParamsJson>)]
     kv_transfer_params: Option<Value>,
 }
 
-#[derive(Debug, Serialize)]
+/// Where the KV comes from.
+#[derive(Debug, Serialize, ToSchema)]
 struct SourceJson {
     engine_id: String,
     request_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+    #[schema(schema_with = schemas::contact)]
     contact: &'static str,
 }
 
 /// One stage: offsets from the request on the monotonic clock.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SpanJson {
+    #[schema(schema_with = schemas::stage)]
     stage: &'static str,
     start_us: u64,
     duration_us: u64,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     running: bool,
 }
 
 /// What is known of the read.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ReadJson {
     descriptors: u64,
     pieces: u64,
@@ -152,7 +177,8 @@ struct ReadJson {
     queued_behind: Option<QueuedJson>,
 }
 
-#[derive(Debug, Serialize)]
+/// The read of one TP shard; times are offsets or durations in microseconds.
+#[derive(Debug, Serialize, ToSchema)]
 struct ShardJson {
     tp_rank: u16,
     agent: String,
@@ -165,7 +191,8 @@ struct ShardJson {
     wire_us: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// Staging as it was when the transfer had to wait in line for it.
+#[derive(Debug, Serialize, ToSchema)]
 struct QueuedJson {
     needed_blocks: u32,
     free_blocks: u32,
@@ -174,8 +201,9 @@ struct QueuedJson {
 }
 
 /// Why it took as long as it did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct WhyJson {
+    #[schema(schema_with = schemas::stage)]
     stage: &'static str,
     took_us: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,10 +254,13 @@ impl From<Why> for WhyJson {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// Why there is no receipt.
+#[derive(Debug, Serialize, ToSchema)]
 struct FailureJson {
+    #[schema(schema_with = schemas::code)]
     code: &'static str,
     detail: String,
+    #[schema(schema_with = schemas::retry)]
     retry: &'static str,
 }
 
@@ -295,9 +326,9 @@ impl From<&Span> for SpanJson {
 }
 
 /// Only the stages that the transfer has got to, in their order.
-fn stages_us(stages: &Stages) -> Map<String, Value> {
+fn stages_us(stages: &Stages) -> StagesUs {
     let reached = stages.named().into_iter().filter_map(|(name, time)| Some((name, time?)));
-    reached.map(|(name, time)| (name.to_owned(), Value::from(micros(time)))).collect()
+    StagesUs(reached.map(|(name, time)| (name.to_owned(), Value::from(micros(time)))).collect())
 }
 
 pub(super) fn whole_ms(time: Duration) -> u64 {

@@ -5,14 +5,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use kv::ids::{AttemptId, DpRank, TransferId};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
 use crate::http::input::{self, JsonBody, QueryArgs, Segment};
-use crate::http::trace_json;
+use crate::http::openapi::{answers, schemas};
+use crate::http::trace_json::{self, TraceJson};
 use crate::http::transfer_json::{LandedJson, StartBody, TransferJson, whole_ms};
 use crate::latency::{Usual, why};
 use crate::model::{Code, StartTransfer, TransferError, TransferFilter, TransferPhase, TransferSnapshot};
@@ -21,7 +22,23 @@ use crate::problem::Problem;
 /// More than this many transfers are never listed at once.
 const MAX_LISTED: usize = 1000;
 
-/// `POST /v1/transfers`: answers when the KV has landed, or at once when the client prefers that.
+/// Pulls one prefill's KV for one rank; answers when it has landed, or at once when the client prefers that
+#[utoipa::path(
+    post,
+    path = "/v1/transfers",
+    operation_id = "start_transfer",
+    tag = "transfers",
+    params(("Prefer" = Option<String>, Header, description = "`respond-async`: answer at once")),
+    request_body = StartBody,
+    responses(
+        (status = 200, description = "It has landed", body = LandedJson),
+        (status = 202, description = "It is under way", body = BegunJson, headers(
+            ("Location" = String, description = "Where it can be looked at"),
+            ("Preference-Applied" = String, description = "`respond-async`"),
+        )),
+        answers::Started,
+    ),
+)]
 pub(super) async fn start(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -53,7 +70,13 @@ async fn begin(api: &Api, start: StartTransfer) -> Result<Response, Problem> {
     let id = api.settled(async move { pod.begin(start).await }).await?.map_err(|error| Problem::from(&error))?;
     let location = format!("/v1/transfers/{id}");
     let headers = [(header::LOCATION, location), (PREFERENCE_APPLIED, "respond-async".to_owned())];
-    Ok((StatusCode::ACCEPTED, headers, Json(json!({ "transfer_id": id.as_str() }))).into_response())
+    Ok((StatusCode::ACCEPTED, headers, Json(BegunJson { transfer_id: id.as_str().to_owned() })).into_response())
+}
+
+/// A transfer that nobody waits for.
+#[derive(Debug, Serialize, ToSchema)]
+struct BegunJson {
+    transfer_id: String,
 }
 
 const PREFERENCE_APPLIED: http::HeaderName = http::HeaderName::from_static("preference-applied");
@@ -67,19 +90,26 @@ fn prefers_async(headers: &HeaderMap) -> bool {
         .any(|one| one.eq_ignore_ascii_case("respond-async"))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    #[param(schema_with = schemas::phase)]
     state: Option<String>,
+    /// Only this rank's (global)
+    #[param(maximum = 65535)]
     dp_rank: Option<u16>,
+    #[param(min_length = 1, max_length = 256, pattern = "^[!-~]+$")]
     attempt_id: Option<String>,
-    slowest: Option<usize>,
+    /// Only as many, the slowest first, each with why it took so long; never more than 1000
+    #[param(maximum = 4_294_967_295_i64)]
+    slowest: Option<u32>,
 }
 
 impl ListQuery {
     fn filter(&self) -> Result<TransferFilter, Problem> {
         let state =
             self.state.as_deref().map(|word| TransferPhase::parse(word).ok_or_else(no_such_state)).transpose()?;
-        let slowest = self.slowest.map(|slowest| slowest.min(MAX_LISTED));
+        let slowest = self.slowest.map(|slowest| usize::try_from(slowest).unwrap_or(MAX_LISTED).min(MAX_LISTED));
         let attempt = self.attempt_id.as_deref().map(|id| input::id("attempt_id", id)).transpose()?;
         let attempt = attempt.map(|id| AttemptId::new(id.to_owned()));
         Ok(TransferFilter { state, dp_rank: self.dp_rank.map(DpRank), attempt, slowest })
@@ -91,30 +121,55 @@ fn no_such_state() -> Problem {
     Problem::field("state", &format!("must be one of {}", words.join(", ")))
 }
 
-/// `GET /v1/transfers?state=&dp_rank=&attempt_id=&slowest=`.
+/// Some of the recent transfers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TransfersJson {
+    transfers: Vec<TransferJson>,
+}
+
+/// Recent transfers, the latest first: a bounded ring
+#[utoipa::path(
+    get,
+    path = "/v1/transfers",
+    operation_id = "list_transfers",
+    tag = "transfers",
+    params(ListQuery),
+    responses((status = 200, description = "At most 1000", body = TransfersJson), answers::Asked),
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     QueryArgs(query): QueryArgs<ListQuery>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Json<TransfersJson>, Problem> {
     let now = Instant::now();
     let snapshots = api.pod().list(&query.filter()?);
     let shown = snapshots.iter().take(MAX_LISTED);
-    let listed: Vec<TransferJson> = if query.slowest.is_some() {
+    let transfers = if query.slowest.is_some() {
         let (usual, transport) = (usual(&api).await?, api.pod().transport().await);
         let reason = |snapshot| why(snapshot, &usual, transport.as_deref(), now);
         shown.map(|snapshot| TransferJson::new(snapshot, now).with_why(reason(snapshot))).collect()
     } else {
         shown.map(|snapshot| TransferJson::new(snapshot, now)).collect()
     };
-    Ok(Json(json!({ "transfers": listed })))
+    Ok(Json(TransfersJson { transfers }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
+    /// Answer once it has landed or failed, or after this time; longer than a minute is a minute
+    #[param(schema_with = schemas::time, example = "5s")]
     wait: Option<String>,
 }
 
-/// `GET /v1/transfers/{id}?wait=5s`: as it stands, or as it stands once it has settled.
+/// A transfer as it stands, or as it stands once it has settled
+#[utoipa::path(
+    get,
+    path = "/v1/transfers/{id}",
+    operation_id = "transfer",
+    tag = "transfers",
+    params(schemas::TransferIdPath, WaitQuery),
+    responses((status = 200, description = "State, timeline and why it took so long", body = TransferJson), answers::One),
+)]
 pub(super) async fn one(
     State(api): State<Api>,
     segment: Segment,
@@ -135,15 +190,38 @@ pub(super) async fn one(
     Ok(Json(shown(&api, &snapshot).with_why(why)))
 }
 
-/// `POST /v1/transfers/{id}/claim`: the router's decode leg is still open.
-pub(super) async fn claim(State(api): State<Api>, segment: Segment) -> Result<Json<serde_json::Value>, Problem> {
+/// Until when the KV is kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClaimJson {
+    /// From now
+    collect_by_ms: u64,
+}
+
+/// The decode leg of a landed transfer is still open: its KV is kept
+#[utoipa::path(
+    post,
+    path = "/v1/transfers/{id}/claim",
+    operation_id = "claim_transfer",
+    tag = "transfers",
+    params(schemas::TransferIdPath),
+    responses((status = 200, description = "Kept", body = ClaimJson), answers::Claimed),
+)]
+pub(super) async fn claim(State(api): State<Api>, segment: Segment) -> Result<Json<ClaimJson>, Problem> {
     let id = segment.transfer()?;
     let pod = api.pod().clone();
     let held = api.settled(async move { pod.claim(&id).await }).await?.map_err(|error| Problem::from(&error))?;
-    Ok(Json(json!({ "collect_by_ms": whole_ms(held) })))
+    Ok(Json(ClaimJson { collect_by_ms: whole_ms(held) }))
 }
 
-/// `DELETE /v1/transfers/{id}`: cancels a running transfer, frees a landed one after the decode leg has ended.
+/// Cancels a running transfer, frees a landed one after the decode leg has ended; idempotent
+#[utoipa::path(
+    delete,
+    path = "/v1/transfers/{id}",
+    operation_id = "finish_transfer",
+    tag = "transfers",
+    params(schemas::TransferIdPath),
+    responses((status = 200, description = "As it stands now", body = TransferJson), answers::Finished),
+)]
 pub(super) async fn finish(State(api): State<Api>, segment: Segment) -> Result<Json<TransferJson>, Problem> {
     let id = segment.transfer()?;
     let pod = api.pod().clone();
@@ -151,8 +229,16 @@ pub(super) async fn finish(State(api): State<Api>, segment: Segment) -> Result<J
     Ok(Json(TransferJson::new(&snapshot, Instant::now())))
 }
 
-/// `GET /v1/transfers/{id}/trace`: its timeline as Chrome's trace events.
-pub(super) async fn trace(State(api): State<Api>, segment: Segment) -> Result<Json<serde_json::Value>, Problem> {
+/// Its timeline as Chrome's trace events, for Perfetto
+#[utoipa::path(
+    get,
+    path = "/v1/transfers/{id}/trace",
+    operation_id = "trace_transfer",
+    tag = "transfers",
+    params(schemas::TransferIdPath),
+    responses((status = 200, description = "A trace file", body = TraceJson), answers::One),
+)]
+pub(super) async fn trace(State(api): State<Api>, segment: Segment) -> Result<Json<TraceJson>, Problem> {
     let id = segment.transfer()?;
     let snapshot = api.pod().get(&id).ok_or_else(|| unknown(&id))?;
     Ok(Json(trace_json::trace(&snapshot, api.pod().latency().epoch(), Instant::now())))

@@ -24,6 +24,9 @@ pub enum Retry {
 }
 
 impl Retry {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Never, Self::SameTarget, Self::OtherTarget, Self::NewPrefill];
+
     /// The word of the API.
     pub fn as_str(self) -> &'static str {
         match self {

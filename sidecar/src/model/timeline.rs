@@ -25,6 +25,9 @@ pub enum Contact {
 }
 
 impl Contact {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Known, Self::Asked, Self::Waited];
+
     /// The word of the API.
     pub fn as_str(self) -> &'static str {
         match self {
