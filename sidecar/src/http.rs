@@ -13,10 +13,12 @@
 //! | `log_level` | `/v1/log-level` |
 //! | `probe` | `/v1/probe`, what `kvgate doctor --peer` reads |
 //! | `openapi` | `/openapi.json`: all of this, described |
+//! | `debug` | `/debug`, the page for people |
 //! | `operations` | `/livez`, `/readyz`, `/metrics`, `/version` |
 
 #![expect(unused_qualifications, reason = "utoipa writes the types of parameters with a path")]
 
+mod debug;
 mod edge;
 mod handles;
 mod handles_json;
@@ -135,6 +137,7 @@ fn routes() -> OpenApiRouter<Api> {
 pub fn api(api: Api) -> Router {
     let (routes, _described) = routes().split_for_parts();
     routes
+        .merge(debug::routes())
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), edge::admit))

@@ -200,7 +200,9 @@ impl Rank {
         let details = active.and_then(|active| active.error.clone());
         let blocks = active.map_or(0, |active| active.blocks);
         match why {
-            Failure::Peer | Failure::Nixl(_) | Failure::NoSourceDigest | Failure::ShuttingDown => details.unwrap_or(TransferError::ShuttingDown),
+            Failure::Peer | Failure::Nixl(_) | Failure::NoSourceDigest | Failure::ShuttingDown => {
+                details.unwrap_or(TransferError::ShuttingDown)
+            }
             Failure::StagingFull => TransferError::StagingFull { blocks, waited: self.shared.config.staging_wait },
             Failure::ExceedsStaging => {
                 let capacity = self.stage.as_ref().map_or(0, |stage| stage.slots.usage().capacity);

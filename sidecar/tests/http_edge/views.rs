@@ -1,8 +1,12 @@
 //! What can be looked at: ranks, transfers, handles, build, metrics, request ids.
 
+use std::io::Write as _;
+
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;
+use sidecar::auth::Token;
+use sidecar::model::Role;
 
 use crate::rig::Rig;
 
@@ -118,4 +122,28 @@ async fn promtool_can_read_the_page_in_either_format() {
     let text = rig.call(asked).await;
     assert!(text.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
     crate::promtool::check_pages(&text.text, &open.text);
+}
+
+#[tokio::test]
+async fn the_page_for_people_allows_nothing_inline_and_needs_no_token() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"open-sesame").unwrap();
+    let rig = Rig::new(Role::Decode, 1, 0, Some(Token::from_file(file.path()).unwrap())).await;
+    for (path, media_type) in
+        [("/debug", "text/html"), ("/debug/page.js", "text/javascript"), ("/debug/page.css", "text/css")]
+    {
+        let answer = rig.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.headers["content-type"].to_str().unwrap().starts_with(media_type), "{path}");
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; ") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    }
+    for path in ["/debug/", "/debug/page.html", "/debug/nothing.js", "/debugger", "/v1/ranks"] {
+        assert_eq!(rig.get(path).await.status, 401, "{path}");
+    }
 }
