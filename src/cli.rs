@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use router::config::command_line::{NotUnderstood, Understood, understand};
-use sidecar::log_filter::LogFilter;
+use telemetry::Observed;
+use telemetry::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, doctor, files, logging, parent, stop, top};
+use crate::{demo, doctor, files, logging, parent, stop, top, traces};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -19,6 +20,8 @@ const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
 struct Cli {
     #[command(flatten)]
     logging: logging::Args,
+    #[command(flatten)]
+    traces: traces::Args,
     /// End with the process that started this one (given by `kvgate demo`).
     #[arg(long, hide = true, global = true, value_name = "PID")]
     end_with_parent: Option<i32>,
@@ -64,7 +67,7 @@ pub(crate) fn main() -> ExitCode {
     if let (Some(text), Command::Router(args)) = (&understood.print, &cli.command) {
         return print(text, args);
     }
-    match run(cli.command, log_filter) {
+    match run(cli.command, log_filter, &cli.traces) {
         Ok(code) => code,
         Err((error, code)) => {
             tracing::error!(error = format!("{error:#}"), "kvgate ends with an error");
@@ -106,18 +109,26 @@ fn print(text: &str, args: &router::config::Args) -> ExitCode {
     }
 }
 
-fn run(command: Command, log_filter: LogFilter) -> Result<ExitCode, (anyhow::Error, u8)> {
+fn run(command: Command, log_filter: LogFilter, traces: &traces::Args) -> Result<ExitCode, (anyhow::Error, u8)> {
     let runtime = Runtime::new().map_err(|error| (error.into(), 1))?;
     runtime.block_on(async {
         let stop = stop::on_signal().map_err(|error| (error.into(), 1))?;
         match command {
-            Command::Sidecar(args) => sidecar::run(*args, GIT_SHA, log_filter, stop).await.map_err(|error| {
-                let code = error.exit_code();
-                (error.into(), code)
-            })?,
+            Command::Sidecar(args) => {
+                let (spans, exporter) = traces.start("kvgate-sidecar").map_err(|error| (error.into(), USAGE))?;
+                let ended = sidecar::run(*args, GIT_SHA, Observed { log_filter, spans }, stop).await;
+                exporter.finish().await;
+                ended.map_err(|error| {
+                    let code = error.exit_code();
+                    (error.into(), code)
+                })?;
+            }
             Command::Router(args) => {
                 files::allow_many();
-                router::run(*args, GIT_SHA, stop).await.map_err(|error| {
+                let (spans, exporter) = traces.start("kvgate-router").map_err(|error| (error.into(), USAGE))?;
+                let ended = router::run(*args, GIT_SHA, Observed { log_filter, spans }, stop).await;
+                exporter.finish().await;
+                ended.map_err(|error| {
                     let code = error.exit_code();
                     (error.into(), code)
                 })?;

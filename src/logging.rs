@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr};
 
 use clap::ValueEnum;
-use sidecar::log_filter::{LogFilter, LogFilterError};
+use telemetry::log_filter::{LogFilter, LogFilterError};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::reload::Handle;

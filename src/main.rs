@@ -9,6 +9,7 @@ mod logging;
 mod parent;
 mod stop;
 mod top;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -16,8 +16,10 @@ use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 use crate::headers::{toward_client, toward_engine};
 use crate::ladder::Retry;
 use crate::relay::{ErrorEvent, Held, NoAnswer};
+use crate::spans::{AttemptTrace, TRACE_PARENT};
 use crate::targets::{Fault, Target};
 use crate::ticket::DecodeTicket;
+use crate::trail::Leg;
 use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within, server};
 
 /// Longest answer of a prefill: the token ids of a million tokens with room to spare.
@@ -41,6 +43,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// The router's own id of this attempt, for the engines: letters, digits and dashes.
     pub(crate) id: String,
+    /// Its trace, if it is traced.
+    pub(crate) trace: Option<AttemptTrace>,
 }
 
 /// A request that is passed on as it is.
@@ -53,6 +57,8 @@ pub(crate) struct Proxied<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// The router's own id of this attempt.
     pub(crate) id: &'a str,
+    /// Its trace, if it is traced.
+    pub(crate) trace: Option<AttemptTrace>,
     pub(crate) body: Pieces,
 }
 
@@ -159,7 +165,7 @@ impl Engines {
         call: &Call,
         body: Pieces,
     ) -> Result<Answer<PrefillAnswer>, LegError> {
-        let request = request(target, call, body)?;
+        let request = request(target, call, body, Leg::Prefill)?;
         let answer = fetch(&*self.upstream, request, self.prefill_deadline, MAX_PREFILL_ANSWER).await?;
         if is_clients_fault(answer.status()) {
             return Ok(Answer::ClientError(answer));
@@ -197,7 +203,7 @@ impl Engines {
     }
 
     async fn answer(&self, target: &Target, call: &Call, body: Pieces) -> Result<Answer<Decoding>, LegError> {
-        let request = request(target, call, body)?;
+        let request = request(target, call, body, Leg::Decode)?;
         let to = server(&request);
         let begin = async {
             let (head, body) = self.upstream.send(request).await?.into_parts();
@@ -233,6 +239,7 @@ impl Engines {
         *headers = toward_engine(ask.headers);
         headers.insert(DP_RANK, HeaderValue::from(target.local.0));
         headers.insert(REQUEST_ID, HeaderValue::from_str(ask.id).map_err(http::Error::from)?);
+        trace_on(headers, ask.trace, Leg::Decode);
         Ok(send_within(&*self.upstream, request, self.decode_deadline).await?)
     }
 
@@ -250,7 +257,14 @@ impl Engines {
     }
 }
 
-fn request(target: &Target, call: &Call, body: Pieces) -> Result<Request<Payload>, http::Error> {
+/// The engine goes on from the leg's span. What a client sends with a request that is not traced has been passed on.
+fn trace_on(headers: &mut HeaderMap, trace: Option<AttemptTrace>, leg: Leg) {
+    if let Some(parent) = trace.and_then(|trace| trace.header(leg)) {
+        headers.insert(TRACE_PARENT, parent);
+    }
+}
+
+fn request(target: &Target, call: &Call, body: Pieces, leg: Leg) -> Result<Request<Payload>, http::Error> {
     let uri = at(&target.pod.engine, call.endpoint.path())?;
     let mut request = Request::builder().method(Method::POST).uri(uri).body(Payload::from(body))?;
     let headers = request.headers_mut();
@@ -258,6 +272,7 @@ fn request(target: &Target, call: &Call, body: Pieces) -> Result<Request<Payload
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(DP_RANK, HeaderValue::from(target.local.0));
     headers.insert(REQUEST_ID, HeaderValue::from_str(&call.id)?);
+    trace_on(headers, call.trace, leg);
     Ok(request)
 }
 

@@ -127,7 +127,13 @@ fn asked(path: &str) -> Asked {
     match path {
         "/health" | "/livez" | "/readyz" | "/version" => Asked::Health,
         "/metrics" => Asked::Figures,
-        path if below(path, "/v1/workers") || below(path, "/v1/requests") || below(path, "/debug") => Asked::Inside,
+        path if below(path, "/v1/workers")
+            || below(path, "/v1/requests")
+            || below(path, "/v1/log-level")
+            || below(path, "/debug") =>
+        {
+            Asked::Inside
+        }
         _ => Asked::Work,
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn routes(shared: Arc<Shared>, door: Door) -> Routes {
         .route("/version", get(version))
         .merge(crate::records::routes(door == Door::Operators))
         .merge(crate::workers::admin_routes())
+        .merge(crate::log_level::routes())
         .fallback(proxied)
         .method_not_allowed_fallback(async || {
             let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");

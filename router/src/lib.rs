@@ -25,7 +25,8 @@
 //! | `ticket` | invariant G: no decode without a receipt, as a type |
 //! | `relay`, `sse`, `stall` | answers on their way to the client |
 //! | `headers`, `error`, `metrics` | what clients and operators are told |
-//! | `trail`, `records` | one request's timeline; the last ones, for `/v1/requests` |
+//! | `trail`, `records`, `spans` | one request's timeline; the last ones, for `/v1/requests`; as spans |
+//! | `log_level` | what is logged, changed at run time |
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -41,6 +42,7 @@ mod headers;
 mod http;
 pub mod keys;
 mod ladder;
+mod log_level;
 mod metrics;
 mod models;
 mod records;
@@ -50,6 +52,7 @@ pub mod router;
 pub mod run;
 mod serving;
 mod sidecar;
+mod spans;
 mod sse;
 mod stall;
 mod targets;

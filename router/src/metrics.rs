@@ -21,9 +21,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use telemetry::trace::Spans;
 
 use crate::admission::Admission;
 use crate::records::{Record, Records};
+use crate::spans;
 use crate::targets::Board;
 use crate::trail::{Attempt, Failed, Leg, Span, Trail};
 use labels::{EndedLabels, FaultLabels, LegLabels, PathLabels, StepLabels, TargetLabels};
@@ -52,6 +54,8 @@ pub(crate) struct Sources {
     pub(crate) peer_names: bool,
     /// Ended requests to keep.
     pub(crate) records: u32,
+    /// Where the spans of traced requests go.
+    pub(crate) spans: Spans,
     /// Figures that other parts of the router bring; listed in docs/metrics.md like the rest.
     pub(crate) collectors: Vec<Box<dyn Collector>>,
 }
@@ -72,6 +76,7 @@ pub(crate) struct Figures {
     served: Family<TargetLabels, Count>,
     failed: Family<TargetLabels, Count>,
     time: Family<TargetLabels, Time>,
+    spans: Spans,
     peer: Option<Peer>,
 }
 
@@ -85,7 +90,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(sources: Sources) -> Self {
-        let Sources { admission, board, git_sha, peer_names, records, collectors } = sources;
+        let Sources { admission, board, git_sha, peer_names, records, spans, collectors } = sources;
         let figures = Arc::new(Figures {
             ended: Family::default(),
             duration: PerLabel::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
@@ -101,6 +106,7 @@ impl Metrics {
             served: Family::default(),
             failed: Family::default(),
             time: Family::default(),
+            spans,
             peer: peer_names.then(Peer::default),
         });
         let mut registry = Registry::default();
@@ -115,6 +121,7 @@ impl Metrics {
         if figures.peer.is_some() {
             registry.register_collector(Box::new(peer::Workers::new(board, &figures)));
         }
+        registry.register_collector(Box::new(figures.spans.clone()));
         for collector in collectors {
             registry.register_collector(collector);
         }
@@ -126,6 +133,11 @@ impl Metrics {
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
         Ok(page)
+    }
+
+    /// Where the spans of traced requests go.
+    pub(crate) fn spans(&self) -> &Spans {
+        &self.figures.spans
     }
 
     /// The last requests.
@@ -297,6 +309,9 @@ impl Drop for Ended {
         let trail = std::mem::replace(&mut self.trail, empty);
         let record = Record { took: trail.now(), trail, outcome: self.outcome };
         self.figures.count(&record);
+        if record.trail.trace.is_some() {
+            self.figures.spans.send(spans::of(&record.trail, record.outcome, record.took));
+        }
         self.records.keep(record);
     }
 }

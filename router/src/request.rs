@@ -30,6 +30,7 @@ use crate::headers::{PREFILL_RANK, Path, toward_client};
 use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
 use crate::router::Shared;
+use crate::spans::RequestTrace;
 use crate::targets::{Board, Occupied, Side, Target, TargetId};
 use crate::trail::{Failed, Leg, Trail};
 use reply::{Begun, Client};
@@ -77,7 +78,9 @@ async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -
     let client = Client::of(request.headers(), &id);
     let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let span = info_span!("request", request_id = %id, path = endpoint.path(), traceparent);
-    let mut ended = shared.metrics.begin(Trail::new(id, client.label(), endpoint.path()));
+    let mut trail = Trail::new(id, client.label(), endpoint.path());
+    trail.trace = RequestTrace::of(shared.metrics.spans(), request.headers());
+    let mut ended = shared.metrics.begin(trail);
     let arrived = ended.trail.arrived;
     let answered = in_time(&shared, arrived, answer(&shared, endpoint, request, &mut ended));
     match answered.instrument(span.clone()).await {
@@ -133,6 +136,9 @@ async fn answer(
     }
     ended.started();
     let trail = &mut ended.trail;
+    if let Some(trace) = &mut trail.trace {
+        trace.asks(body.inspected().model.as_deref(), body.inspected().stream);
+    }
     let ask = Ask::new(&shared.policies, &head.headers, body.bytes(), &body.inspected().sketch);
     let mut job = Job {
         shared,
@@ -213,7 +219,7 @@ impl Job<'_> {
     /// The next attempt's identity towards engines.
     fn next_call(&mut self) -> Call {
         let id = format!("{}-{}", self.id, self.trail.next_attempt());
-        Call { endpoint: self.endpoint, headers: self.headers.clone(), id }
+        Call { endpoint: self.endpoint, headers: self.headers.clone(), id, trace: self.trail.attempt_trace() }
     }
 }
 

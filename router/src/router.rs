@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use telemetry::Observed;
+use telemetry::log_filter::LogFilter;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +39,8 @@ pub struct Parts {
     pub git_sha: &'static str,
     /// Begins every id that this router makes; must differ between routers and their restarts. `[A-Za-z0-9-]`, short.
     pub id_prefix: String,
+    /// Its traces and its log filter.
+    pub observed: Observed,
 }
 
 /// How a router ended.
@@ -66,6 +70,7 @@ impl Ids {
 pub(crate) struct Shared {
     pub(crate) config: RouterConfig,
     pub(crate) git_sha: &'static str,
+    pub(crate) log_filter: LogFilter,
     pub(crate) board: Arc<Board>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) watchers: Watchers,
@@ -92,7 +97,8 @@ pub struct Router {
 impl Router {
     /// Starts watching the pods. Must be called within a tokio runtime.
     pub fn start(config: RouterConfig, parts: Parts) -> Self {
-        let Parts { upstream, git_sha, id_prefix } = parts;
+        let Parts { upstream, git_sha, id_prefix, observed } = parts;
+        let Observed { log_filter, spans } = observed;
         let gated = matches!(config.choice.gate, Gate::Stage);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let board = Arc::new(Board::new(config.failure.breaker, stop.clone()));
@@ -129,6 +135,7 @@ impl Router {
                 git_sha,
                 peer_names: config.observe.peer_metrics,
                 records: config.observe.request_records,
+                spans,
                 collectors: Vec::new(),
             }),
             board,
@@ -143,6 +150,7 @@ impl Router {
             tasks,
             cut: CancellationToken::new(),
             git_sha,
+            log_filter,
             config,
         };
         Self { shared: Arc::new(shared), stop }

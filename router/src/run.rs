@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::serve::{Listener, ListenerExt as _};
 use serde_json::json;
+use telemetry::Observed;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -59,7 +60,12 @@ impl RunError {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start; its [`exit_code`](RunError::exit_code) is the process's.
-pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    args: Args,
+    git_sha: &'static str,
+    observed: impl Into<Observed>,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let config = args.check()?;
     if config.failure.faults.any() {
         warn!(faults = ?config.failure.faults, "fault injection is on");
@@ -87,7 +93,12 @@ pub async fn run(args: Args, git_sha: &'static str, stop: CancellationToken) -> 
         "starting"
     );
     let id_prefix = Uuid::new_v4().simple().to_string();
-    let parts = Parts { upstream: Arc::new(Pooled::tcp(config.deadlines.connect)), git_sha, id_prefix };
+    let parts = Parts {
+        upstream: Arc::new(Pooled::tcp(config.deadlines.connect)),
+        git_sha,
+        id_prefix,
+        observed: observed.into(),
+    };
     let router = Router::start(config, parts);
     let admin = operators.map(|(listener, address)| {
         info!(http = %address, "operators are served");

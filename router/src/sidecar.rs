@@ -14,6 +14,7 @@ use serde_json::Value;
 use vllm_wire::headers::REQUEST_ID;
 
 use crate::ladder::Retry;
+use crate::spans::TRACE_PARENT;
 use crate::ticket::{Asked, Receipt};
 use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within};
 
@@ -139,24 +140,23 @@ pub(crate) struct Sidecars {
 pub(crate) struct Traced {
     /// The router's id of the attempt, as engines get it.
     request_id: Option<HeaderValue>,
-    /// The client's W3C trace context.
+    /// The W3C trace context: the leg's, or the client's.
     traceparent: Option<HeaderValue>,
     tracestate: Option<HeaderValue>,
 }
 
 impl Traced {
-    /// An attempt by its id, for a client that sent these headers.
-    pub(crate) fn new(attempt: &str, client: &HeaderMap) -> Self {
+    /// An attempt by its id, for a client that sent these headers; `leg` is the span that asks, where the request is traced.
+    pub(crate) fn new(attempt: &str, client: &HeaderMap, leg: Option<HeaderValue>) -> Self {
         Self {
             request_id: HeaderValue::from_str(attempt).ok(),
-            traceparent: client.get("traceparent").cloned(),
+            traceparent: leg.or_else(|| client.get(TRACE_PARENT).cloned()),
             tracestate: client.get("tracestate").cloned(),
         }
     }
 
     fn write(&self, headers: &mut HeaderMap) {
-        let all =
-            [(REQUEST_ID, &self.request_id), ("traceparent", &self.traceparent), ("tracestate", &self.tracestate)];
+        let all = [(REQUEST_ID, &self.request_id), (TRACE_PARENT, &self.traceparent), ("tracestate", &self.tracestate)];
         for (name, value) in all {
             if let Some(value) = value {
                 headers.insert(HeaderName::from_static(name), value.clone());

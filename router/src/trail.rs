@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::headers::Path;
 use crate::ladder::Next;
+use crate::spans::{AttemptTrace, RequestTrace};
 use crate::targets::Target;
 
 /// Attempts that are kept with their details; of more, the last takes the place of the one before it.
@@ -103,6 +104,8 @@ pub(crate) struct Attempt {
     pub(crate) transfer: Span,
     pub(crate) decode: Span,
     pub(crate) failed: Option<Failure>,
+    /// What the ids of its legs' spans are made from; 0 where nothing is traced.
+    pub(crate) seed: u64,
 }
 
 impl Attempt {
@@ -159,6 +162,8 @@ pub(crate) struct Trail {
     pub(crate) chunks: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
+    /// Its trace, if it is traced.
+    pub(crate) trace: Option<Box<RequestTrace>>,
 }
 
 impl Trail {
@@ -182,7 +187,13 @@ impl Trail {
             code: None,
             chunks: 0,
             bytes: 0,
+            trace: None,
         }
+    }
+
+    /// The trace of the attempt that is under way, if there is one.
+    pub(crate) fn attempt_trace(&self) -> Option<AttemptTrace> {
+        Some(self.trace.as_ref()?.attempt(self.tries.last()?.seed))
     }
 
     /// Time since the arrival.
@@ -213,7 +224,8 @@ impl Trail {
         }
         let (choice, mut backoff) = (std::mem::take(&mut self.choosing), std::mem::take(&mut self.backing_off));
         backoff.to = backoff.from.map(|_| self.now());
-        self.tries.push(Attempt { number: self.attempts, choice, backoff, ..Attempt::default() });
+        let seed = if self.trace.is_some() { fastrand::u64(..) } else { 0 };
+        self.tries.push(Attempt { number: self.attempts, choice, backoff, seed, ..Attempt::default() });
         self.attempts
     }
 

@@ -33,6 +33,7 @@ use expected::{check_decode, check_prefill};
 use world::{Setup, World};
 
 const ONE_RANK: Setup = Setup {
+    traced: false,
     ranks: 1,
     decode_pods: 1,
     args: "",

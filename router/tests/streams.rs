@@ -17,6 +17,7 @@ use router::config::Args;
 use router::router::{Parts, Router};
 use router::upstream::{Payload, Upstream, UpstreamError};
 use serde_json::json;
+use telemetry::log_filter::LogFilter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -160,7 +161,8 @@ impl World {
         let config = Line::try_parse_from(line.split_whitespace()).unwrap().args.check().unwrap();
         let given = Arc::<AtomicU64>::default();
         let upstream = Arc::new(Engines { script, given: Arc::clone(&given) });
-        let router = Router::start(config, Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned() });
+        let observed = LogFilter::new("info", |_| Ok(())).into();
+        let router = Router::start(config, Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned(), observed });
         let (door, connections) = mpsc::channel(1);
         let stop = CancellationToken::new();
         TaskTracker::new().spawn(router.serve(Door(connections), stop.clone()));

@@ -10,7 +10,8 @@
 //! | [`engine_http`] | the engine's HTTP pages |
 //! | [`fabrics`] | where NIXL agents come from |
 //! | [`config`], [`faults`] | the command line |
-//! | [`mod@run`], [`lifecycle`], [`log_filter`] | one process, from start to end; what it logs |
+//! | [`mod@run`], [`lifecycle`] | one process, from start to end |
+//! | `spans` | a transfer's record as spans |
 //! | [`http`], [`auth`], [`problem`], [`events`] | the HTTP API |
 //! | [`peer_book`] | what is known of remote engines, for operators |
 //! | [`latency`], [`transport`] | where transfers spend their time and why; what UCX moves bytes by |
@@ -26,7 +27,6 @@ pub mod faults;
 pub mod http;
 pub mod latency;
 pub mod lifecycle;
-pub mod log_filter;
 pub mod metrics;
 pub mod model;
 pub mod peer_book;
@@ -37,6 +37,7 @@ mod rank;
 pub mod receipt_log;
 pub mod run;
 mod session;
+mod spans;
 mod staging;
 pub mod transport;
 mod virtual_engine;

@@ -46,6 +46,7 @@ impl Metrics {
             ("nixl_version", build.nixl_version.clone()),
         ];
         registry.register("build", "The build that runs and the NIXL that it loaded", Info::new(labels));
+        registry.register_collector(Box::new(pod.spans().clone()));
         registry.register_collector(Box::new(PodCollector { pod }));
         Self { registry }
     }

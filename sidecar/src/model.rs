@@ -14,6 +14,7 @@ use std::time::Duration;
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, LocalRank, TransferId};
 use kv::layout::KvLayout;
 use side_channel::Endpoint;
+use telemetry::trace::{Context, Received};
 use tokio::time::Instant;
 use vllm_wire::params::KvTransferParams;
 
@@ -136,6 +137,8 @@ pub struct StartTransfer {
     pub lease: Option<Duration>,
     /// How long ago P had certainly not finished yet: the lease is counted from there.
     pub prefill_done_age: Duration,
+    /// The span that asks.
+    pub trace: Option<Context>,
 }
 
 /// A good end: the bytes are in staging and the virtual engine serves them.
@@ -325,6 +328,8 @@ pub struct TransferSnapshot {
     pub failure: Option<TransferFailure>,
     /// When it was asked for.
     pub started: Instant,
+    /// Its span, and the one that asked.
+    pub trace: Option<Received>,
 }
 
 /// What freed the slots of a transfer that had landed.

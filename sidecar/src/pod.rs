@@ -6,6 +6,7 @@ use std::time::Duration;
 use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
 use kv::shards::MAX_SHARDS;
 use side_channel::{Endpoint, Server, SideChannel};
+use telemetry::trace::Spans;
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub side_channel: Arc<dyn SideChannel>,
     /// Where receipts go on record.
     pub receipts: Arc<dyn ReceiptSink>,
+    /// Where the spans of traced transfers go.
+    pub spans: Spans,
 }
 
 /// The ranks of one pod. Clones are handles to the same pod.
@@ -101,6 +104,7 @@ impl Pod {
             counters: Arc::default(),
             latency: Arc::default(),
             known_peers: Arc::default(),
+            spans: parts.spans.clone(),
         };
         let directory = Arc::new(Directory::default());
         let (mut handles, mut servers, mut owns) = (Vec::new(), Vec::new(), Vec::new());
@@ -367,6 +371,11 @@ impl Pod {
             let stats = agent.stats();
             stats.alive && stats.lap.is_none_or(|lap| lap < STUCK_AFTER)
         })
+    }
+
+    /// Where the spans of traced requests go.
+    pub fn spans(&self) -> &Spans {
+        &self.inner.shared.spans
     }
 
     /// Where transfers spend their time.

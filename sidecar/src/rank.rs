@@ -43,6 +43,7 @@ use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
 use nixl::{Closed, Fabric};
 use parking_lot::Mutex;
 use side_channel::Endpoint;
+use telemetry::trace::Spans;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -133,6 +134,8 @@ pub(crate) struct Shared {
     pub latency: Arc<Latency>,
     /// The remote engines read from.
     pub known_peers: Arc<PeerBook>,
+    /// Where the spans of traced transfers go.
+    pub spans: Spans,
 }
 
 /// What is one rank's own.
@@ -196,7 +199,7 @@ impl Rank {
     ) -> ShutDown {
         let (events, mut incoming) = mpsc::channel(EVENTS);
         let (stop, gate) = (shared.stop.clone(), shared.gate.clone());
-        let records = Records::new(Arc::clone(&shared.board));
+        let records = Records::new(Arc::clone(&shared.board), shared.spans.clone());
         let mut rank = Self {
             shared,
             own,

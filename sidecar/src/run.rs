@@ -9,6 +9,8 @@ use axum::serve::ListenerExt as _;
 use nixl_sys::LoadError;
 use serde::Serialize;
 use side_channel::Zmq;
+use telemetry::Observed;
+use telemetry::log_filter::LogFilter;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +22,6 @@ use crate::fabrics::NixlFabrics;
 use crate::faults;
 use crate::http::{Api, serve};
 use crate::lifecycle::{Budgets, Lifecycle};
-use crate::log_filter::LogFilter;
 use crate::metrics::Build;
 use crate::model::{NoReceiptSink, ReceiptSink, ShutDown, StartError};
 use crate::pod::{Parts, Pod};
@@ -95,9 +96,10 @@ impl RunError {
 pub async fn run(
     args: Args,
     git_sha: &'static str,
-    log_filter: LogFilter,
+    observed: impl Into<Observed>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    let Observed { log_filter, spans } = observed.into();
     let settings = args.settings()?;
     faults::announce(&settings.faults);
     info!(
@@ -127,6 +129,7 @@ pub async fn run(
         engine: Arc::new(TcpEngine::new(settings.pod.engine.clone())),
         side_channel: Arc::new(Zmq::new()),
         receipts,
+        spans,
     };
     run_parts(settings, listener, parts, (build, log_filter), Budgets::default(), stop).await.map(drop)
 }

@@ -3,10 +3,15 @@
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod demo;
+mod deployment;
 mod doctor;
 mod exit_codes;
 mod idle_cpu;
 mod log_level;
+#[path = "../support/otlp_receiver.rs"]
+mod otlp_receiver;
 mod process;
 mod refusals;
+mod secrets;
 mod top;
+mod traces;

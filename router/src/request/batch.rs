@@ -200,6 +200,7 @@ impl Trail {
     fn branch(&self, id: String) -> Self {
         let mut branch = Self::new(id, self.client_id.clone(), self.endpoint);
         branch.arrived = self.arrived;
+        branch.trace = self.trace.clone();
         branch
     }
 

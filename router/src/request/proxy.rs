@@ -26,6 +26,7 @@ use crate::request::reply::{Begun, Client};
 use crate::request::whole::leg_failed;
 use crate::request::{LONG_BODY, bad_body, cut, in_time, not_ready, read_body};
 use crate::router::Shared;
+use crate::spans::RequestTrace;
 use crate::targets::{Fault, Occupied, Side};
 use crate::trail::{Leg, Trail};
 use paths::{Verdict, judge};
@@ -42,7 +43,9 @@ const ENDPOINT: &str = "proxied";
 pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
     let id = shared.ids.next();
     let client = Client::of(request.headers(), &id);
-    let mut ended = shared.metrics.begin(Trail::new(id, client.label(), ENDPOINT));
+    let mut trail = Trail::new(id, client.label(), ENDPOINT);
+    trail.trace = RequestTrace::of(shared.metrics.spans(), request.headers());
+    let mut ended = shared.metrics.begin(trail);
     ended.trail.path = Path::Local;
     ended.trail.local_because = Some(BECAUSE);
     let arrived = ended.trail.arrived;
@@ -107,7 +110,8 @@ async fn send(
         trail.decode_on(&target);
         trail.begin(Leg::Decode);
         let seat = target.occupy();
-        let ask = Proxied { method, path, headers, id: &id, body: body.clone() };
+        let trace = trail.attempt_trace();
+        let ask = Proxied { method, path, headers, id: &id, trace, body: body.clone() };
         let error = match shared.engines.proxied(&target, ask).await {
             Ok(response) => {
                 match response.status() {

@@ -272,7 +272,7 @@ impl Job<'_> {
                 lease: self.shared.config.deadlines.kv_lease,
                 age,
             };
-            self.handoffs(call).pinned(sidecar, report)
+            self.handoffs(call, Leg::Prefill).pinned(sidecar, report)
         });
         // Blocks that cannot be moved are pinned all the same: what is returned here releases them.
         answer.params.check_supported().map_err(AnswerError::from)?;
@@ -324,13 +324,13 @@ impl Job<'_> {
             prefill_done_age: sent_at.elapsed(),
         };
         if let Some(proof) = faults.skip_gate() {
-            let handoffs = self.handoffs(call);
+            let handoffs = self.handoffs(call, Leg::Transfer);
             self.shared.tasks.spawn(async move { drop(handoffs.pull(ask, blocks).await) });
             let params = self.with_tokens(answer.raw_params.clone(), &answer);
             return Ok((DecodeTicket::without_receipt(Ungated::Fault(proof), decode.clone(), params), None));
         }
         self.trail.begin(Leg::Transfer);
-        let Landed { mut receipt, claimed } = match self.handoffs(call).pull(ask, blocks).await {
+        let Landed { mut receipt, claimed } = match self.handoffs(call, Leg::Transfer).pull(ask, blocks).await {
             Ok(landed) => landed,
             Err(failed) => {
                 let blocks = failed.blocks;
@@ -353,8 +353,9 @@ impl Job<'_> {
     }
 
     /// Towards sidecars for this attempt's sake.
-    fn handoffs(&self, call: &Call) -> Handoffs {
-        self.shared.handoffs.of(Traced::new(&call.id, &self.headers))
+    fn handoffs(&self, call: &Call, leg: Leg) -> Handoffs {
+        let parent = call.trace.and_then(|trace| trace.header(leg));
+        self.shared.handoffs.of(Traced::new(&call.id, &self.headers, parent))
     }
 
     /// A text chat decodes the very tokens that were prefilled.

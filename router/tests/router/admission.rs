@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engines::Decodes;
 use crate::journal::Event;
-use crate::world::{Setup, World};
+use crate::world::{Setup, World, log_filter};
 
 const BODY: &str = r#"{"prompt":"p"}"#;
 
@@ -135,7 +135,7 @@ async fn a_command_line_that_cannot_be_used_ends_with_64_and_a_taken_port_with_1
     for (extra, code) in [("--max-in-flight 0".to_owned(), 64), (format!("--port {port}"), 1)] {
         let line = format!("router --prefill http://127.0.0.1:1 --decode http://127.0.0.1:2 {extra}");
         let args = Line::try_parse_from(line.split_whitespace()).unwrap().args;
-        let error = router::run(args, "abc", CancellationToken::new()).await.unwrap_err();
+        let error = router::run(args, "abc", log_filter(), CancellationToken::new()).await.unwrap_err();
         assert_eq!(error.exit_code(), code, "{error}");
     }
 }
@@ -149,7 +149,8 @@ async fn a_whole_process_tells_its_port_and_ends_when_told() {
         file.display()
     );
     let stop = CancellationToken::new();
-    let ended = router::run(Line::try_parse_from(line.split_whitespace()).unwrap().args, "abc", stop.clone());
+    let ended =
+        router::run(Line::try_parse_from(line.split_whitespace()).unwrap().args, "abc", log_filter(), stop.clone());
     let told = async {
         let ports = loop {
             match std::fs::read(&file) {

@@ -152,7 +152,7 @@ async fn with_keys_only_their_holders_are_served_and_operators_need_more() {
     }
     let ready = world.get("/readyz").await.json();
     assert!(ready["targets"].as_array().unwrap().len() == 4 && !ready.to_string().contains("127.0.0.1"), "{ready}");
-    for path in ["/metrics", "/v1/workers", "/v1/requests?slowest=1", "/debug"] {
+    for path in ["/metrics", "/v1/workers", "/v1/requests?slowest=1", "/v1/log-level", "/debug"] {
         assert_eq!(world.get(path).await.status.as_u16(), 401, "{path}");
     }
     world.bearer = Some("ann-key");

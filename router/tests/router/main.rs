@@ -21,5 +21,6 @@ mod pass_through;
 mod promtool;
 mod sidecars;
 mod staging;
+mod traces;
 #[expect(dead_code, reason = "some of it is for tests/failover.rs")]
 mod world;

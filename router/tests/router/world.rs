@@ -18,6 +18,9 @@ use router::config::Args;
 use router::router::{Ended, Parts, Router};
 use router::upstream::Pooled;
 use serde_json::Value;
+use telemetry::Observed;
+use telemetry::log_filter::{LogFilter, LogFilterError};
+use telemetry::trace::{Span, Spans, channel};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -48,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) collect_by_ms: u64,
     /// Whether answers tell how they came about, which most tests read.
     pub(crate) debug_headers: bool,
+    /// Whether spans are kept in the world.
+    pub(crate) traced: bool,
 }
 
 impl Default for Setup {
@@ -61,8 +66,17 @@ impl Default for Setup {
             token: None,
             collect_by_ms: 30_000,
             debug_headers: true,
+            traced: false,
         }
     }
+}
+
+/// A log that takes any filter that does not shout.
+pub(crate) fn log_filter() -> LogFilter {
+    LogFilter::new("info", |filter| match filter.contains("shout") {
+        true => Err(LogFilterError::Unreadable(filter.to_owned())),
+        false => Ok(()),
+    })
 }
 
 /// One prefill pod, decode pods, their sidecars and the router.
@@ -83,6 +97,7 @@ pub(crate) struct World {
     pub(crate) served: Option<JoinHandle<Ended>>,
     /// The key that comes with every request.
     pub(crate) bearer: Option<&'static str>,
+    spans: Option<tokio::sync::Mutex<mpsc::Receiver<Vec<Span>>>>,
     client: Client<HttpConnector, Full<Bytes>>,
     tasks: TaskTracker,
 }
@@ -151,7 +166,9 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let upstream = Arc::new(Pooled::tcp(config.deadlines.connect));
-        let parts = Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned() };
+        let (spans, kept) = if setup.traced { channel(1.0) } else { (Spans::default(), mpsc::channel(1).1) };
+        let observed = Observed { log_filter: log_filter(), spans };
+        let parts = Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned(), observed };
         let (router, stop) = (Router::start(config, parts), CancellationToken::new());
         let for_operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let operators = for_operators.local_addr().unwrap();
@@ -171,6 +188,7 @@ impl World {
             stop,
             served: Some(served),
             bearer: None,
+            spans: setup.traced.then(|| tokio::sync::Mutex::new(kept)),
             client: Client::builder(TokioExecutor::new()).build_http(),
             tasks,
         }
@@ -235,7 +253,19 @@ impl World {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.router));
+        self.send_to(self.router, method, path, headers, body).await
+    }
+
+    /// Sends any request to either port.
+    pub(crate) async fn send_to(
+        &self,
+        to: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("http://{to}{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -270,6 +300,12 @@ impl World {
 
     pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Answer {
         whole(self.open(path, body, headers).await).await
+    }
+
+    /// The spans of the next request that has ended.
+    pub(crate) async fn spans(&self) -> Vec<Span> {
+        let mut kept = self.spans.as_ref().unwrap().lock().await;
+        tokio::time::timeout(Duration::from_secs(10), kept.recv()).await.unwrap().unwrap()
     }
 
     pub(crate) async fn complete(&self, body: impl Into<Bytes>) -> Answer {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kv::ids::{AttemptId, DpRank};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use telemetry::trace::Context;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -43,7 +44,7 @@ pub(super) struct StartBody {
 
 impl StartBody {
     /// Checks every member; the deadline counts from `now`.
-    pub(super) fn into_start(self, now: Instant) -> Result<StartTransfer, Problem> {
+    pub(super) fn into_start(self, now: Instant, trace: Option<Context>) -> Result<StartTransfer, Problem> {
         Ok(StartTransfer {
             attempt: AttemptId::new(input::id("attempt_id", &self.attempt_id)?.to_owned()),
             request_label: input::id("request_id", &self.request_id)?.to_owned(),
@@ -52,6 +53,7 @@ impl StartBody {
             deadline: now + input::some_milliseconds("deadline_ms", self.deadline_ms)?,
             lease: self.lease_ms.map(|lease| input::some_milliseconds("lease_ms", lease)).transpose()?,
             prefill_done_age: input::milliseconds("prefill_done_age_ms", self.prefill_done_age_ms)?,
+            trace,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! `/v1/transfers`: start, look at, claim, end.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::{HeaderMap, StatusCode, header};
 use kv::ids::{AttemptId, DpRank, TransferId};
 use serde::{Deserialize, Serialize};
+use telemetry::trace::Context;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
@@ -42,9 +43,10 @@ const MAX_LISTED: usize = 1000;
 pub(super) async fn start(
     State(api): State<Api>,
     headers: HeaderMap,
+    trace: Option<Extension<Context>>,
     JsonBody(body): JsonBody<StartBody>,
 ) -> Result<Response, Problem> {
-    let start = body.into_start(Instant::now())?;
+    let start = body.into_start(Instant::now(), trace.map(|Extension(span)| span))?;
     if prefers_async(&headers) { begin(&api, start).await } else { transfer(&api, start).await }
 }
 

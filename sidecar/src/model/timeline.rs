@@ -208,6 +208,7 @@ mod tests {
             freed: None,
             failure: None,
             started,
+            trace: None,
         }
     }
 

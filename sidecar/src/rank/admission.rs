@@ -21,6 +21,7 @@ use crate::model::{
     Ended, ParamsProblem, QueuedBehind, ReadFacts, Role, Stages, StartTransfer, TransferError, TransferPhase,
     TransferSnapshot,
 };
+use crate::spans;
 
 /// The most transfers of one rank that are under way or wait for staging.
 const MOST_ACTIVE: usize = 4096;
@@ -140,6 +141,7 @@ impl Rank {
             freed: None,
             failure: None,
             started: now,
+            trace: spans::continued(start.trace, self.shared.spans.are_on()),
         });
         let detached = waiter.is_none();
         let marks = Marks {

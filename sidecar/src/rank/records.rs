@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kv::ids::TransferId;
+use telemetry::trace::Spans;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::board::{Board, Shown};
 use crate::model::{Landed, TransferError, TransferSnapshot};
+use crate::spans;
 
 /// Ended transfers that are kept per rank.
 const KEEP: usize = 1024;
@@ -27,14 +30,15 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct Records {
     board: Arc<Board>,
+    spans: Spans,
     records: BTreeMap<TransferId, Record>,
     ended: VecDeque<TransferId>,
 }
 
 impl Records {
     /// No record yet.
-    pub(crate) fn new(board: Arc<Board>) -> Self {
-        Self { board, records: BTreeMap::new(), ended: VecDeque::new() }
+    pub(crate) fn new(board: Arc<Board>, spans: Spans) -> Self {
+        Self { board, spans, records: BTreeMap::new(), ended: VecDeque::new() }
     }
 
     /// Opens a record.
@@ -78,6 +82,9 @@ impl Records {
 
     /// Nothing will change any more: the record is kept until enough others have ended.
     pub(crate) fn end(&mut self, transfer: &TransferId) {
+        if let Some(shown) = self.get(transfer).filter(|shown| self.spans.are_on() && shown.trace.is_some()) {
+            self.spans.send(spans::of(shown, Instant::now()));
+        }
         self.ended.push_back(transfer.clone());
         while self.ended.len() > KEEP {
             let Some(oldest) = self.ended.pop_front() else { return };

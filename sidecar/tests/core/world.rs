@@ -24,6 +24,7 @@ use sidecar::model::{
     TransferSnapshot,
 };
 use sidecar::pod::{Parts, Pod};
+use telemetry::trace::Spans;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -455,6 +456,7 @@ impl World {
             engine: Arc::clone(&pages) as Arc<dyn EngineHttp>,
             side_channel: Arc::clone(&net),
             receipts: Arc::clone(&receipts) as Arc<dyn ReceiptSink>,
+            spans: Spans::default(),
         };
         let tasks = TaskTracker::new();
         let pod = Pod::start(config.clone(), parts.clone(), &tasks, CancellationToken::new()).await.unwrap();
@@ -507,6 +509,7 @@ impl World {
             deadline: Instant::now() + Duration::from_secs(60),
             lease: None,
             prefill_done_age: Duration::ZERO,
+            trace: None,
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tower::ServiceExt as _;
 
 use crate::rig::{self, Loopback, Rig, RouterEngine, json_request};
+use telemetry::trace::Spans;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -56,6 +57,7 @@ impl Path {
             engine: Arc::new(RouterEngine(own.router())),
             side_channel,
             receipts: Arc::new(ReceiptLog::open(&receipts).unwrap()),
+            spans: Spans::default(),
         };
         let mut config = rig::config(role, 1, 0);
         config.engine_side_channel = Endpoint::new("127.0.0.1", own.side_channel_ports()[0]);

@@ -17,10 +17,11 @@ use sidecar::engine_http::{EngineHttp, GetError, Page, TcpEngine};
 use sidecar::fabrics::{Fabrics, FabricsError};
 use sidecar::http::{Api, api};
 use sidecar::lifecycle::Lifecycle;
-use sidecar::log_filter::{LogFilter, LogFilterError};
 use sidecar::metrics::Build;
 use sidecar::model::{Faults, Landed, NoReceiptSink, PodConfig, Receipt, Role, Stages, StagingKind};
 use sidecar::pod::{Parts, Pod};
+use telemetry::log_filter::{LogFilter, LogFilterError};
+use telemetry::trace::Spans;
 use tower::ServiceExt;
 use vllm_wire::params::KvTransferParams;
 
@@ -63,6 +64,7 @@ pub(crate) fn parts() -> Parts {
         engine: Arc::new(TcpEngine::new(NOBODY.parse().unwrap())),
         side_channel: Arc::new(InProcess::new()),
         receipts: Arc::new(NoReceiptSink),
+        spans: Spans::default(),
     }
 }
 

@@ -97,6 +97,7 @@ fn snapshot(state: TransferPhase) -> TransferSnapshot {
         freed: None,
         failure: None,
         started: Instant::now(),
+        trace: None,
     }
 }
 

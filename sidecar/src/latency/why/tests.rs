@@ -73,6 +73,7 @@ fn transfer(peer: &str, us: [u64; 5], read: ReadFacts) -> TransferSnapshot {
         freed: None,
         failure: None,
         started: Instant::now(),
+        trace: None,
     }
 }
 
