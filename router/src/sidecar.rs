@@ -106,6 +106,8 @@ pub(crate) struct TransferAsk {
     pub(crate) lease: Duration,
     /// Time since the prefill request was sent: P cannot have finished earlier.
     pub(crate) prefill_done_age: Duration,
+    /// The sidecar of P's pod: whom D's sidecar asks what P holds, if it verifies.
+    pub(crate) source_sidecar: Option<Uri>,
 }
 
 /// The sidecar's yes.
@@ -174,6 +176,8 @@ struct TransferBody<'a> {
     deadline_ms: u64,
     lease_ms: u64,
     prefill_done_age_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_sidecar: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -389,6 +393,7 @@ fn transfer_body(ask: &TransferAsk) -> impl Serialize + '_ {
         deadline_ms: millis(ask.deadline),
         lease_ms: millis(ask.lease),
         prefill_done_age_ms: millis(ask.prefill_done_age),
+        source_sidecar: ask.source_sidecar.as_ref().map(Uri::to_string),
     }
 }
 

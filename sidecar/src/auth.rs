@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use thiserror::Error;
 
 /// A token is a line of text; a file larger than this is not one. Bytes.
@@ -44,6 +44,13 @@ impl Token {
             return Err(TokenError::Unusable { path: path.display().to_string() });
         }
         Ok(Self(token.into()))
+    }
+
+    /// The `Authorization` that presents it, for the sidecars of other pods, which have the same.
+    pub fn header(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*self.0].concat()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// Whether a request carries this token.
@@ -98,6 +105,7 @@ mod tests {
         let token = Token::from_file(file(b"open-sesame\n").path()).unwrap();
         assert!(token.admits(&headers("Bearer open-sesame")));
         assert!(token.admits(&headers("bearer  open-sesame")));
+        assert!(token.admits(&HeaderMap::from_iter([(header::AUTHORIZATION, token.header().unwrap())])));
         for wrong in
             ["Bearer open-sesamf", "Bearer open-sesam", "Bearer", "Basic open-sesame", "open-sesame", "Bearer "]
         {

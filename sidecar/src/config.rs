@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args as ClapArgs, ValueEnum};
+use kv::digest::Verify;
 use side_channel::Endpoint;
 use thiserror::Error;
 
@@ -62,9 +63,9 @@ pub struct Args {
     /// The prefill engines' lease on finished blocks (it is not on the wire)
     #[arg(long, env = "KVGATE_KV_LEASE", value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     pub kv_lease: Duration,
-    /// Content verification: only `off` is built so far
-    #[arg(long, env = "KVGATE_VERIFY", value_name = "off|sample:K|full", default_value = "off")]
-    pub verify: String,
+    /// Compare what lands with digests that the prefill pod's sidecar takes: of K blocks of each transfer, or of all
+    #[arg(long, env = "KVGATE_VERIFY", value_name = "off|sample:K|full", default_value = "off", value_parser = parse::verify)]
+    pub verify: Verify,
     /// Zero staging slots when they are freed
     #[arg(long, env = "KVGATE_ZERO_ON_RELEASE", value_parser = BoolishValueParser::new())]
     pub zero_on_release: bool,
@@ -152,9 +153,6 @@ pub enum ConfigError {
     /// A way of staging that is not built.
     #[error("--staging {0} is not built yet: use --staging dram")]
     Staging(&'static str),
-    /// A way of verification that is not built.
-    #[error("--verify {0} is not built yet: use --verify off")]
-    Verify(String),
     /// A host that cannot be sent to an engine.
     #[error("--advertise-host {0:?} is not a host name or an IP address")]
     AdvertiseHost(String),
@@ -167,6 +165,14 @@ pub enum ConfigError {
     /// The token file is of no use.
     #[error("use the token of --token-file")]
     Token(#[from] TokenError),
+}
+
+/// `off`, `sample:K` or `full`, for whoever passes `--verify` on.
+///
+/// # Errors
+/// What it must be.
+pub fn checked_verify(text: &str) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(parse::verify_word(parse::verify(text)?))
 }
 
 impl Args {
@@ -189,9 +195,6 @@ impl Args {
 
     fn pod(&self) -> Result<PodConfig, ConfigError> {
         self.check_numbers()?;
-        if self.verify != "off" {
-            return Err(ConfigError::Verify(self.verify.clone()));
-        }
         let host = &self.advertise_host;
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) {
             return Err(ConfigError::AdvertiseHost(host.clone()));
@@ -209,6 +212,7 @@ impl Args {
             staging_bytes: self.staging_bytes,
             staging_wait: Duration::from_millis(self.staging_wait_ms),
             kv_lease: self.kv_lease,
+            verify: self.verify,
             zero_on_release: self.zero_on_release,
             faults: faults::fold(&self.faults),
         })

@@ -10,6 +10,7 @@
 //! | `latency`, `peers` | `/v1/latency`, `/v1/peers` |
 //! | `ranks`, `rank_json` | `/v1/ranks` and its event stream |
 //! | `handles`, `handles_json` | `/v1/handles` |
+//! | `digests`, `digests_json`, `sources` | `/v1/digests`, and asking it of other pods' sidecars |
 //! | `log_level` | `/v1/log-level` |
 //! | `probe` | `/v1/probe`, what `kvgate doctor --peer` reads |
 //! | `openapi` | `/openapi.json`: all of this, described |
@@ -19,6 +20,8 @@
 #![expect(unused_qualifications, reason = "utoipa writes the types of parameters with a path")]
 
 mod debug;
+mod digests;
+mod digests_json;
 mod edge;
 mod handles;
 mod handles_json;
@@ -31,6 +34,7 @@ mod peers;
 mod probe;
 mod rank_json;
 mod ranks;
+mod sources;
 mod trace_json;
 mod transfer_json;
 mod transfers;
@@ -57,6 +61,7 @@ use crate::pod::Pod;
 use crate::problem::Problem;
 
 pub use input::MAX_BODY;
+pub use sources::HttpSources;
 
 /// What the handlers share. Clones are handles.
 #[derive(Clone, Debug)]
@@ -126,6 +131,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(ranks::one))
         .routes(routes!(handles::list, handles::report))
         .routes(routes!(handles::release))
+        .routes(routes!(digests::take))
         .routes(routes!(operations::livez))
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::metrics))

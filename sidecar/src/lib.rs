@@ -7,6 +7,7 @@
 //! | `rank` | one rank's task: it owns slots, transfers and what has landed |
 //! | `watcher`, `session` | the engine's pages; one start of an engine and what is built on it |
 //! | `staging`, `virtual_engine`, `peers` | the arenas; what D reads from; what we read from |
+//! | [`digest`] | digests of blocks: taken of the own engine, asked of P's sidecar |
 //! | [`engine_http`] | the engine's HTTP pages |
 //! | [`fabrics`] | where NIXL agents come from |
 //! | [`config`], [`faults`] | the command line |
@@ -20,6 +21,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod digest;
 pub mod engine_http;
 pub mod events;
 pub mod fabrics;

@@ -78,7 +78,7 @@ impl Collector for PodCollector {
 }
 
 fn totals(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
-    let totals: [(&str, &str, &AtomicU64); 15] = [
+    let totals: [(&str, &str, &AtomicU64); 17] = [
         ("kv_transfer_started", "Transfers accepted", &counters.started),
         ("kv_transfer_bytes", "Bytes landed in staging with a receipt", &counters.bytes_landed),
         ("kv_collected", "Landed transfers that the decode engine collected", &counters.collected),
@@ -97,6 +97,8 @@ fn totals(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Resu
         ("kv_handle_leaked", "Prefill handles whose lease ran out unreleased", &counters.leaked_handles),
         ("kv_quarantined_bytes", "Bytes that ever went into quarantine", &counters.quarantined_bytes),
         ("kv_agent_recycled", "Pull agents made anew to end a quarantine", &counters.recycled_agents),
+        ("kv_digest_compared_bytes", "Bytes compared with digests of the source", &counters.compared_bytes),
+        ("kv_digest_served_bytes", "Bytes of the own engines digested for others", &counters.served_digest_bytes),
         ("kv_engine_restart", "Engine restarts noticed", &counters.engine_restarts),
     ];
     for (name, help, counter) in totals {

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv::digest::Verify;
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, LocalRank, TransferId};
 use kv::layout::KvLayout;
 use side_channel::Endpoint;
@@ -22,7 +23,7 @@ pub use counters::{Counters, DurationHistogram, Ended, RankStages, StageHistogra
 pub use kv::readiness::RankState;
 pub use vllm_wire::metrics::RankLoad;
 
-pub use timeline::{Contact, QueuedBehind, ReadFacts, ShardRead, Span};
+pub use timeline::{Contact, DigestFacts, QueuedBehind, ReadFacts, ShardRead, Span};
 
 pub use errors::{Code, HandleError, HandshakeRefusal, ParamsProblem, Retry, StartError, TransferError};
 
@@ -114,6 +115,8 @@ pub struct PodConfig {
     pub staging_wait: Duration,
     /// P's lease on finished blocks; it is not on the wire.
     pub kv_lease: Duration,
+    /// How much of what lands is compared with the source (decode role).
+    pub verify: Verify,
     /// Zero slots when they are freed.
     pub zero_on_release: bool,
     /// Injected faults.
@@ -139,6 +142,10 @@ pub struct StartTransfer {
     pub prefill_done_age: Duration,
     /// The span that asks.
     pub trace: Option<Context>,
+    /// Compares more than the pod does by itself; less counts for nothing.
+    pub verify: Verify,
+    /// The sidecar of P's pod: whom to ask for digests.
+    pub source_sidecar: Option<http::Uri>,
 }
 
 /// A good end: the bytes are in staging and the virtual engine serves them.
@@ -177,6 +184,21 @@ pub struct Receipt {
     pub source_lease_left: Duration,
     /// How long the landed slots are kept without a claim being renewed.
     pub collect_by: Duration,
+    /// What was compared with the source, if anything was.
+    pub digest: Option<ReceiptDigest>,
+}
+
+/// What was compared with the source before a receipt was given, and is equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiptDigest {
+    /// How much was to be compared.
+    pub verify: Verify,
+    /// Logical blocks.
+    pub blocks: u32,
+    /// Bytes, all TP shards.
+    pub bytes: u64,
+    /// XXH64 over all pages' digests (little-endian), shard by shard.
+    pub value: u64,
 }
 
 /// Time spent per stage; `None` where the transfer has not got that far.
@@ -191,7 +213,7 @@ pub struct Stages {
     pub post: Option<Duration>,
     /// From the start of the post to the last byte (the slowest shard).
     pub wire: Option<Duration>,
-    /// Checks between the last byte and the receipt.
+    /// Checks between the last byte and the receipt: waiting for the source's digests, comparing, putting on record.
     pub verify: Option<Duration>,
     /// From the receipt to D's first sign of collecting.
     pub landed_idle: Option<Duration>,

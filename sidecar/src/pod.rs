@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
+use kv::ids::{DpRank, EngineId, EngineRequestId, LocalRank, TransferId};
+use kv::layout::KvLayout;
 use kv::shards::MAX_SHARDS;
 use side_channel::{Endpoint, Server, SideChannel};
 use telemetry::trace::Spans;
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::digest::source::SourceDigests;
+use crate::digest::{DigestAsk, DigestError, Digests};
 use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
 use crate::latency::Latency;
@@ -42,6 +45,8 @@ pub struct Parts {
     pub receipts: Arc<dyn ReceiptSink>,
     /// Where the spans of traced transfers go.
     pub spans: Spans,
+    /// Who says what prefill engines hold (`HttpSources` outside tests).
+    pub sources: Arc<dyn SourceDigests>,
 }
 
 /// The ranks of one pod. Clones are handles to the same pod.
@@ -95,6 +100,7 @@ impl Pod {
             config: Arc::clone(&config),
             side_channel: Arc::clone(&parts.side_channel),
             receipts: Arc::clone(&parts.receipts),
+            sources: Arc::clone(&parts.sources),
             tasks: tasks.clone(),
             gate: CancellationToken::new(),
             stop: stop.child_token(),
@@ -325,6 +331,31 @@ impl Pod {
         let sent = rank.commands.send(Command::Release(request.clone(), why, reply)).await;
         sent.map_err(|_ended| TransferError::ShuttingDown)?;
         answer.await.unwrap_or(Err(TransferError::ShuttingDown.into()))
+    }
+
+    /// The geometry of one of the pod's engines (TP shard 0).
+    pub(crate) fn layout_of(&self, engine: &EngineId) -> Option<Arc<KvLayout>> {
+        self.inner.view.borrow().iter().find(|rank| rank.engine_id.as_ref() == Some(engine))?.layout.clone()
+    }
+
+    /// Digests of blocks of one of the pod's engines (prefill role).
+    ///
+    /// # Errors
+    /// [`DigestError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the work at its next step.
+    pub async fn digests(&self, ask: DigestAsk) -> Result<Digests, DigestError> {
+        if self.inner.shared.config.role != Role::Prefill {
+            return Err(DigestError::WrongRole);
+        }
+        let ranks = self.inner.view.borrow().clone();
+        let rank = ranks.iter().find(|rank| rank.engine_id.as_ref() == Some(&ask.engine));
+        let rank = rank.ok_or_else(|| DigestError::UnknownEngine(ask.engine.clone()))?;
+        let (reply, answer) = oneshot::channel();
+        let sent = self.rank(rank.dp_rank)?.commands.send(Command::Digest(Box::new(ask), reply)).await;
+        sent.map_err(|_ended| DigestError::Ending)?;
+        answer.await.unwrap_or(Err(DigestError::Ending))
     }
 
     /// Takes no new work from now on.

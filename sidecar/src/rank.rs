@@ -17,6 +17,7 @@
 //! | `held` | who holds which blocks, when somebody asks |
 //! | `records` | what is shown of transfers, also after their end |
 //! | `shown` | what is shown of the rank |
+//! | `verify` | comparing what has landed with what P holds |
 //! | `jobs`, `timers`, `board` | what runs beside the loop; wake-ups; what everyone may read |
 
 mod admission;
@@ -34,6 +35,7 @@ mod shown;
 mod stage;
 mod timers;
 mod transfers;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::digest::source::SourceDigests;
+use crate::digest::{DigestAsk, DigestError, Digests};
 use crate::latency::Latency;
 use crate::model::{
     Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankSnapshot, ReceiptSink,
@@ -59,6 +63,8 @@ use crate::session::Builder;
 use crate::virtual_engine::Desk;
 use crate::watcher::EngineView;
 use board::Board;
+pub(crate) use jobs::close_all as close_agents;
+
 use engine::Engine;
 use handles::Handles;
 use jobs::Event;
@@ -100,6 +106,8 @@ pub(crate) enum Command {
     Report(Box<ReportHandle>, oneshot::Sender<Result<HandleSnapshot, HandleError>>),
     /// Who holds which blocks.
     Handles(oneshot::Sender<RankHandles>),
+    /// Digests of blocks are wanted (prefill role).
+    Digest(Box<DigestAsk>, oneshot::Sender<Result<Digests, DigestError>>),
     /// A prefill's blocks are done with (prefill role).
     Release(EngineRequestId, LetGo, oneshot::Sender<Result<(), HandleError>>),
 }
@@ -116,6 +124,8 @@ pub(crate) struct Shared {
     pub side_channel: Arc<dyn side_channel::SideChannel>,
     /// Where receipts go on record.
     pub receipts: Arc<dyn ReceiptSink>,
+    /// Who says what prefill engines hold.
+    pub sources: Arc<dyn SourceDigests>,
     /// Where jobs run.
     pub tasks: TaskTracker,
     /// Cancelled: no new work.
@@ -261,6 +271,7 @@ impl Rank {
             Command::Finish(transfer, reply) => answer(reply, self.finish(&transfer)),
             Command::Report(report, reply) => answer(reply, self.report_handle(*report)),
             Command::Handles(reply) => answer(reply, self.held()),
+            Command::Digest(ask, reply) => self.take_digests(*ask, reply),
             Command::Release(request, why, reply) => self.release_handle(request, why, reply),
         }
     }
@@ -273,7 +284,8 @@ impl Rank {
             Event::Peer { asked, engine, answered } => self.on_peer(&asked, &engine, answered),
             Event::Posted { transfer, shard, took } => self.on_posted(&transfer, shard, took),
             Event::ReadEnded { transfer, shard, answer } => self.on_read_ended(&transfer, shard, answer),
-            Event::Verified { transfer } => self.drive(&transfer, kv::transfer::Event::Verified),
+            Event::Sourced { transfer, answer, took } => self.on_sourced(&transfer, answer, took),
+            Event::Verified { transfer, compared } => self.on_verified(&transfer, compared),
             Event::Beaten { transfer, sent_at, sent } => self.on_beaten(&transfer, sent_at, sent),
             Event::Told { transfer, failed } => self.on_told(&transfer, failed),
             Event::Notified { session, shard, notification } => self.on_notification(&session, shard, &notification),
@@ -315,6 +327,9 @@ impl Rank {
         let idle = self.is_idle();
         self.cancel_all(&TransferError::ShuttingDown);
         let mut agents = self.handles.take_agents();
+        if let Some(digester) = self.handles.take_digester() {
+            agents.extend(digester.end().await);
+        }
         if let Some((_, desk)) = &self.own.desk {
             desk.set(None);
         }

@@ -16,11 +16,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
+use crate::auth::Token;
 use crate::config::{Args, ConfigError, Settings};
 use crate::engine_http::TcpEngine;
 use crate::fabrics::NixlFabrics;
 use crate::faults;
-use crate::http::{Api, serve};
+use crate::http::{Api, HttpSources, serve};
 use crate::lifecycle::{Budgets, Lifecycle};
 use crate::metrics::Build;
 use crate::model::{NoReceiptSink, ReceiptSink, ShutDown, StartError};
@@ -130,6 +131,7 @@ pub async fn run(
         side_channel: Arc::new(Zmq::new()),
         receipts,
         spans,
+        sources: Arc::new(HttpSources::new(settings.token.as_ref().and_then(Token::header))),
     };
     run_parts(settings, listener, parts, (build, log_filter), Budgets::default(), stop).await.map(drop)
 }

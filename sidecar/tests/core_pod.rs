@@ -17,9 +17,13 @@ mod on_nixl;
 mod refusals;
 #[path = "core/releases.rs"]
 mod releases;
+#[path = "core/sources.rs"]
+mod sources;
 #[path = "core/storm.rs"]
 mod storm;
 #[path = "core/trouble.rs"]
 mod trouble;
+#[path = "core/verify.rs"]
+mod verify;
 #[path = "core/world.rs"]
 mod world;

@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use side_channel::Endpoint;
 
 use crate::engine::Pace;
+use crate::fault::Fault;
 use crate::geometry::{Geometry, GeometryError};
 use crate::identity::VLLM_VERSION;
 use crate::pod::PodConfig;
@@ -84,6 +85,9 @@ pub struct Args {
     /// Let the side-channel listener die of an unexpected question, as vLLM's does
     #[arg(long)]
     pub fragile_listener: bool,
+    /// Go wrong on purpose: overwrite-pinned=MS[@RANK] overwrites a prefill's blocks so long after it was answered, lease or not
+    #[arg(long = "fault", value_name = "NAME=MS[@RANK]", hide = true)]
+    pub fault: Option<Fault>,
     /// Append one JSON line per request
     #[arg(long, value_name = "FILE")]
     pub request_log: Option<PathBuf>,
@@ -205,6 +209,7 @@ impl Args {
             prefix_caching: self.prefix_caching == Switch::On,
             vllm_version: self.vllm_version.clone(),
             fragile_listener: self.fragile_listener,
+            fault: self.fault,
             request_log: self.request_log.clone(),
         })
     }

@@ -64,6 +64,8 @@ pub struct Engine {
     pub pace: Pace,
     /// One prompt is computed at a time.
     pub compute: Mutex<()>,
+    /// A fault: how long after a prefill's answer its blocks are overwritten, whoever still means to read them.
+    pub overwrite_pinned: Option<Duration>,
     /// Where its requests are logged.
     pub log: RequestLog,
     /// Where its tasks run.

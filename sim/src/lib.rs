@@ -10,6 +10,7 @@
 //! | [`run`](mod@run) | a pod over real NIXL and sockets |
 //! | [`pod`] | its ranks put together |
 //! | [`seams`] | what tests put in NIXL's and the sockets' place |
+//! | [`fault`] | what goes wrong on purpose |
 //! | [`geometry`] | sizes and places of blocks |
 //! | [`kv_bytes`] | what the bytes of a block are |
 //! | [`arena`] | a rank's memory: fill and digest |
@@ -32,6 +33,7 @@
 pub mod arena;
 pub mod config;
 pub mod engine;
+pub mod fault;
 pub mod geometry;
 pub mod heartbeat;
 pub mod http;

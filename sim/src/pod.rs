@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::arena::{Arena, Shard};
 use crate::engine::{Engine, Pace};
+use crate::fault::Fault;
 use crate::geometry::Geometry;
 use crate::http::{self, Api};
 use crate::identity::Identity;
@@ -55,6 +56,8 @@ pub struct PodConfig {
     pub vllm_version: String,
     /// Whether the listener dies as vLLM's does.
     pub fragile_listener: bool,
+    /// What goes wrong on purpose.
+    pub fault: Option<Fault>,
     /// Where requests are logged.
     pub request_log: Option<PathBuf>,
 }
@@ -241,6 +244,7 @@ impl Starting<'_> {
             commands,
             pace: config.pace.clone(),
             compute: Mutex::new(()),
+            overwrite_pinned: config.fault.and_then(|fault| fault.overwrites(rank)),
             log: self.log.clone(),
             tasks: self.tasks.clone(),
         };

@@ -322,6 +322,7 @@ impl Job<'_> {
             deadline: self.shared.config.deadlines.transfer,
             lease: self.shared.config.deadlines.kv_lease,
             prefill_done_age: sent_at.elapsed(),
+            source_sidecar: target.pod.sidecar.clone(),
         };
         if let Some(proof) = faults.skip_gate() {
             let handoffs = self.handoffs(call, Leg::Transfer);

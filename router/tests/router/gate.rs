@@ -56,6 +56,7 @@ async fn one_request_goes_from_prefill_over_its_receipt_to_the_same_rank() {
     assert_eq!(asked["lease_ms"], 30_000);
     assert_eq!(asked["kv_transfer_params"]["something_new"], 0.1, "P's unknown fields go on");
     assert!(asked["prefill_done_age_ms"].as_u64().unwrap() < 5_000);
+    assert!(asked["source_sidecar"].as_str().is_some_and(|uri| uri.starts_with("http://")), "whom D's sidecar may ask");
     let finished =
         |event: &Event| matches!(event, Event::Finished { transfer } if transfer == answer.header("x-kvgate-transfer"));
     world.journal.wait_for("the transfer's end", 1, finished).await;

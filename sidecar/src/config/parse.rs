@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv::digest::Verify;
 use thiserror::Error;
 
 /// Why a value of the command line cannot be read; the flag's name is added by the parser of the command line.
@@ -13,6 +14,9 @@ pub(crate) enum ValueError {
     /// Not a size.
     #[error("a size is a number of bytes, or a number and KiB, MiB or GiB, as in 512MiB")]
     Size,
+    /// Not a way of verification.
+    #[error("it is off, full, or sample:K with K from 2 to 4294967295")]
+    Verify,
     /// Not an HTTP address.
     #[error("an engine address is http://HOST:PORT without a path (https is not supported inside a pod)")]
     EngineUrl,
@@ -43,6 +47,27 @@ pub(super) fn size(text: &str) -> Result<u64, ValueError> {
         _ => return Err(ValueError::Size),
     };
     number.checked_mul(unit).ok_or(ValueError::Size)
+}
+
+/// `off`, `sample:K` or `full`.
+pub(crate) fn verify(text: &str) -> Result<Verify, ValueError> {
+    match text {
+        "off" => return Ok(Verify::Off),
+        "full" => return Ok(Verify::Full),
+        _ => {}
+    }
+    // The first and the last block are always among them.
+    let count = text.strip_prefix("sample:").and_then(|count| count.parse().ok()).filter(|count| *count >= 2);
+    count.map(Verify::Sample).ok_or(ValueError::Verify)
+}
+
+/// The word that [`verify`] reads.
+pub(crate) fn verify_word(verify: Verify) -> String {
+    match verify {
+        Verify::Off => "off".to_owned(),
+        Verify::Sample(count) => format!("sample:{count}"),
+        Verify::Full => "full".to_owned(),
+    }
 }
 
 /// `http://HOST:PORT`, an ending slash allowed.
@@ -76,6 +101,16 @@ mod tests {
         assert_eq!(size("512MiB"), Ok(512 << 20));
         for wrong in ["", "2GB", "GiB", "-1", "1.5GiB", "99999999999GiB"] {
             assert_eq!(size(wrong), Err(ValueError::Size), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn verification_is_off_of_some_blocks_or_full() {
+        for word in ["off", "sample:2", "sample:16", "full"] {
+            assert_eq!(verify(word).map(verify_word), Ok(word.to_owned()));
+        }
+        for wrong in ["", "on", "sample", "sample:", "sample:1", "sample:-3", "sample:99999999999", "Full"] {
+            assert_eq!(verify(wrong), Err(ValueError::Verify), "{wrong}");
         }
     }
 

@@ -62,8 +62,6 @@ fn combinations_that_cannot_run_are_refused_by_the_name_of_the_flag() {
         (&["--engine-side-channel", "127.0.0.1:65530", "--rank-offset", "8"], "--engine-side-channel"),
         (&["--staging", "vram"], "--staging dram"),
         (&["--staging", "pinned"], "--staging dram"),
-        (&["--verify", "full"], "--verify off"),
-        (&["--verify", "nonsense"], "--verify off"),
         (&["--kv-lease", "10ms"], "--kv-lease"),
         (&["--staging-wait-ms", "600001"], "--staging-wait-ms"),
         (&["--advertise-host", "a b"], "--advertise-host"),
@@ -82,6 +80,8 @@ fn values_that_cannot_be_read_are_usage_errors() {
         &["--engine", "https://pod:1"],
         &["--listen", "7700"],
         &["--fault", "nothing"],
+        &["--verify", "nonsense"],
+        &["--verify", "sample:1"],
         &["--role", "both"],
         &["--data-parallel-size", "70000"],
         &["--no-such-flag"],
@@ -89,6 +89,13 @@ fn values_that_cannot_be_read_are_usage_errors() {
         assert!(Cli::try_parse_from(LEAST.iter().chain(more)).is_err(), "{more:?}");
     }
     assert!(Cli::try_parse_from(["sidecar"]).is_err(), "role and engine are required");
+}
+
+#[test]
+fn verification_reaches_the_pod() {
+    assert_eq!(args(&[]).settings().unwrap().pod.verify, Verify::Off);
+    assert_eq!(args(&["--verify", "sample:4"]).settings().unwrap().pod.verify, Verify::Sample(4));
+    assert_eq!(args(&["--verify", "full"]).settings().unwrap().pod.verify, Verify::Full);
 }
 
 #[test]

@@ -148,3 +148,14 @@ pub(super) fn params(value: &Value) -> Result<vllm_wire::params::KvTransferParam
     vllm_wire::params::KvTransferParams::parse(value)
         .map_err(|error| Problem::field("kv_transfer_params", &crate::problem::with_causes(&error)))
 }
+
+/// How much is to be compared with the source.
+pub(super) fn verify(text: &str) -> Result<kv::digest::Verify, Problem> {
+    parse::verify(text).map_err(|error| Problem::field("verify", &error.to_string()))
+}
+
+/// Where another pod's sidecar is asked.
+pub(super) fn sidecar(text: &str) -> Result<http::Uri, Problem> {
+    let uri = text.parse().ok().filter(super::sources::is_sidecar);
+    uri.ok_or_else(|| Problem::field("source_sidecar", "must be http://HOST:PORT of the prefill pod's sidecar"))
+}

@@ -9,6 +9,8 @@ use telemetry::trace::Context;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use crate::config::parse;
+use crate::http::digests_json::ALGORITHM;
 use crate::http::input;
 use crate::http::openapi::schemas::{self, KvTransferParamsJson, StagesUs};
 use crate::latency::{Why, micros};
@@ -40,6 +42,13 @@ pub(super) struct StartBody {
     /// Time since the prefill was answered
     #[schema(maximum = 86_400_000)]
     prefill_done_age_ms: u64,
+    /// Compare more with the source than --verify says: `off`, `sample:K` or `full`
+    #[serde(default)]
+    #[schema(pattern = "^(off|full|sample:([2-9]|[1-9][0-9]{1,8}))$")]
+    verify: Option<String>,
+    /// The sidecar of the prefill's pod, `http://HOST:PORT`: whom to ask for digests
+    #[serde(default)]
+    source_sidecar: Option<String>,
 }
 
 impl StartBody {
@@ -54,6 +63,8 @@ impl StartBody {
             lease: self.lease_ms.map(|lease| input::some_milliseconds("lease_ms", lease)).transpose()?,
             prefill_done_age: input::milliseconds("prefill_done_age_ms", self.prefill_done_age_ms)?,
             trace,
+            verify: self.verify.as_deref().map(input::verify).transpose()?.unwrap_or_default(),
+            source_sidecar: self.source_sidecar.as_deref().map(input::sidecar).transpose()?,
         })
     }
 }
@@ -81,6 +92,21 @@ struct ReceiptJson {
     stages_us: StagesUs,
     source_lease_left_ms: u64,
     collect_by_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<DigestJson>,
+}
+
+/// What was compared with the source, and is equal.
+#[derive(Debug, Serialize, ToSchema)]
+struct DigestJson {
+    /// `xxh64`
+    algorithm: &'static str,
+    /// How much was to be compared: `sample:K` or `full`
+    verify: String,
+    blocks: u32,
+    bytes: u64,
+    /// XXH64 over all digests, 16 hexadecimal digits
+    value: String,
 }
 
 impl From<&Landed> for LandedJson {
@@ -106,6 +132,13 @@ impl From<&Receipt> for ReceiptJson {
             stages_us: stages_us(&receipt.stages),
             source_lease_left_ms: whole_ms(receipt.source_lease_left),
             collect_by_ms: whole_ms(receipt.collect_by),
+            digest: receipt.digest.map(|digest| DigestJson {
+                algorithm: ALGORITHM,
+                verify: parse::verify_word(digest.verify),
+                blocks: digest.blocks,
+                bytes: digest.bytes,
+                value: format!("{:016x}", digest.value),
+            }),
         }
     }
 }
@@ -176,6 +209,8 @@ struct ReadJson {
     bytes: u64,
     shards: Vec<ShardJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    digests: Option<DigestsShown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     queued_behind: Option<QueuedJson>,
 }
 
@@ -200,6 +235,17 @@ struct QueuedJson {
     free_blocks: u32,
     capacity_blocks: u32,
     transfers_ahead: u32,
+}
+
+/// What is known of the comparison with the source.
+#[derive(Debug, Serialize, ToSchema)]
+struct DigestsShown {
+    blocks: u32,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compare_us: Option<u64>,
 }
 
 /// Why it took as long as it did.
@@ -234,6 +280,12 @@ impl From<&ReadFacts> for ReadJson {
             merged: read.descriptors() < read.pieces(),
             bytes: read.bytes(),
             shards: read.shards.iter().map(shard).collect(),
+            digests: read.digests.map(|digests| DigestsShown {
+                blocks: digests.blocks,
+                bytes: digests.bytes,
+                source_us: digests.source.map(micros),
+                compare_us: digests.compared.map(micros),
+            }),
             queued_behind: read.queued_behind.map(|behind| QueuedJson {
                 needed_blocks: behind.needed,
                 free_blocks: behind.free,

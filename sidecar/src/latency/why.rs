@@ -175,9 +175,24 @@ fn facts(
         "handshake" => handshake(read, one.span.running || transfer.failure.is_some()),
         "post" => post(one.took, transfer),
         "wire" => wire(transfer, usual_size, transport),
-        "verify" => vec!["the receipt was put on record in that time: look at the disk of --receipt-log".to_owned()],
+        "verify" => verify(read),
         _ => Vec::new(),
     }
+}
+
+fn verify(read: &ReadFacts) -> Vec<String> {
+    let record = "the receipt was put on record in that time: look at the disk of --receipt-log".to_owned();
+    let Some(digests) = read.digests else { return vec![record] };
+    let source = match digests.source {
+        Some(source) => {
+            format!("the prefill pod's sidecar gave its digests {} after it was asked", words(micros(source)))
+        }
+        None => "the prefill pod's sidecar has not given its digests".to_owned(),
+    };
+    let mut facts =
+        vec![format!("{} blocks ({}) compared with the source", digests.blocks, size(digests.bytes)), source];
+    facts.extend(digests.compared.map(|took| format!("comparing took {}", words(micros(took)))));
+    facts
 }
 
 fn queued(read: &ReadFacts) -> Vec<String> {

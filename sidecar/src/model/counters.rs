@@ -62,6 +62,10 @@ pub struct Counters {
     pub quarantined_bytes: AtomicU64,
     /// Pull agents destroyed and made anew to end a quarantine.
     pub recycled_agents: AtomicU64,
+    /// Bytes that have landed and were compared with the source's digests.
+    pub compared_bytes: AtomicU64,
+    /// Bytes of the own engines' blocks that were digested for others.
+    pub served_digest_bytes: AtomicU64,
     /// Engine restarts noticed.
     pub engine_restarts: AtomicU64,
     /// Times per rank and stage of transfers that landed.

@@ -10,6 +10,8 @@ use nixl::FabricError;
 use side_channel::{AskError, Endpoint, ServeError};
 use vllm_wire::handshake::{HandshakeError, UnsupportedLayout};
 
+use crate::digest::source::SourceError;
+
 /// What a caller may do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
@@ -206,6 +208,9 @@ pub enum ParamsProblem {
         /// Logical blocks of P's cache.
         pool: u32,
     },
+    /// Nobody can be asked what P holds.
+    #[error("what lands is to be compared with the source (--verify), but source_sidecar, whom to ask, is not given")]
+    NoSourceSidecar,
     /// The source is the virtual engine of this very pod.
     #[error("remote_engine_id is this pod's own virtual engine")]
     OwnEngine,
@@ -410,6 +415,28 @@ pub enum TransferError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// P's sidecar has not said what P holds.
+    #[error("ask the prefill pod's sidecar at {sidecar} for digests of the blocks")]
+    NoSourceDigest {
+        /// Who was asked.
+        sidecar: http::Uri,
+        /// Why there are none.
+        #[source]
+        source: Arc<SourceError>,
+    },
+    /// Something else has landed.
+    #[error("{differing} of {compared} digests of what landed differ from those of engine {peer}")]
+    DigestMismatch {
+        /// P's engine.
+        peer: EngineId,
+        /// Pages that differ.
+        differing: usize,
+        /// Pages compared.
+        compared: usize,
+    },
+    /// The comparison came to no end.
+    #[error("what landed could not be compared with the source")]
+    NotCompared,
     /// The rank's engine restarted under the transfer.
     #[error("the engine of DP rank {rank} restarted")]
     EngineRestarted {
@@ -439,7 +466,9 @@ impl TransferError {
             Self::LayoutMismatch { .. } => Code::LayoutMismatch,
             Self::VersionUnsupported { .. } => Code::VersionUnsupported,
             Self::LeaseExpired { .. } => Code::LeaseExpired,
-            Self::ReadFailed { .. } | Self::PlanFailed { .. } => Code::TransferFailed,
+            Self::NoSourceDigest { source, .. } => source.code(),
+            Self::DigestMismatch { .. } => Code::DigestMismatch,
+            Self::ReadFailed { .. } | Self::PlanFailed { .. } | Self::NotCompared => Code::TransferFailed,
             Self::Deadline => Code::Deadline,
         }
     }

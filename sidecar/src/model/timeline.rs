@@ -85,6 +85,21 @@ pub struct ReadFacts {
     pub queued_behind: Option<QueuedBehind>,
     /// One per TP shard whose read has ended well.
     pub shards: Vec<ShardRead>,
+    /// The comparison with the source, if one was asked for.
+    pub digests: Option<DigestFacts>,
+}
+
+/// What is known about a comparison with the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DigestFacts {
+    /// Logical blocks to be compared.
+    pub blocks: u32,
+    /// Their bytes, all TP shards; 0 until P's sidecar has answered.
+    pub bytes: u64,
+    /// From the question to P's sidecar to its answer.
+    pub source: Option<Duration>,
+    /// Digesting what has landed, and comparing.
+    pub compared: Option<Duration>,
 }
 
 impl ReadFacts {

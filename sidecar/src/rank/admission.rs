@@ -7,7 +7,7 @@ use kv::ids::TransferId;
 use kv::lease::Lease;
 use kv::readiness::RankState;
 use kv::slots::Ask;
-use kv::transfer::{Event as E, Failure, SourceDigest, State, Terms};
+use kv::transfer::{Event as E, Failure, State, Terms};
 use side_channel::Endpoint;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use vllm_wire::params::KvTransferParams;
 
 use super::stage::{Active, Marks, Stage};
+use super::verify::Verification;
 use super::{Rank, Waiter, answer};
 use crate::model::counters::add;
 use crate::model::{
@@ -39,9 +40,13 @@ impl Rank {
             self.join(&transfer, waiter);
             return answer(begun, Ok(transfer));
         }
-        match self.admit(&start).and_then(|blocks| self.take_source(&transfer, &start).map(|()| blocks)) {
-            Ok(blocks) => {
-                self.begin(&transfer, start, blocks, waiter);
+        let admitted = self.admit(&start).and_then(|blocks| {
+            let verification = self.verification(&transfer, &start)?;
+            self.take_source(&transfer, &start).map(|()| (blocks, verification))
+        });
+        match admitted {
+            Ok((blocks, verification)) => {
+                self.begin(&transfer, start, (blocks, verification), waiter);
                 answer(begun, Ok(transfer));
             }
             Err(error) => {
@@ -108,7 +113,13 @@ impl Rank {
         Ok(blocks)
     }
 
-    fn begin(&mut self, transfer: &TransferId, start: StartTransfer, blocks: u32, waiter: Option<Waiter>) {
+    fn begin(
+        &mut self,
+        transfer: &TransferId,
+        start: StartTransfer,
+        (blocks, verification): (u32, Option<Verification>),
+        waiter: Option<Waiter>,
+    ) {
         let now = Instant::now();
         let Some(stage) = &mut self.stage else { return };
         let config = &self.shared.config;
@@ -117,7 +128,7 @@ impl Rank {
             lease: Lease::begun(length, start.prefill_done_age, now.into_std()),
             deadline: start.deadline.into_std(),
             shards: config.tp_size,
-            source: SourceDigest::NotWanted,
+            source: Verification::wanted(verification.as_ref()),
         };
         add(&self.shared.counters.started, 1);
         self.records.open(TransferSnapshot {
@@ -168,12 +179,15 @@ impl Rank {
             landed: None,
             lease: (length, start.prefill_done_age),
             lease_over: Instant::from_std(terms.lease.over_at()),
+            deadline: start.deadline,
+            verification,
             marks,
         };
         stage.active.insert(transfer.clone(), active);
         let until = now + config.staging_wait;
         let usage = stage.slots.usage();
         let asked = stage.slots.ask(transfer.clone(), blocks, until.into_std());
+        self.ask_source(transfer);
         // The handshake goes on while the transfer waits for staging: heartbeats need P's agents.
         self.connect(transfer);
         match asked {

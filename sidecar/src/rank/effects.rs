@@ -17,7 +17,7 @@ use super::stage::LandedSlots;
 use super::{Rank, Wake, answer};
 use crate::latency::Series;
 use crate::model::counters::add;
-use crate::model::{Ended, Landed, Receipt, Stages};
+use crate::model::{Ended, Landed, Receipt, Stages, TransferError};
 
 impl Rank {
     /// Does one thing; what follows from it at once comes back as events.
@@ -129,25 +129,37 @@ impl Rank {
         }
     }
 
-    /// Puts the receipt together and on record; it is given when that is done.
+    /// Puts the receipt together; it is compared with what P holds, goes on record, and is given when that is done.
     fn verify(&mut self, transfer: &TransferId) -> Vec<E> {
         let Some(landed) = self.receipt(transfer) else { return vec![E::Cancel(Failure::Cancelled)] };
         let landed = Arc::new(landed);
+        self.note_arrived(transfer);
         let Some(stage) = &mut self.stage else { return Vec::new() };
-        let arrived = stage.active.get(transfer).and_then(|active| active.marks.arrived);
-        let stages = Stages { verify: None, ..landed.receipt.stages };
-        self.records.change(transfer, |shown| {
-            shown.stages = stages;
-            shown.starts.verify = arrived.map(|arrived| shown.offset(arrived));
-        });
-        let arenas = stage.arenas();
+        let (arenas, comparison) = (stage.arenas(), Self::comparison(stage, transfer));
         let Some(active) = stage.active.get_mut(transfer) else { return Vec::new() };
+        if active.verification.is_some() != comparison.is_some() {
+            // Never: the machine verifies only with the source's digests. A receipt without them would be a lie.
+            active.error = Some(TransferError::NotCompared);
+            return vec![E::DigestMismatch];
+        }
         active.landed = Some(Arc::clone(&landed));
         let spoil =
             self.shared.config.faults.spoil.zip(active.assignment.clone()).map(|(how, slots)| (how, arenas, slots));
-        let job = jobs::verify(landed, Arc::clone(&self.shared.receipts), spoil, self.events.clone());
-        self.shared.tasks.spawn(job);
+        let receipts = Arc::clone(&self.shared.receipts);
+        self.shared.tasks.spawn(jobs::verify(landed, receipts, (spoil, comparison), self.events.clone()));
         Vec::new()
+    }
+
+    /// Shows that all bytes are here, once.
+    pub(super) fn note_arrived(&mut self, transfer: &TransferId) {
+        let Some(active) = self.stage.as_ref().and_then(|stage| stage.active.get(transfer)) else { return };
+        let (arrived, post, wire) = (active.marks.arrived, active.marks.waited, active.marks.wire);
+        self.records.change(transfer, |shown| {
+            if shown.starts.verify.is_none() {
+                shown.stages = Stages { post: Some(post), wire: Some(wire), ..shown.stages };
+                shown.starts.verify = arrived.map(|arrived| shown.offset(arrived));
+            }
+        });
     }
 
     fn receipt(&self, transfer: &TransferId) -> Option<Landed> {
@@ -176,6 +188,7 @@ impl Rank {
             stages,
             source_lease_left: lease_left,
             collect_by: self.collect_terms().claim,
+            digest: Self::receipt_digest(active.verification.as_ref()),
         };
         Some(Landed { transfer: transfer.clone(), attempt: shown.attempt.clone(), receipt, params })
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::jobs::{self, Event};
 use super::{CLOSE_WITHIN, Rank, Stage, Wake};
+use crate::digest::reader::Digester;
 use crate::model::TransferError;
 use crate::model::counters::add;
 use crate::session::{Identity, IdentityError, Session, SessionError, Teller};
@@ -186,7 +187,7 @@ impl Rank {
         let Some(teller) = self.built(identity, answer) else { return };
         let agents = vec![Arc::clone(&teller.fabric)];
         self.shared.agents.lock().insert(self.own.local_rank, agents);
-        self.handles.adopt(teller);
+        self.handles.adopt(teller, Digester::new(self.own.builder.clone(), Arc::clone(identity)));
     }
 
     /// Takes note of what building on an identity came to.
@@ -218,6 +219,12 @@ impl Rank {
             desk.set(None);
         }
         let mut agents = self.handles.take_agents();
+        if let Some(digester) = self.handles.take_digester() {
+            self.shared.tasks.spawn(async move {
+                let reader = digester.end().await.into_iter().collect();
+                let _: nixl::Closed = jobs::close_all(reader, CLOSE_WITHIN).await;
+            });
+        }
         if let Some(stage) = self.stage.take() {
             agents.extend(stage.agents());
         }

@@ -17,6 +17,7 @@ use vllm_wire::notif;
 
 use super::jobs::{self, Event};
 use super::{Rank, Wake, answer};
+use crate::digest::reader::Digester;
 use crate::model::counters::add;
 use crate::model::{HandleError, HandleSnapshot, HandleState, LetGo, ParamsProblem, ReportHandle, Role, TransferError};
 use crate::session::Teller;
@@ -40,6 +41,7 @@ struct Handle {
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     teller: Option<Teller>,
+    digester: Option<Arc<Digester>>,
     handles: BTreeMap<EngineRequestId, Handle>,
     order: VecDeque<EngineRequestId>,
     /// Block ids kept over all handles.
@@ -48,11 +50,22 @@ pub(super) struct Handles {
 
 impl Handles {
     /// A new engine: the old one's handles went with it.
-    pub(super) fn adopt(&mut self, teller: Teller) {
+    pub(super) fn adopt(&mut self, teller: Teller, digester: Digester) {
         self.handles.clear();
         self.order.clear();
         self.ids = 0;
         self.teller = Some(teller);
+        self.digester = Some(Arc::new(digester));
+    }
+
+    /// Who digests the engine's blocks.
+    pub(super) fn digester(&self) -> Option<Arc<Digester>> {
+        self.digester.clone()
+    }
+
+    /// The same, to be ended.
+    pub(super) fn take_digester(&mut self) -> Option<Arc<Digester>> {
+        self.digester.take()
     }
 
     /// The agents, to be closed.

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::verify::{Compared, Comparison};
+use crate::digest::Digests;
 use crate::model::{Landed, ReceiptSink, Spoil, TransferError};
 use crate::peers::{Asked, Handshake, Peer};
 use crate::session::{Identity, IdentityError, Puller, Session, SessionError, Teller};
@@ -40,8 +42,10 @@ pub(crate) enum Event {
     Posted { transfer: TransferId, shard: TpRank, took: Duration },
     /// One shard's read has ended.
     ReadEnded { transfer: TransferId, shard: TpRank, answer: Result<ReadEnd, ReadError> },
-    /// What landed was checked and put on record.
-    Verified { transfer: TransferId },
+    /// P's sidecar was asked what P holds.
+    Sourced { transfer: TransferId, answer: Result<Digests, TransferError>, took: Duration },
+    /// What landed was compared, and put on record unless it differs.
+    Verified { transfer: TransferId, compared: Compared },
     /// A heartbeat went out to all of P's shards, or did not.
     Beaten { transfer: TransferId, sent_at: Instant, sent: bool },
     /// P's shards were told, or not.
@@ -179,36 +183,63 @@ pub(crate) struct PeerAnswer {
     pub took: Duration,
 }
 
-/// Puts a receipt on record (and, as an injected fault, spoils what landed before that).
+/// Spoils what has landed, as an injected fault.
+pub(crate) type Spoiling = (Spoil, Vec<Arena>, Arc<SlotAssignment>);
+
+/// Compares what landed with the source, if that is asked for, and puts the receipt on record.
 pub(crate) async fn verify(
     landed: Arc<Landed>,
     receipts: Arc<dyn ReceiptSink>,
-    spoil: Option<(Spoil, Vec<Arena>, Arc<SlotAssignment>)>,
+    (spoil, comparison): (Option<Spoiling>, Option<Comparison>),
     events: mpsc::Sender<Event>,
 ) {
     let transfer = landed.transfer.clone();
+    let compared = compare(spoil, comparison).await;
+    if matches!(compared, Compared::Agrees(_)) {
+        let work = tokio::task::spawn_blocking(move || receipts.record(&landed));
+        match tokio::time::timeout(RECORD_WITHIN, work).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
+            Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
+            Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record in time"),
+        }
+    }
+    report(&events, Event::Verified { transfer, compared }).await;
+}
+
+/// Heavy: on a worker thread. Without anything to do it takes none.
+async fn compare(spoil: Option<Spoiling>, comparison: Option<Comparison>) -> Compared {
+    if spoil.is_none() && comparison.is_none() {
+        return Compared::Agrees(None);
+    }
     let work = tokio::task::spawn_blocking(move || {
-        if let Some((how, arenas, slots)) = spoil {
-            for (arena, slots) in arenas.iter().flat_map(|arena| slots.groups().iter().map(move |slots| (arena, slots)))
-            {
-                let spoilt = match how {
-                    Spoil::Flip => arena.flip(slots),
-                    Spoil::Zero => arena.zero(slots),
-                };
-                if let Err(error) = spoilt {
-                    tracing::error!(%error, "fault injection failed");
-                }
+        if let Some(spoil) = &spoil {
+            spoilt(spoil);
+        }
+        let Some(comparison) = comparison else { return Compared::Agrees(None) };
+        let begun = Instant::now();
+        match comparison.make() {
+            Ok(Ok(())) => Compared::Agrees(Some(begun.elapsed())),
+            Ok(Err(differs)) => Compared::Differs(differs),
+            Err(error) => {
+                tracing::error!(%error, "what landed could not be compared");
+                Compared::Failed
             }
         }
-        receipts.record(&landed)
     });
-    match tokio::time::timeout(RECORD_WITHIN, work).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
-        Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
-        Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record in time"),
+    work.await.unwrap_or(Compared::Failed)
+}
+
+fn spoilt((how, arenas, slots): &Spoiling) {
+    for (arena, slots) in arenas.iter().flat_map(|arena| slots.groups().iter().map(move |slots| (arena, slots))) {
+        let spoilt = match how {
+            Spoil::Flip => arena.flip(slots),
+            Spoil::Zero => arena.zero(slots),
+        };
+        if let Err(error) = spoilt {
+            tracing::error!(%error, "fault injection failed");
+        }
     }
-    report(&events, Event::Verified { transfer }).await;
 }
 
 /// Zeroes slots before they are free.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use vllm_wire::params::KvTransferParams;
 
 use super::Waiter;
+use super::verify::Verification;
 use crate::model::{Landed, StagingFigures, TransferError};
 use crate::peers::{Peer, Peers};
 use crate::session::Session;
@@ -50,6 +51,10 @@ pub(super) struct Active {
     pub lease: (Duration, Duration),
     /// When it is over, heartbeats counted in.
     pub lease_over: Instant,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// What is compared with the source, if anything is.
+    pub verification: Option<Verification>,
     /// Marks on its way.
     pub marks: Marks,
 }

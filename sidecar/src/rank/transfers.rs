@@ -137,9 +137,14 @@ impl Rank {
         let keep = shown == Some(TransferPhase::InFlight) && phase == TransferPhase::Prepared
             || shown == Some(TransferPhase::Done)
             || shown == Some(phase);
+        let awaits_digest = matches!(active.state, State::AwaitingDigest { .. });
         if !keep {
             self.records.change(transfer, |shown| shown.state = phase);
+            if awaits_digest {
+                self.note_arrived(transfer);
+            }
         }
+        let Some(stage) = &mut self.stage else { return };
         if terminal {
             stage.active.remove(transfer);
             self.timers.set(&Wake::Beat(transfer.clone()), None);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv::digest::Verify;
 use kv::readiness::RankState;
 use side_channel::Zmq;
 use sidecar::fabrics::NixlFabrics;
-use sidecar::model::{ShutDown, TransferPhase};
+use sidecar::model::{Faults, ShutDown, Spoil, TransferPhase};
 
 use crate::world::{Setup, World};
 
@@ -33,6 +34,35 @@ async fn a_prefill_of_two_shards_lands_and_is_collected_over_nixl() {
     assert!(world.pod.alive());
     assert_eq!(world.count(|counters| &counters.late_collect), 0);
     assert_eq!(world.pod.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
+    world.p.close().await;
+    world.d[0].close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lands_over_nixl_is_what_the_source_s_sidecar_reads_over_nixl() {
+    let Some(api) = nixl_sys::testing::require_nixl() else { return };
+    let fabrics = Arc::new(NixlFabrics::new(api));
+    let setup = Setup { tp: 2, verify: Verify::Full, ..Setup::default() };
+    let world = World::with(setup, fabrics, Arc::new(Zmq::new()), "127.0.0.1").await;
+    world.rank_until("ready", |rank| rank.state == RankState::Ready).await;
+    let source = world.start_source().await;
+    for round in 0..3_u32 {
+        let request = format!("cmpl-{round}");
+        let start = world.sourced(world.p.prefill(&request, &[round, 7, 8, 9, 40 + round]));
+        let landed = world.pod.transfer(start).await.unwrap();
+        let digest = landed.receipt.digest.unwrap();
+        assert_eq!((digest.blocks, digest.bytes), (5, landed.receipt.bytes));
+        assert!(world.d[0].read(&*world.net, &landed.params, &request).await, "the bytes are P's");
+        world.d[0].done(&*world.net, &landed.params).await;
+    }
+    assert_eq!(source.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
+    let world = world.again(Faults { spoil: Some(Spoil::Flip), ..Faults::default() }).await;
+    world.all_ready().await;
+    let source = world.start_source().await;
+    let error = world.pod.transfer(world.sourced(world.p.prefill("cmpl-9", &[1, 2]))).await.unwrap_err();
+    assert_eq!(error.code().as_str(), "digest_mismatch", "{error}");
+    assert_eq!(world.pod.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
+    assert_eq!(source.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
     world.p.close().await;
     world.d[0].close().await;
 }

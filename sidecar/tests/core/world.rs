@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use kv::blocks::GroupedBlocks;
+use kv::digest::Verify;
 use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TpRank};
 use kv::layout::RegionLayout;
 use kv::readiness::RankState;
@@ -17,6 +18,7 @@ use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric, HugePages, LocalDescs, Memory, Notification, Read, Region, RemoteDescs};
 use parking_lot::Mutex;
 use side_channel::{Answer, Answered, Endpoint, InProcess, Server, SideChannel};
+use sidecar::digest::source::SourceDigests;
 use sidecar::engine_http::{EngineHttp, GetError, Page};
 use sidecar::fabrics::{Fabrics, FabricsError};
 use sidecar::model::{
@@ -33,6 +35,8 @@ use vllm_wire::handshake::{self, AgentMetadata, Payload};
 use vllm_wire::notif::{self, Notif};
 use vllm_wire::params::KvTransferParams;
 use vllm_wire::versions::V0_32_0;
+
+use crate::sources::Sources;
 
 pub(crate) const REGIONS: u64 = 3;
 pub(crate) const BLOCK_LEN: u64 = 64;
@@ -383,6 +387,7 @@ pub(crate) struct Setup {
     pub(crate) faults: Faults,
     pub(crate) lease: Duration,
     pub(crate) zero_on_release: bool,
+    pub(crate) verify: Verify,
 }
 
 impl Default for Setup {
@@ -394,6 +399,7 @@ impl Default for Setup {
             faults: Faults::default(),
             lease: Duration::from_secs(30),
             zero_on_release: false,
+            verify: Verify::Off,
         }
     }
 }
@@ -409,8 +415,11 @@ pub(crate) struct World {
     pub(crate) pod: Pod,
     pub(crate) tasks: TaskTracker,
     pub(crate) plan: FaultPlan,
-    config: PodConfig,
-    parts: Parts,
+    /// P's sidecar, and how its reads go wrong.
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) source_fabrics: Arc<dyn Fabrics>,
+    pub(crate) config: PodConfig,
+    pub(crate) parts: Parts,
     attempts: AtomicU64,
 }
 
@@ -418,16 +427,17 @@ pub(crate) const OFFSET: u16 = 8;
 
 impl World {
     pub(crate) async fn new(setup: Setup) -> Self {
-        let plan = FaultPlan::new();
-        let fabrics = Arc::new(LoopbackFabrics { net: LoopbackNet::new(), plan: plan.clone() });
+        let (plan, net) = (FaultPlan::new(), LoopbackNet::new());
+        let fabrics = Arc::new(LoopbackFabrics { net: net.clone(), plan: plan.clone() });
         let mut world = Self::with(setup, fabrics, Arc::new(InProcess::new()), "host").await;
         world.plan = plan;
+        world.source_fabrics = Arc::new(LoopbackFabrics { net, plan: world.sources.plan.clone() });
         world
     }
 
     pub(crate) async fn with(setup: Setup, fabrics: Arc<dyn Fabrics>, net: Arc<dyn SideChannel>, host: &str) -> Self {
         let pages = Arc::new(Pages(Mutex::new((true, "0.32.0", 1))));
-        let receipts = Arc::new(Receipts::default());
+        let (receipts, sources) = (Arc::new(Receipts::default()), Arc::new(Sources::default()));
         let p = FakeEngine::start(&*fabrics, &*net, "engine-p", &Endpoint::new(host, 0), setup.tp).await;
         let base = base_port(&*net, host, setup.dp).await;
         let mut d = Vec::new();
@@ -448,6 +458,7 @@ impl World {
             staging_bytes: u64::from(SLOTS) * BLOCK_BYTES * u64::from(setup.tp),
             staging_wait: Duration::from_secs(2),
             kv_lease: setup.lease,
+            verify: setup.verify,
             zero_on_release: setup.zero_on_release,
             faults: setup.faults,
         };
@@ -457,11 +468,13 @@ impl World {
             side_channel: Arc::clone(&net),
             receipts: Arc::clone(&receipts) as Arc<dyn ReceiptSink>,
             spans: Spans::default(),
+            sources: Arc::clone(&sources) as Arc<dyn SourceDigests>,
         };
         let tasks = TaskTracker::new();
         let pod = Pod::start(config.clone(), parts.clone(), &tasks, CancellationToken::new()).await.unwrap();
         let (plan, attempts) = (FaultPlan::new(), AtomicU64::new(0));
-        Self { net, fabrics, pages, receipts, p, d, pod, tasks, plan, config, parts, attempts }
+        let source_fabrics = Arc::clone(&fabrics);
+        Self { net, fabrics, pages, receipts, p, d, pod, tasks, plan, sources, source_fabrics, config, parts, attempts }
     }
 
     /// Tries to start another pod whose virtual engine listens at `at`.
@@ -510,6 +523,8 @@ impl World {
             lease: None,
             prefill_done_age: Duration::ZERO,
             trace: None,
+            verify: Verify::Off,
+            source_sidecar: None,
         }
     }
 

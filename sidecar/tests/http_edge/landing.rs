@@ -23,7 +23,6 @@ use tokio::time::timeout;
 use tower::ServiceExt as _;
 
 use crate::rig::{self, Loopback, Rig, RouterEngine, json_request};
-use telemetry::trace::Spans;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -36,9 +35,9 @@ pub(crate) struct Path {
     _folder: tempfile::TempDir,
 }
 
-async fn engine(seams: &Seams) -> sim::pod::Pod {
+pub(crate) async fn engine(seams: &Seams, more: &str) -> sim::pod::Pod {
     let flags = "sim --layers 2 --kv-heads 4 --head-size 8 --block-size 4 --num-blocks 129 --side-channel 127.0.0.1:0";
-    let args = sim::config::Args::try_parse_from(flags.split_whitespace()).unwrap();
+    let args = sim::config::Args::try_parse_from(flags.split_whitespace().chain(more.split_whitespace())).unwrap();
     sim::pod::Pod::start(args.pod().unwrap(), seams).await.unwrap()
 }
 
@@ -48,7 +47,7 @@ impl Path {
         let side_channel: Arc<dyn SideChannel> = Arc::new(InProcess::new());
         let agents = Arc::new(LoopbackAgents::new(net.clone()));
         let seams = Seams { agents, side_channel: Arc::clone(&side_channel) };
-        let (p, d) = (engine(&seams).await, engine(&seams).await);
+        let (p, d) = (engine(&seams, "").await, engine(&seams, "").await);
         let own = if role == Role::Decode { &d } else { &p };
         let folder = tempfile::tempdir().unwrap();
         let receipts = folder.path().join("receipts.jsonl");
@@ -57,7 +56,7 @@ impl Path {
             engine: Arc::new(RouterEngine(own.router())),
             side_channel,
             receipts: Arc::new(ReceiptLog::open(&receipts).unwrap()),
-            spans: Spans::default(),
+            ..rig::parts()
         };
         let mut config = rig::config(role, 1, 0);
         config.engine_side_channel = Endpoint::new("127.0.0.1", own.side_channel_ports()[0]);
@@ -72,10 +71,7 @@ impl Path {
 
     /// Prefills on P and returns what it answers.
     pub(crate) async fn prefill(&self, first: u32) -> Value {
-        let body = json!({"prompt": prompt(first), "max_tokens": 1, "kv_transfer_params": {
-            "do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null, "remote_block_ids": null,
-            "remote_host": null, "remote_port": null}});
-        complete(self.p.router(), body).await["kv_transfer_params"].clone()
+        prefill(&self.p, first).await
     }
 
     pub(crate) async fn start(&self, attempt: &str, params: &Value) -> Value {
@@ -85,7 +81,15 @@ impl Path {
     }
 }
 
-fn prompt(first: u32) -> Value {
+/// Prefills on an engine and returns what it answers.
+pub(crate) async fn prefill(engine: &sim::pod::Pod, first: u32) -> Value {
+    let body = json!({"prompt": prompt(first), "max_tokens": 1, "kv_transfer_params": {
+        "do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null, "remote_block_ids": null,
+        "remote_host": null, "remote_port": null}});
+    complete(engine.router(), body).await["kv_transfer_params"].clone()
+}
+
+pub(crate) fn prompt(first: u32) -> Value {
     json!((0..30).map(|token| first + token).collect::<Vec<_>>())
 }
 
@@ -96,7 +100,7 @@ pub(crate) fn start(attempt: &str, params: &Value) -> Value {
     })
 }
 
-async fn complete(engine: Router, body: Value) -> Value {
+pub(crate) async fn complete(engine: Router, body: Value) -> Value {
     let answer = engine.oneshot(json_request("/v1/completions", body.to_string())).await.unwrap();
     let status = answer.status();
     let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();

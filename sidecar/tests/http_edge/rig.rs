@@ -13,6 +13,7 @@ use nixl::{AgentName, Fabric};
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess};
 use sidecar::auth::Token;
+use sidecar::digest::source::NoSources;
 use sidecar::engine_http::{EngineHttp, GetError, Page, TcpEngine};
 use sidecar::fabrics::{Fabrics, FabricsError};
 use sidecar::http::{Api, api};
@@ -65,6 +66,7 @@ pub(crate) fn parts() -> Parts {
         side_channel: Arc::new(InProcess::new()),
         receipts: Arc::new(NoReceiptSink),
         spans: Spans::default(),
+        sources: Arc::new(NoSources),
     }
 }
 
@@ -83,6 +85,7 @@ pub(crate) fn config(role: Role, dp_size: u16, offset: u16) -> PodConfig {
         staging_bytes: 1 << 20,
         staging_wait: Duration::from_millis(100),
         kv_lease: Duration::from_secs(30),
+        verify: kv::digest::Verify::Off,
         zero_on_release: false,
         faults: Faults::default(),
     }
@@ -248,6 +251,7 @@ pub(crate) fn landed(transfer: &str) -> Landed {
             stages: Stages::default(),
             source_lease_left: Duration::from_secs(20),
             collect_by: Duration::from_secs(60),
+            digest: None,
         },
         params: KvTransferParams::parse(&params()).unwrap(),
     }

@@ -6,6 +6,9 @@ use crate::request_log::Line;
 use crate::scheduler::Holding;
 use crate::words::Voice;
 
+/// What a fault leaves in the place of KV.
+const OVERWRITTEN: u8 = 0x5a;
+
 /// How a job went, for the log.
 #[derive(Default)]
 struct Trace {
@@ -189,12 +192,27 @@ impl Engine {
         Ok(length)
     }
 
+    /// Breaks the promise of a lease, as an engine with a fault would.
+    fn overwrite(&self, after: Duration, blocks: Vec<BlockId>) {
+        let (arena, tasks) = (Arc::clone(&self.arena), self.tasks.clone());
+        self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            let overwritten = tasks.spawn_blocking(move || arena.overwrite(&blocks, OVERWRITTEN)).await;
+            if !matches!(overwritten, Ok(Ok(()))) {
+                tracing::error!("fault injection failed");
+            }
+        });
+    }
+
     /// Pins the blocks for a decode engine and says where they are, in vLLM's words.
     async fn keep(&self, job: &Job, generated: u32, cached: usize, blocks: Vec<BlockId>, holding: Holding) -> Value {
         let geometry = self.arena.geometry();
         let computed = job.tokens.len().saturating_add(usize::try_from(generated).unwrap_or(0)).saturating_sub(1);
         let ids: Vec<u32> = blocks.iter().take(geometry.blocks_for(computed)).map(|block| block.0).collect();
         holding.pin(job.id.clone()).await;
+        if let Some(after) = self.overwrite_pinned {
+            self.overwrite(after, blocks);
+        }
         json!({
             "do_remote_prefill": true,
             "do_remote_decode": false,

@@ -71,6 +71,19 @@ async fn a_client_that_leaves_during_the_read_frees_the_blocks_only_when_the_rea
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_engine_that_overwrites_what_it_has_pinned_gives_another_text_to_who_reads_late() {
+    let (sound, _, _) = unequal();
+    let p = pod(&sound, "--fault overwrite-pinned=1000 --prefix-caching off").await;
+    let d = pod(&sound, "--prefix-caching off").await;
+    let prompt = prompt(1, 16);
+    let (early, late) = (p.prefill(&prompt).await, p.prefill(&prompt).await);
+    let right = d.plain(&prompt).await;
+    assert_eq!(d.decode(&prompt, &early).await, right);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_ne!(d.decode(&prompt, &late).await, right);
+}
+
+#[tokio::test(start_paused = true)]
 async fn corrupted_bytes_give_another_text() {
     let (sound, faulty, plan) = unequal();
     let (p, d) = (pod(&sound, "").await, pod(&faulty, "").await);

@@ -39,6 +39,14 @@ const TRANSFER: [Kind; 12] = [
     Kind::Of(Code::VersionUnsupported),
 ];
 
+/// What the taking of digests may end in.
+const DIGEST: [Kind; 4] = [
+    Kind::Of(Code::StagingFull),
+    Kind::Of(Code::PeerChanged),
+    Kind::Of(Code::TransferFailed),
+    Kind::Of(Code::Deadline),
+];
+
 macro_rules! answers {
     ($($(#[$doc:meta])* $name:ident = $($kinds:expr),+;)+) => {$(
         $(#[$doc])*
@@ -74,6 +82,8 @@ answers! {
     Reported = ALWAYS, BODY, RANK, NOT_READY, ENDING;
     /// `DELETE /v1/handles/{remote_request_id}`.
     Released = ALWAYS, ASKED, RANK, NOT_READY, ENDING;
+    /// `POST /v1/digests`.
+    Digested = ALWAYS, BODY, NOT_READY, ENDING, DIGEST;
     /// `POST /v1/probe`.
     Probed = ALWAYS, BODY, ENDING, [Kind::Of(Code::AttemptConflict), Kind::Of(Code::TransferFailed)];
     /// `GET /livez`, which needs no token.

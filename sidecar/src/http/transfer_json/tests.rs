@@ -73,6 +73,7 @@ fn landed() -> Landed {
             stages: stages(),
             source_lease_left: Duration::from_millis(29_500),
             collect_by: Duration::from_secs(60),
+            digest: None,
         },
         params: KvTransferParams::parse(&params()).unwrap(),
     }
