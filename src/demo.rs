@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Break something on purpose, as a control
     #[arg(long, value_enum)]
     fault: Option<Fault>,
+    /// What the decode pod's sidecar compares with digests of the prefill engine's blocks: off, sample:K or full
+    #[arg(long, default_value = "off", value_parser = sidecar::config::checked_verify)]
+    verify: String,
     /// Leave everything running after the requests, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -139,6 +142,8 @@ fn plan(args: &Args) -> Plan {
         gate: args.gate.as_str(),
         prefill_lease: Duration::from_secs(30),
         blocks: 256,
+        verify: args.verify.clone(),
+        prefill_flags: &[],
         sidecar_faults: &[],
         router_faults: &[],
         slow_wire: None,
@@ -175,6 +180,7 @@ async fn exercise(args: &Args, topology: &mut Topology, client: &Client, folder:
     let nixl = version.body.get("nixl").cloned().unwrap_or(Value::Null);
     let mut report = Report::new(&outcomes, evidence, nixl);
     report.gate = args.gate.as_str();
+    report.verify.clone_from(&args.verify);
     let code = match args.fault {
         // A text that came without a decode of transferred KV proves nothing.
         None => ExitCode::from(u8::from(

@@ -17,8 +17,10 @@ use super::workload::{self, Ask};
 /// What to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Fault {
-    /// Bytes in staging are flipped after landing: texts must differ
+    /// Bytes in staging are flipped after landing: texts must differ (with --verify full: none)
     CorruptStaging,
+    /// One prefill rank overwrites its blocks before they are read: texts must differ (with --verify full: none)
+    OverwrittenBlocks,
     /// The router dispatches decodes before any receipt: they must be counted
     SkipGate,
     /// Decodes go to another rank than the receipt's: the router must refuse, the sidecar must notice
@@ -39,6 +41,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Self::CorruptStaging => "corrupt-staging",
+            Self::OverwrittenBlocks => "overwritten-blocks",
             Self::SkipGate => "skip-gate",
             Self::WrongRank => "wrong-rank",
             Self::ExpiredLease => "expired-lease",
@@ -50,6 +53,13 @@ impl Fault {
     pub(super) fn prepare(self, plan: Plan) -> Plan {
         match self {
             Self::CorruptStaging => Plan { sidecar_faults: &["corrupt-staging"], ..plan },
+            // Digests are taken at once, the pull is held until the blocks are overwritten. Without a prefix cache the next prefill is sound.
+            Self::OverwrittenBlocks => Plan {
+                dp: plan.dp.max(2),
+                prefill_flags: &["--fault", "overwrite-pinned=500@0", "--prefix-caching", "off"],
+                sidecar_faults: &["hold-pull=1000"],
+                ..plan
+            },
             Self::SkipGate => Plan { router_faults: &["skip-gate"], ..plan },
             Self::WrongRank => Plan { dp: plan.dp.max(2), router_faults: &["wrong-rank"], ..plan },
             // Another peer must be there to compare with.
@@ -68,7 +78,7 @@ impl Fault {
     /// A few requests are enough for a control.
     pub(super) fn asks(self) -> Vec<Ask> {
         let few = match self {
-            Self::CorruptStaging | Self::SkipGate | Self::WrongRank => 8,
+            Self::CorruptStaging | Self::OverwrittenBlocks | Self::SkipGate | Self::WrongRank => 8,
             Self::ExpiredLease => 4,
             // Enough of both ranks for medians.
             Self::SlowWire => 16,
@@ -80,7 +90,9 @@ impl Fault {
     /// What happens beside request number `round`: for an expired lease, other prompts that will reuse P's blocks.
     pub(super) async fn disturb(self, topology: &Topology, client: &Client, round: usize) -> Result<()> {
         match self {
-            Self::CorruptStaging | Self::SkipGate | Self::WrongRank | Self::SlowWire => Ok(()),
+            Self::CorruptStaging | Self::OverwrittenBlocks | Self::SkipGate | Self::WrongRank | Self::SlowWire => {
+                Ok(())
+            }
             Self::ExpiredLease => {
                 sleep(SHORT_LEASE + Duration::from_millis(300)).await;
                 overwrite(client, &topology.prefill, round).await
@@ -92,6 +104,26 @@ impl Fault {
     pub(super) async fn judge(self, report: &mut Report, topology: &Topology, client: &Client) -> Result<ExitCode> {
         report.fault = Some(self.name());
         match self {
+            Self::CorruptStaging | Self::OverwrittenBlocks if report.verify != "off" => {
+                report.notes.push(format!(
+                    "control {} (verify {}): {} right, {} clear errors, {} wrong texts, {} receipts: {}",
+                    self.name(),
+                    report.verify,
+                    report.correct,
+                    report.clear_errors,
+                    report.wrong_texts,
+                    report.receipts,
+                    mismatches(topology, client).await?
+                ));
+                Ok(ExitCode::from(u8::from(report.wrong_texts > 0 || report.decodes_without_receipt > 0)))
+            }
+            Self::OverwrittenBlocks => {
+                report.notes.push(format!(
+                    "control overwritten-blocks: {} of {} texts differ: nothing was compared (see --verify)",
+                    report.wrong_texts, report.requests
+                ));
+                Ok(ExitCode::FAILURE)
+            }
             Self::CorruptStaging => {
                 let all = report.wrong_texts == report.requests;
                 report.notes.push(format!(
@@ -141,6 +173,14 @@ impl Fault {
             }
         }
     }
+}
+
+/// How many transfers the decode pod's sidecar has refused for what landed.
+async fn mismatches(topology: &Topology, client: &Client) -> Result<String> {
+    let answer = client.get(&format!("{}/v1/transfers?state=failed", topology.decode_sidecar)).await?;
+    let failed = answer.body.get("transfers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let code = |transfer: &&Value| transfer.pointer("/failure/code").and_then(Value::as_str) == Some("digest_mismatch");
+    Ok(format!("{} transfers ended as digest_mismatch", failed.iter().filter(code).count()))
 }
 
 /// Prefills prompts that nobody decodes until P has reused every block once.

@@ -35,6 +35,8 @@ pub(super) enum Verdict {
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) gate: &'static str,
+    /// How much was compared with digests of the source.
+    pub(super) verify: String,
     pub(super) fault: Option<&'static str>,
     pub(super) requests: usize,
     pub(super) correct: usize,
@@ -62,6 +64,7 @@ impl Report {
         let count = |wanted: fn(&Verdict) -> bool| outcomes.iter().filter(|outcome| wanted(&outcome.verdict)).count();
         Self {
             gate: "stage",
+            verify: String::new(),
             fault: None,
             requests: outcomes.len(),
             correct: count(|verdict| *verdict == Verdict::Correct),

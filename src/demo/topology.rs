@@ -27,6 +27,10 @@ pub(super) struct Plan {
     pub(super) prefill_lease: Duration,
     /// KV blocks per DP rank of each engine.
     pub(super) blocks: u32,
+    /// `--verify` of D's sidecar.
+    pub(super) verify: String,
+    /// More flags of P's engines.
+    pub(super) prefill_flags: &'static [&'static str],
     /// Faults of D's sidecar.
     pub(super) sidecar_faults: &'static [&'static str],
     /// Faults of the router.
@@ -86,8 +90,9 @@ pub(super) async fn start(folder: &Path, plan: &Plan, client: &Client, children:
 
     say::progress("starting the prefill pod's engines");
     let prefill_ports = free_ports(plan.dp)?;
-    let lease_ms = ["--kv-lease-ms".to_owned(), plan.prefill_lease.as_millis().to_string()];
-    let prefill = children.start(folder, "prefill", &engine("prefill", plan.dp, prefill_ports, &lease_ms)).await?.url();
+    let mut more = vec!["--kv-lease-ms".to_owned(), plan.prefill_lease.as_millis().to_string()];
+    more.extend(plan.prefill_flags.iter().map(|flag| (*flag).to_owned()));
+    let prefill = children.start(folder, "prefill", &engine("prefill", plan.dp, prefill_ports, &more)).await?.url();
     say::progress("starting the decode pod's engines");
     let decode_ports = free_ports(plan.dp)?;
     let log = ["--request-log".to_owned(), path(&request_log)];
@@ -108,7 +113,7 @@ pub(super) async fn start(folder: &Path, plan: &Plan, client: &Client, children:
         children.start(folder, "prefill-sidecar", &sidecar("prefill", &prefill, prefill_ports)).await?.url();
     say::progress("starting the decode pod's sidecar");
     let mut args = sidecar("decode", &decode, decode_ports);
-    args.extend(["--receipt-log".to_owned(), path(&receipt_log)]);
+    args.extend(["--receipt-log".to_owned(), path(&receipt_log), "--verify".to_owned(), plan.verify.clone()]);
     args.extend(faults(plan.sidecar_faults));
     if let Some(late) = plan.slow_wire {
         args.extend(["--fault".to_owned(), format!("slow-wire={}@{prefill_ports}", late.as_millis())]);

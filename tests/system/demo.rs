@@ -129,3 +129,41 @@ fn without_the_gate_the_same_fault_gives_wrong_texts() {
     assert_ne!(code, 0, "{text}");
     assert!(number(&report, "wrong_texts") > 0, "{text}");
 }
+
+#[test]
+fn verified_transfers_give_right_texts_and_say_so_in_their_receipts() {
+    let Some((code, report, text)) = demo("--verify sample:4") else { return };
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(number(&report, "correct"), number(&report, "requests"), "{text}");
+    assert_eq!(report["verify"], "sample:4");
+    assert!(report["stages"]["verify"]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{report:#}");
+}
+
+#[test]
+fn corrupted_staging_gives_no_wrong_text_when_it_is_verified() {
+    let Some((code, report, text)) = demo("--verify full --fault corrupt-staging") else { return };
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(number(&report, "wrong_texts"), 0, "{text}");
+    assert_eq!(number(&report, "receipts"), 0, "{text}");
+    assert_eq!(number(&report, "clear_errors"), number(&report, "requests"), "{text}");
+    assert!(text.contains("digest_mismatch"), "{text}");
+}
+
+#[test]
+fn blocks_overwritten_before_they_are_read_give_no_wrong_text_when_they_are_verified() {
+    let Some((code, report, text)) = demo("--verify full --fault overwritten-blocks") else { return };
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(number(&report, "wrong_texts"), 0, "{text}");
+    assert_eq!(number(&report, "correct"), number(&report, "requests"), "the router goes elsewhere: {text}");
+    let notes: Vec<_> = report["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect();
+    let mismatches =
+        notes.iter().find_map(|note| note.split(" transfers ended as digest_mismatch").next()?.rsplit(' ').next());
+    assert!(mismatches.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count > 0), "{text}");
+}
+
+#[test]
+fn blocks_overwritten_before_they_are_read_give_wrong_texts_when_nothing_is_compared() {
+    let Some((code, report, text)) = demo("--fault overwritten-blocks") else { return };
+    assert_ne!(code, 0, "{text}");
+    assert!(number(&report, "wrong_texts") > 0, "{text}");
+}
