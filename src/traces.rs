@@ -4,6 +4,7 @@ use telemetry::trace::Spans;
 
 /// Tracing flags, the same for every subcommand that serves.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Export traces to this OTLP collector over HTTP, as in http://collector:4318; off without one
     #[arg(long, env = "KVGATE_OTLP_ENDPOINT", global = true, value_name = "URL")]
