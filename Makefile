@@ -6,7 +6,7 @@ BENCH_ROWS ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup build demo test test-vllm bench-vllm bench-router lint fmt bindings-check clean
+.PHONY: help setup setup-browser build demo test test-vllm bench-vllm bench-router lint fmt bindings-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ setup:  ## fetch the NIXL runtime (NIXL_WHEEL=nixl-cu13==1.5.1) and promtool bel
 	@scripts/fetch-nixl
 	@scripts/fetch-promtool || echo "tests that need promtool will say SKIPPED"
 
+setup-browser:  ## unpack Debian's headless Chromium below target/chromium, for the tests of /debug (about 100 MB)
+	@scripts/fetch-chromium
+
 build: setup  ## build the binary: target/release/kvgate
 	$(CARGO) build --release --locked
 
@@ -22,7 +25,7 @@ demo: setup  ## prefill pod, decode pod, sidecars, router on this machine; check
 	$(CARGO) build --locked
 	target/debug/kvgate demo $(DEMO_ARGS)
 
-test: setup  ## every test, with what each measured or SKIPPED; REQUIRE=nixl turns a skip into a failure
+test: setup $(if $(findstring browser,$(REQUIRE)),setup-browser)  ## every test, with what each measured or SKIPPED; REQUIRE=nixl,browser turns a skip into a failure
 	$(CARGO) test --workspace --locked -- --show-output
 
 test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk and of memory); VLLM_VERSION=0.32.0

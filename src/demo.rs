@@ -249,6 +249,7 @@ fn invite(topology: &Topology) {
         topology.router,
         topology::MODEL
     ));
+    say::line(&format!("  {}/debug in a browser", topology.decode_sidecar));
     for (base, path) in [
         (&topology.router, "/readyz"),
         (&topology.decode_sidecar, "/v1/ranks"),

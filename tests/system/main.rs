@@ -1,7 +1,9 @@
-//! The real binary as real processes on loopback: exit codes, refusals, idle cost, and the demo with its controls.
+//! The real binary as real processes on loopback: exit codes, refusals, idle cost, the demo with its controls, and the page in a browser.
 
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod browser;
+mod debug_page;
 mod demo;
 mod deployment;
 mod doctor;

@@ -127,7 +127,8 @@ fn port(value: &Value) -> u16 {
     value.as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port")
 }
 
-fn request(port: u16, method: &str, path: &str, body: &str) -> (u16, Value) {
+/// One request over a fresh connection: status, and the body as JSON (or null).
+pub(crate) fn request(port: u16, method: &str, path: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the process listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
     let head = format!(

@@ -105,17 +105,24 @@ pub(super) struct ListQuery {
     /// Only as many, the slowest first, each with why it took so long; never more than 1000
     #[param(maximum = 4_294_967_295_i64)]
     slowest: Option<u32>,
+    /// At most as many; never more than 1000
+    #[param(maximum = 4_294_967_295_i64)]
+    limit: Option<u32>,
 }
 
 impl ListQuery {
     fn filter(&self) -> Result<TransferFilter, Problem> {
         let state =
             self.state.as_deref().map(|word| TransferPhase::parse(word).ok_or_else(no_such_state)).transpose()?;
-        let slowest = self.slowest.map(|slowest| usize::try_from(slowest).unwrap_or(MAX_LISTED).min(MAX_LISTED));
+        let slowest = self.slowest.map(|slowest| at_most(Some(slowest)));
         let attempt = self.attempt_id.as_deref().map(|id| input::id("attempt_id", id)).transpose()?;
         let attempt = attempt.map(|id| AttemptId::new(id.to_owned()));
         Ok(TransferFilter { state, dp_rank: self.dp_rank.map(DpRank), attempt, slowest })
     }
+}
+
+fn at_most(count: Option<u32>) -> usize {
+    count.and_then(|count| usize::try_from(count).ok()).map_or(MAX_LISTED, |count| count.min(MAX_LISTED))
 }
 
 fn no_such_state() -> Problem {
@@ -144,7 +151,7 @@ pub(super) async fn list(
 ) -> Result<Json<TransfersJson>, Problem> {
     let now = Instant::now();
     let snapshots = api.pod().list(&query.filter()?);
-    let shown = snapshots.iter().take(MAX_LISTED);
+    let shown = snapshots.iter().take(at_most(query.limit));
     let transfers = if query.slowest.is_some() {
         let (usual, transport) = (usual(&api).await?, api.pod().transport().await);
         let reason = |snapshot| why(snapshot, &usual, transport.as_deref(), now);

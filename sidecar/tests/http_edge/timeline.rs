@@ -50,6 +50,10 @@ async fn a_transfer_can_be_followed_from_the_list_to_its_trace() {
     let listed = path.rig.get("/v1/transfers?slowest=2").await.json();
     let listed = listed["transfers"].as_array().unwrap();
     assert_eq!(listed.len(), 2);
+    for (query, count) in [("?limit=3", 3), ("", 4), ("?slowest=3&limit=1", 1), ("?limit=0", 0)] {
+        let page = path.rig.get(&format!("/v1/transfers{query}")).await.json();
+        assert_eq!(page["transfers"].as_array().unwrap().len(), count, "{query}");
+    }
     for transfer in listed {
         let stage = transfer["why"]["stage"].as_str().unwrap();
         assert!(transfer["why"]["text"].as_str().unwrap().starts_with(stage), "{transfer}");

@@ -95,8 +95,8 @@ export function picked(groups, view) {
   return kept.map((group) => ({ ...group, peer: view.split === "peer" ? group.peer : undefined, dp_rank: view.split === "rank" ? group.dp_rank : undefined }));
 }
 
-export function note(groups, { covered_ms, by: asked }) {
+export function note(groups, { covered_ms }, view) {
   if (groups.length === 0) return "No transfer has got a receipt in this window.";
-  const how = asked.length > 1 ? " with this filter" : "";
+  const how = view.rank || view.peer ? ", of the chosen rank and peer only" : "";
   return `Logarithmic axis. A bar goes from the median to 90 %, its thin end to 99 %, the dot is the longest. The last ${count(Math.round(covered_ms / 1000), "second")}${how}.`;
 }

@@ -19,8 +19,10 @@ const REDRAW = 150;
 const $ = (id) => document.getElementById(id);
 const view = { ...NOTHING };
 const told = { ranks: new Map(), transfers: null, slowest: null, latency: null, totals: null, peers: null, handles: null, detail: null, version: null };
+const troubles = new Map();
 let most = ROWS;
 let lastSeen = null;
+let since = null;
 let down = false;
 let paused = false;
 let locked = false;
@@ -37,18 +39,23 @@ const source = new Source({
   unauthorized: lock,
   refused: (problem, path) => {
     if (problem.status === 404 && path.startsWith("v1/transfers/")) detail.missing("This sidecar does not have this transfer any more: it keeps the last 1024 of each rank.");
-    else console.warn(`${path}: ${problem.message}`);
+    else troubles.set(path.split("?")[0], problem.message), redraw();
   },
+  answered: (path) => troubles.delete(path.split("?")[0]),
 });
 
 const keepTold = (name) => (answer) => ((told[name] = answer), redraw());
+// A list with the question that it answers.
+const keepList = (name) => ({ transfers }, path) => ((told[name] = { path, transfers }), redraw());
 const listed = (more) => `v1/transfers?${new URLSearchParams({ ...(view.rank && { dp_rank: view.rank }), ...(view.outcome && view.outcome !== "running" && { state: view.outcome }), ...more })}`;
+const recentPath = () => listed({ limit: deep() ? DEEP : most });
+const slowestPath = () => listed({ slowest: deep() ? DEEP : most });
 const deep = () => Boolean(view.peer || view.find || view.outcome === "running");
 const latencyOf = (stages) => `v1/latency?window=${view.window || "60s"}&by=${[...by(view), ...stages].join(",")}`;
 
 const questions = [
-  source.ask(1000, () => listed({ limit: deep() ? DEEP : most }), (answer) => keepTold("transfers")(answer.transfers)),
-  source.ask(2000, () => listed({ slowest: deep() ? DEEP : most }), (answer) => keepTold("slowest")(answer.transfers)),
+  source.ask(1000, recentPath, keepList("transfers")),
+  source.ask(2000, slowestPath, keepList("slowest")),
   source.ask(2000, () => latencyOf(["stage"]), keepTold("latency")),
   source.ask(2000, () => latencyOf([]), keepTold("totals")),
   source.ask(5000, () => "v1/peers", keepTold("peers")),
@@ -75,7 +82,7 @@ function redraw() {
 
 function draw() {
   const ranks = [...told.ranks.values()].sort((a, b) => a.dp_rank - b.dp_rank);
-  drawRanks($("ranks"), ranks, (rank) => choose({ rank: view.rank === String(rank) ? "" : String(rank) }));
+  drawRanks($("ranks"), ranks, (rank) => choose({ rank: view.rank === String(rank) ? "" : String(rank) }), view.rank);
   show($("no-ranks"), ranks.length === 0);
   options(ranks);
   drawTiles(ranks);
@@ -84,10 +91,12 @@ function draw() {
     drawCauses($("causes"), $("no-causes"), told.latency, choose);
     const groups = picked([...told.latency.groups, ...told.totals.groups], view);
     drawLatency($("latency"), groups, view);
-    say($("latency-note"), note(groups, told.latency));
+    say($("latency-note"), note(groups, told.latency, view));
   }
   if (told.peers) drawPeers($("peers"), $("transport"), told.peers, (peer) => choose({ peer: view.peer === peer ? "" : peer }));
   if (told.handles) drawHandles($("handles"), $("handles-note"), told.handles, view);
+  say($("trouble"), [...troubles].map(([path, message]) => `${path}: ${message}`).join(" · "));
+  show($("trouble"), troubles.size > 0);
   if (told.detail) detail.draw(told.detail);
   if (told.version) {
     const { version, git_sha, nixl } = told.version;
@@ -96,15 +105,16 @@ function draw() {
 }
 
 function rows() {
-  const why = new Map(told.slowest.map((transfer) => [transfer.transfer_id, transfer.why]));
-  const all = view.order === "slowest" ? told.slowest : told.transfers;
-  const matching = all.filter((transfer) => fits(transfer, view));
+  const why = new Map(told.slowest.transfers.map((transfer) => [transfer.transfer_id, transfer.why]));
+  const [all, path] = view.order === "slowest" ? [told.slowest, slowestPath()] : [told.transfers, recentPath()];
+  const matching = all.transfers.filter((transfer) => fits(transfer, view));
   const shown = matching.slice(0, most).map((transfer) => ({ ...transfer, why: why.get(transfer.transfer_id) }));
   drawTransfers({ list: $("transfers"), scale: $("scale") }, shown, view, (transfer) => choose({ transfer }));
   show($("more"), matching.length >= most && most < MOST);
   const filtered = view.rank || view.peer || view.outcome || view.find;
   const role = [...told.ranks.values()].some((rank) => rank.virtual_engine_id) ? "" : " The sidecar beside the decode pod has them; this one has the block handles of its engine.";
   if (shown.length > 0) say($("shown"), `${count(shown.length, view.order === "slowest" ? "slow transfer" : "recent transfer")}${filtered ? " that fit" : ""}. Choose one for its timeline.`);
+  else if (all.path !== path) say($("shown"), "asking the sidecar …");
   else say($("shown"), filtered ? "No recent transfer fits." : `No transfer yet.${role}`);
 }
 
@@ -112,16 +122,18 @@ function drawTiles(ranks) {
   const ready = ranks.filter((rank) => word(rank) === "ready").length;
   const flying = ranks.reduce((sum, rank) => sum + rank.in_flight, 0);
   const quarantined = ranks.reduce((sum, rank) => sum + rank.staging.quarantined_blocks, 0);
-  const recent = told.transfers ?? [];
+  const recent = told.transfers?.transfers ?? [];
   const failed = recent.filter((transfer) => outcome(transfer) === "failed").length;
   const leaked = (told.handles?.ranks ?? []).reduce((sum, rank) => sum + rank.leaked, 0);
-  const total = told.totals?.groups.length === 1 ? told.totals.groups[0] : null;
+  const totals = told.totals ? picked(told.totals.groups, view) : [];
+  const worst = (figure) => (totals.length > 0 ? Math.max(...totals.map((group) => group[figure])) : null);
+  const whose = view.split ? `, slowest ${view.split}` : "";
   const tiles = [
     ["ranks ready", `${ready} of ${ranks.length}`, ready < ranks.length || ranks.length === 0],
     ["in flight", String(flying), false],
     [`failed of ${recent.length} listed`, told.transfers ? String(failed) : "–", failed > 0],
-    ["median to the receipt", time(total?.p50_us), false],
-    ["99 % to the receipt", time(total?.p99_us), false],
+    [`median to the receipt${whose}`, time(worst("p50_us")), false],
+    [`99 % to the receipt${whose}`, time(worst("p99_us")), false],
   ];
   if (quarantined) tiles.push(["blocks in quarantine", String(quarantined), true]);
   if (leaked) tiles.push(["leaked handles", String(leaked), true]);
@@ -137,7 +149,7 @@ function options(ranks) {
   const { rank, peer } = $("filter").elements;
   const names = new Map();
   for (const known of told.peers?.peers ?? []) names.set(known.engine_id, known.address);
-  for (const transfer of told.transfers ?? []) names.set(transfer.source.engine_id, transfer.source.address ?? names.get(transfer.source.engine_id));
+  for (const transfer of told.transfers?.transfers ?? []) names.set(transfer.source.engine_id, transfer.source.address ?? names.get(transfer.source.engine_id));
   if (view.peer && !names.has(view.peer)) names.set(view.peer, undefined);
   const numbers = new Set(ranks.map((known) => String(known.dp_rank)));
   if (view.rank) numbers.add(view.rank);
@@ -179,7 +191,7 @@ function apply() {
   }
   if (view.transfer) {
     detail.open(view.transfer);
-    const known = [...(told.transfers ?? []), ...(told.slowest ?? [])].find((transfer) => transfer.transfer_id === view.transfer);
+    const known = [...(told.transfers?.transfers ?? []), ...(told.slowest?.transfers ?? [])].find((transfer) => transfer.transfer_id === view.transfer);
     if (known && told.detail?.transfer_id !== view.transfer) detail.draw(known);
   } else {
     detail.close();
@@ -189,13 +201,15 @@ function apply() {
 }
 
 function clock() {
-  const since = lastSeen === null ? null : performance.now() - lastSeen;
-  const lost = !paused && !locked && (down || (since !== null && since > LATE));
-  const [text, mood] = locked ? ["token wanted", "bad"] : paused ? ["paused", "wait"] : lost ? ["connection lost", "bad"] : since === null ? ["connecting", "wait"] : ["live", "good"];
+  const age = lastSeen === null ? null : performance.now() - lastSeen;
+  // After a pause or a hidden tab, silence counts from when it was asked again.
+  const silent = since !== null && performance.now() - Math.max(lastSeen ?? 0, since) > LATE;
+  const lost = !paused && !locked && (down || silent);
+  const [text, mood] = locked ? ["token wanted", "bad"] : paused ? ["paused", "wait"] : lost ? ["connection lost", "bad"] : age === null ? ["connecting", "wait"] : ["live", "good"];
   say($("connection"), text);
   mark($("connection"), `pill ${mood}`);
-  say($("age"), since === null ? "" : `last update ${ago(since)}`);
-  const then = since === null ? "it has not answered yet" : `last update ${ago(since)}; what is below is as it was then`;
+  say($("age"), age === null ? "" : `last update ${ago(age)}`);
+  const then = age === null ? "it has not answered yet" : `last update ${ago(age)}; what is below is as it was then`;
   say($("lost"), lost ? `Connection lost: the sidecar at ${location.host} does not answer (${then}). Trying again every second.` : "");
   show($("lost"), lost);
   mark(document.body, lost || paused ? "stale" : "");
@@ -223,8 +237,14 @@ $("login").addEventListener("submit", (event) => {
 
 // Nobody looks at a hidden tab, and a paused page stands still.
 function run() {
-  if (paused || locked || document.hidden) source.stop();
-  else source.start();
+  if (paused || locked || document.hidden) {
+    source.stop();
+    down = false;
+    since = null;
+  } else {
+    source.start();
+    since ??= performance.now();
+  }
   clock();
 }
 
@@ -245,6 +265,11 @@ $("more").addEventListener("click", () => {
   most = Math.min(most * 2, MOST);
   questions.forEach((question) => question.wake());
   draw();
+});
+// A jump within the page is not a view of it.
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("transfers-title").focus();
 });
 $("detail-close").addEventListener("click", () => detail.close());
 $("detail").addEventListener("close", () => view.transfer && choose({ transfer: "" }));

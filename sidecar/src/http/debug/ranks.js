@@ -9,8 +9,9 @@ export function word(rank) {
   return rank.draining ? "draining" : rank.state;
 }
 
-export function drawRanks(list, ranks, pick) {
+export function drawRanks(list, ranks, pick, chosen) {
   keep(list, ranks, (rank) => rank.dp_rank, (rank) => card(rank, pick));
+  for (const node of list.children) node.querySelector(".name").setAttribute("aria-pressed", String(node.dataset.rank === chosen));
 }
 
 function card({ dp_rank }, pick) {

@@ -41,10 +41,11 @@ class Question {
   }
 }
 
-// All questions and the event stream; started and stopped together.
+// All questions and the event stream; started and stopped together. The listener is told of ranks, of every sign of life (seen), of each
+// question's answer (answered) or refusal (refused, unauthorized), and of a connection that failed (broken).
 export class Source {
-  constructor({ rank, seen, broken, unauthorized, refused }) {
-    Object.assign(this, { rank, seen, broken, unauthorized, refused });
+  constructor(listener) {
+    Object.assign(this, listener);
     this.questions = [];
     this.running = null;
   }
@@ -80,6 +81,7 @@ export class Source {
           const answer = await (await ask(path, within)).json();
           if (signal.aborted) return;
           this.seen();
+          this.answered(path);
           question.told(answer, path);
         } catch (error) {
           if (signal.aborted) return;
@@ -104,6 +106,7 @@ export class Source {
           if (done) break;
           watch = setTimeout(() => silent.abort(), SILENCE);
           this.seen();
+          this.answered("v1/ranks/events");
           const events = (text + value).split("\n\n");
           text = events.pop();
           events.forEach((event) => this.event(event));
