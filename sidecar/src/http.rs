@@ -137,13 +137,13 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(operations::metrics))
         .routes(routes!(operations::version))
         .routes(routes!(openapi::document))
+        .merge(debug::routes())
 }
 
 /// The whole API: the routes, and what happens to every request.
 pub fn api(api: Api) -> Router {
     let (routes, _described) = routes().split_for_parts();
     routes
-        .merge(debug::routes())
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), edge::admit))

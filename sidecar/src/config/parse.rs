@@ -25,7 +25,13 @@ pub(crate) enum ValueError {
 /// A number and `ms`, `s` or `m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, ValueError> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let number: u64 = digits.parse().map_err(|_| ValueError::Duration)?;
+    // `parse` alone would take a sign.
+    let number: u64 = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten()
+        .ok_or(ValueError::Duration)?;
     match text.strip_prefix(digits) {
         Some("ms") => Some(Duration::from_millis(number)),
         Some("s") => Some(Duration::from_secs(number)),

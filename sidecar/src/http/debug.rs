@@ -1,10 +1,13 @@
 //! `/debug`: a page for people, with the same answers as the API. It is embedded, asks nothing of any other host, and holds no data
 //! itself: it may be had without the token, which it then asks its reader for.
 
-use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderName, Uri, header};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder};
+use utoipa::openapi::{ContentBuilder, ResponseBuilder};
+use utoipa::{PartialSchema as _, openapi};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::{Api, edge};
 
@@ -35,9 +38,24 @@ const FILES: [(&str, &str, &str); 11] = [
     ("/debug/others.js", JAVASCRIPT, include_str!("debug/others.js")),
 ];
 
-/// The page and its parts.
-pub(super) fn routes() -> Router<Api> {
-    FILES.iter().fold(Router::new(), |routes, (path, _, _)| routes.route(path, get(file)))
+/// The page and its parts, with their descriptions.
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    FILES.iter().fold(OpenApiRouter::new(), |routes, (path, media_type, _)| {
+        let mut routes = routes.route(path, get(file));
+        routes.get_openapi_mut().paths.add_path_operation(path, vec![HttpMethod::Get], described(path, media_type));
+        routes
+    })
+}
+
+fn described(path: &str, media_type: &str) -> openapi::path::Operation {
+    let text = ContentBuilder::new().schema(Some(String::schema())).build();
+    let found = ResponseBuilder::new().description("The file").content(media_type, text).build();
+    OperationBuilder::new()
+        .operation_id(Some(path.trim_start_matches('/').replace(['/', '.'], "_")))
+        .tag("debugging")
+        .summary(Some(if path == PAGE { "A page for people" } else { "A part of the page" }))
+        .response("200", found)
+        .build()
 }
 
 /// Whether a path is one of the page's: they say nothing about this sidecar.

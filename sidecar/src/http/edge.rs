@@ -1,4 +1,6 @@
 //! What happens to every request before and after its handler.
+//!
+//! A request id and a trace context come back when they are well formed; nothing else of a request is ever put into a header.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -19,7 +21,7 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const MAX_REQUEST_ID: usize = 128;
 
 /// Paths that a supervisor asks without a token; they tell nothing about requests.
-pub(super) const OPEN: [&str; 2] = ["/livez", "/readyz"];
+const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
 /// Names the request, opens its span, checks the token, and echoes the id.
 pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
@@ -28,16 +30,15 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let path = request.uri().path();
     let span =
         debug_span!("http", request_id = shown, method = %request.method(), path, traceparent = tracing::field::Empty);
-    let open = OPEN.contains(&path) || debug::is_page(path);
-    let admitted = open || api.0.token.as_ref().is_none_or(|token| token.admits(request.headers()));
+    let admitted = is_open(path) || api.0.token.as_ref().is_none_or(|token| token.admits(request.headers()));
     let caller = request.headers().get(TRACE_PARENT).and_then(|value| value.to_str().ok());
-    if let Some(parent) = caller.filter(|caller| Context::parse(caller).is_some()) {
-        span.record("traceparent", parent);
+    let sent = caller.and_then(Context::parse);
+    if let Some(sent) = sent {
+        span.record("traceparent", sent.to_string());
     }
     let traced = api.pod().spans().continued(caller).map(|received| (received, Route::of(&request)));
     // What is done for this request goes on from its own span, or from the caller's where none is made.
-    if let Some(context) = traced.as_ref().map(|(traced, _)| traced.context).or_else(|| caller.and_then(Context::parse))
-    {
+    if let Some(context) = traced.as_ref().map(|(traced, _)| traced.context).or(sent) {
         request.extensions_mut().insert(context);
     }
     let since = Instant::now();
@@ -60,6 +61,10 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
         api.pod().spans().send(vec![ended]);
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    // As it was understood, not as it was written: a later version may have more in it.
+    if let Some(sent) = sent.and_then(|sent| HeaderValue::try_from(sent.to_string()).ok()) {
+        response.headers_mut().insert(TRACE_PARENT, sent);
+    }
     response
 }
 
@@ -74,6 +79,11 @@ impl Route {
         let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
         Self { method: request.method().to_string(), path }
     }
+}
+
+/// Whether a path is answered without the token.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || debug::is_page(path)
 }
 
 /// Any path that is not routed.

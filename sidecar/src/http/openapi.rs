@@ -15,8 +15,7 @@ use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, Ref, RefOr, Required};
 
-use crate::http::edge::OPEN;
-use crate::http::{Api, routes};
+use crate::http::{Api, edge, routes};
 use crate::problem::{Document, Problem};
 
 /// The media type of JSON.
@@ -67,7 +66,7 @@ pub(super) fn described(with_token: bool) -> OpenApi {
         described.security = Some(vec![SecurityRequirement::new::<_, [String; 0], String>(TOKEN, [])]);
     }
     for (path, item) in &mut described.paths.paths {
-        let open = OPEN.contains(&path.as_str());
+        let open = edge::is_open(path);
         operations(item).for_each(|operation| complete(operation, with_token, open));
     }
     described
@@ -93,10 +92,11 @@ fn complete(operation: &mut Operation, with_token: bool, open: bool) {
     if open && with_token {
         operation.security = Some(Vec::new());
     }
+    let header =
+        |about: &str| RefOr::T(HeaderBuilder::new().schema(Some(String::schema())).description(Some(about)).build());
     for answer in operation.responses.responses.values_mut() {
         if let RefOr::T(answer) = answer {
-            let id = HeaderBuilder::new().description(Some("The client's, or one of the sidecar's")).build();
-            answer.headers.insert(REQUEST_ID.to_owned(), RefOr::T(id));
+            answer.headers.insert(REQUEST_ID.to_owned(), header("The client's, or one of the sidecar's"));
         }
     }
 }

@@ -43,13 +43,23 @@ struct EventJson {
     args: ArgsJson,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-enum ArgsJson {
-    Named { name: String },
-    Stage { running: bool },
-    Read { agent: String, bytes: u64, descriptors: u64, pieces: u64, planned_us: u64 },
-    Post {},
+/// A name's `name`, a stage's `running`, a read's facts; nothing for the call that posts it.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct ArgsJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    descriptors: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pieces: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    planned_us: Option<u64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -83,21 +93,22 @@ pub(super) fn trace(transfer: &TransferSnapshot, epoch: Instant, now: Instant) -
         named("thread_name", pid, STAGES, format!("transfer {}", transfer.transfer)),
     ];
     for span in transfer.timeline(now) {
-        let args = ArgsJson::Stage { running: span.running };
+        let args = ArgsJson { running: Some(span.running), ..ArgsJson::default() };
         events.push(event(span.stage, STAGES, span.start, span.duration, args));
     }
     for shard in &transfer.read.shards {
         let tid = STAGES.saturating_add(1).saturating_add(shard.shard.0.into());
         events.push(named("thread_name", pid, tid, format!("TP shard {} from {}", shard.shard, shard.agent)));
-        let args = ArgsJson::Read {
-            agent: shard.agent.as_str().to_owned(),
-            bytes: shard.bytes,
-            descriptors: shard.descriptors,
-            pieces: shard.pieces,
-            planned_us: micros(shard.planned),
+        let args = ArgsJson {
+            agent: Some(shard.agent.as_str().to_owned()),
+            bytes: Some(shard.bytes),
+            descriptors: Some(shard.descriptors),
+            pieces: Some(shard.pieces),
+            planned_us: Some(micros(shard.planned)),
+            ..ArgsJson::default()
         };
         events.push(event("read", tid, shard.start, shard.wire, args));
-        events.push(event("post call", tid, shard.start, shard.post_call, ArgsJson::Post {}));
+        events.push(event("post call", tid, shard.start, shard.post_call, ArgsJson::default()));
     }
     TraceJson {
         display_time_unit: "ms",
@@ -115,5 +126,14 @@ pub(super) fn trace(transfer: &TransferSnapshot, epoch: Instant, now: Instant) -
 }
 
 fn named(what: &'static str, pid: u16, tid: u32, name: String) -> EventJson {
-    EventJson { name: what, cat: None, ph: "M", pid, tid, ts: 0, dur: None, args: ArgsJson::Named { name } }
+    EventJson {
+        name: what,
+        cat: None,
+        ph: "M",
+        pid,
+        tid,
+        ts: 0,
+        dur: None,
+        args: ArgsJson { name: Some(name), ..ArgsJson::default() },
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use utoipa::IntoResponses;
-use utoipa::openapi::schema::{AllOfBuilder, ArrayBuilder, ObjectBuilder};
+use utoipa::openapi::schema::{AllOfBuilder, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};
 
 use super::named;
@@ -137,6 +137,6 @@ fn problem() -> Ref {
 /// What the members of a problem document are for these.
 fn narrowed(status: u16, kinds: &[Kind]) -> Schema {
     let codes = words(kinds.iter().map(|kind| kind.code()));
-    let status = ObjectBuilder::new().enum_values(Some([status]));
+    let status = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([status]));
     ObjectBuilder::new().property("code", codes).property("status", status).build().into()
 }
