@@ -52,9 +52,13 @@ async fn what_cannot_be_read_is_refused() {
     for path in ["/v1/handles/x", "/v1/handles/x?dp_rank=8&reason=bored", "/v1/transfers/%20"] {
         expect(&client.delete(path).await, 400, "params_invalid", "never");
     }
-    for (method, path) in
-        [("POST", "/v1/transfers"), ("POST", "/v1/handles"), ("POST", "/v1/probe"), ("PUT", "/v1/log-level")]
-    {
+    for (method, path) in [
+        ("POST", "/v1/transfers"),
+        ("POST", "/v1/handles"),
+        ("POST", "/v1/probe"),
+        ("POST", "/v1/digests"),
+        ("PUT", "/v1/log-level"),
+    ] {
         let method: Method = method.parse().unwrap();
         for body in ["", "{", "[1]", "null", "\"text\"", "{\"bytes\": \"many\", \"filter\": 1}", "{}{}", "\u{7f}"] {
             expect(&client.send_json(method.clone(), path, body).await, 400, "params_invalid", "never");
@@ -244,6 +248,17 @@ async fn what_is_under_way_ends_in_words() {
     expect(&client.post("/v1/probe", &json!({})).await, 503, "shutting_down", "other_target");
     assert_eq!(client.delete(&last).await.status, 200);
     let _ended = sidecar.end().await;
+}
+
+#[tokio::test]
+async fn what_is_not_what_was_sent_gets_no_receipt() {
+    let world = World::new();
+    let (p, d) = (world.engine(SHAPE).await, world.engine(SHAPE).await);
+    let of_p = world.sidecar("prefill", &p, "").await.ready().await;
+    let sidecar = world.sidecar("decode", &d, "--verify full --fault corrupt-staging").await.ready().await;
+    let mut body = start("a-1", &prefill(&p, 100).await);
+    body["source_sidecar"] = json!(of_p.url());
+    expect(&sidecar.client.post("/v1/transfers", &body).await, 409, "digest_mismatch", "new_prefill");
 }
 
 #[tokio::test]

@@ -50,10 +50,20 @@ async fn every_operation_answers_as_documented() {
     let read = of_p.client.delete(&format!("/v1/handles/{request}?dp_rank=0&reason=read")).await;
     assert_eq!((read.status.as_u16(), read.text.as_str()), (204, ""));
 
-    // Nobody waits for this one.
+    // Nobody waits for this one; it is compared with its source.
+    let second = prefill(&p, 200).await;
+    let ask = json!({
+        "engine_id": second["remote_engine_id"], "request_id": second["remote_request_id"],
+        "block_ids": second["remote_block_ids"], "deadline_ms": 20_000,
+    });
+    let digests = of_p.client.post("/v1/digests", &ask).await;
+    assert_eq!((digests.status.as_u16(), &digests.json()["algorithm"]), (200, &json!("xxh64")), "{}", digests.text);
     let async_start = client.request(Method::POST, "/v1/transfers").header("content-type", "application/json");
-    let body = start("a-2", &prefill(&p, 200).await).to_string();
-    let begun = client.call(async_start.header("prefer", "respond-async").body(Body::from(body)).unwrap()).await;
+    let mut body = start("a-2", &second);
+    body["verify"] = json!("full");
+    body["source_sidecar"] = json!(of_p.url());
+    let async_start = async_start.header("prefer", "respond-async").body(Body::from(body.to_string()));
+    let begun = client.call(async_start.unwrap()).await;
     assert_eq!((begun.status.as_u16(), &begun.headers["preference-applied"]), (202, &"respond-async".parse().unwrap()));
     let location = begun.headers["location"].to_str().unwrap().to_owned();
     assert_eq!(client.get(&format!("{location}?wait=20s")).await.json()["state"], "landed");

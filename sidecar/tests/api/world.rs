@@ -10,7 +10,9 @@ use clap::Parser as _;
 use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};
 use side_channel::{InProcess, SideChannel};
+use sidecar::auth::Token;
 use sidecar::config::Args;
+use sidecar::http::HttpSources;
 use sidecar::lifecycle::Budgets;
 use sidecar::model::{NoReceiptSink, ShutDown};
 use sidecar::pod::Parts;
@@ -84,6 +86,7 @@ impl World {
             side_channel: Arc::clone(&self.side_channel),
             receipts: Arc::new(NoReceiptSink),
             spans: telemetry::trace::Spans::default(),
+            sources: Arc::new(HttpSources::new(settings.token.as_ref().and_then(Token::header))),
         };
         let stop = CancellationToken::new();
         let listener = bind(settings.listen).await.unwrap();
@@ -92,7 +95,7 @@ impl World {
         let build = (rig::build(), rig::log_filter());
         #[expect(clippy::disallowed_methods, reason = "a process of its own, as far as the test goes")]
         let process = tokio::spawn(run_parts(settings, listener, parts, build, budgets, stop.clone()));
-        Sidecar { client: Client::new(port, token).await, stop, process: Some(process) }
+        Sidecar { client: Client::new(port, token).await, port, stop, process: Some(process) }
     }
 
     /// A file with the token, for `--token-file`.
@@ -106,11 +109,16 @@ impl World {
 /// One process.
 pub(crate) struct Sidecar {
     pub(crate) client: Client,
+    port: u16,
     pub(crate) stop: CancellationToken,
     process: Option<JoinHandle<Result<ShutDown, RunError>>>,
 }
 
 impl Sidecar {
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     pub(crate) async fn ready(self) -> Self {
         self.client.until("/readyz", |answer| answer.status == 200).await;
         self
