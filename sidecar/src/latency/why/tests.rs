@@ -8,7 +8,7 @@ use side_channel::Endpoint;
 
 use super::*;
 use crate::latency::{Latency, Series};
-use crate::model::{Code, QueuedBehind, ShardRead, Stages, TransferFailure, TransferPhase};
+use crate::model::{Code, DigestFacts, QueuedBehind, ShardRead, Stages, TransferFailure, TransferPhase};
 
 fn stages(us: [u64; 5]) -> Stages {
     let [queued, handshake, post, wire, verify] = us.map(|us| Some(Duration::from_micros(us)));
@@ -163,6 +163,22 @@ fn posts_and_records_that_take_long_have_their_own_words() {
     assert_eq!(busy.text, "post: 9.0 ms against 100 µs; the rank's agent was busy with other reads");
     let record = said(&transfer("usual", [20, 0, 100, 6_000, 90_000], read(2, 32, 1 << 20)));
     assert!(record.text.contains("--receipt-log"), "{}", record.text);
+    let digests = DigestFacts {
+        blocks: 62,
+        bytes: 128 << 20,
+        source: Some(Duration::from_millis(95)),
+        compared: Some(Duration::from_millis(20)),
+    };
+    let facts = ReadFacts { digests: Some(digests), ..read(2, 32, 1 << 20) };
+    let compared = said(&transfer("usual", [20, 0, 100, 6_000, 90_000], facts));
+    assert!(
+        compared.text.ends_with(
+            "62 blocks (128 MiB) compared with the source; the prefill pod's sidecar gave its digests 95 ms after it was asked; \
+             comparing took 20 ms"
+        ),
+        "{}",
+        compared.text
+    );
 }
 
 #[test]
