@@ -20,6 +20,7 @@ use kv::digest::pages_per_block;
 use kv::ids::{BlockId, EngineId, EngineRequestId};
 use kv::layout::KvLayout;
 use nixl::{DescError, FabricError};
+use telemetry::trace::Context;
 use tokio::time::Instant;
 
 use crate::model::{Code, TransferError};
@@ -38,6 +39,8 @@ pub struct DigestAsk {
     pub blocks: Vec<Vec<BlockId>>,
     /// When nobody waits for the answer any more.
     pub deadline: Instant,
+    /// The span that asks.
+    pub trace: Option<Context>,
 }
 
 impl DigestAsk {

@@ -1,12 +1,7 @@
 //! The exporter against a collector over real HTTP, one that hangs, and none at all.
 
 #![cfg(feature = "otlp")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../tests/support/otlp_receiver.rs"]
 mod otlp_receiver;

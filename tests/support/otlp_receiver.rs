@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -56,10 +56,7 @@ impl Collector {
 
     /// The spans of the next post.
     pub(crate) fn next(&self, within: Duration) -> Option<Vec<Sent>> {
-        match self.posts.recv_timeout(within) {
-            Ok(spans) => Some(spans),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.posts.recv_timeout(within).ok()
     }
 }
 

@@ -42,6 +42,24 @@ fn a_command_line_that_cannot_work_exits_64() {
 }
 
 #[test]
+fn a_collector_that_cannot_be_used_is_refused() {
+    let router = "router --prefill http://127.0.0.1:1 --decode http://127.0.0.1:2 --host 127.0.0.1 --port 0";
+    refused(&format!("{router} --otlp-endpoint https://collector:4318"), 64, &["--otlp-endpoint", "https"]);
+    refused(&format!("{router} --otlp-sample-ratio 2"), 64, &["--otlp-sample-ratio"]);
+}
+
+#[test]
+fn what_is_logged_is_json_where_nobody_reads_it_on_a_terminal() {
+    let router = "router --prefill http://127.0.0.1:1 --decode http://127.0.0.1:1 --otlp-sample-ratio 2";
+    let (_, json) = finished(&mut kvgate(router));
+    let lines: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    assert!(lines.iter().any(|line| line["level"] == "ERROR" && line["fields"]["error"].is_string()), "{json}");
+    let (_, text) = finished(kvgate(router).args(["--log-format", "text"]));
+    assert!(text.contains("ERROR") && text.lines().all(|line| !line.starts_with('{')), "{text}");
+}
+
+#[test]
 fn a_library_that_is_not_nixl_is_named_with_what_to_do() {
     let (_folder, file) = scratch_file("libnixl_capi.so", b"this is no library");
     let path = file.display();

@@ -57,7 +57,7 @@ fn no_log_tells_prompts_answers_token_ids_or_keys() {
         ("/v1/completions", format!(r#"{{"model":"m","prompt":"{}"}}"#, said.repeat(2000))),
         ("/v1/completions", format!(r#"{{"model":"m","prompt":"{}","max_tokens":1}}"#, said.repeat(100))),
         ("/v1/embeddings", format!(r#"{{"input":"{said}"}}"#)),
-        ("/nowhere", said.clone()),
+        ("/nowhere", said),
     ];
     for (path, body) in &bad {
         let (status, answer) = post(path, body);

@@ -29,7 +29,7 @@ fn one_request_is_one_trace_over_router_and_sidecars() {
     }
     let collector = Collector::start("200 OK");
     let flags = format!("--otlp-endpoint http://{}", collector.address);
-    let deployment = Deployment::start(&flags, &flags);
+    let deployment = Deployment::start(&format!("{flags} --verify full"), &flags);
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     let headers = [("traceparent", parent.as_str()), ("x-request-id", "mine")];
     let body = r#"{"model":"m","prompt":"no span may tell this","max_tokens":4}"#;
@@ -37,7 +37,8 @@ fn one_request_is_one_trace_over_router_and_sidecars() {
     // P's sidecar is told last: its handle is let go when D's sidecar has read it and D has collected.
     let all = gathered(&collector, |all| {
         let has = |service: &str, name: &str| all.iter().any(|span| span.service == service && span.name == name);
-        has("kvgate-router", "request") && has("kvgate-sidecar", "transfer") && has("kvgate-sidecar", "peer")
+        let digests = all.iter().any(|span| span.said("http.route") == "/v1/digests");
+        digests && has("kvgate-router", "request") && has("kvgate-sidecar", "transfer") && has("kvgate-sidecar", "peer")
     });
     let request = only(&all, "kvgate-router", "request", "");
     assert_eq!(hex(&request.parent), "00f067aa0ba902b7");
@@ -57,11 +58,13 @@ fn one_request_is_one_trace_over_router_and_sidecars() {
     {
         assert_eq!(transfer.said(name), value);
     }
-    for stage in ["queued", "peer", "post", "wire", "landed_idle", "collect"] {
+    for stage in ["queued", "peer", "post", "wire", "verify", "landed_idle", "collect"] {
         let span = only(&all, "kvgate-sidecar", stage, "");
         assert_eq!(span.parent, transfer.id, "{stage}");
         assert!(transfer.start <= span.start && span.end <= transfer.end + 1_000_000, "{stage}");
     }
+    let digests = only(&all, "kvgate-sidecar", "http", "/v1/digests");
+    assert_eq!(digests.parent, transfer.id, "P's sidecar is asked for the transfer's sake");
     let reported = only(&all, "kvgate-sidecar", "http", "/v1/handles");
     assert_eq!(
         reported.parent,

@@ -53,6 +53,7 @@ impl AskBody {
             request: EngineRequestId::new(input::id("request_id", &self.request_id)?.to_owned()),
             blocks: self.block_ids.into_iter().map(|ids| ids.into_iter().map(BlockId).collect()).collect(),
             deadline: now + input::some_milliseconds("deadline_ms", self.deadline_ms)?,
+            trace: None,
         })
     }
 }
@@ -132,6 +133,7 @@ mod tests {
             request: EngineRequestId::new("cmpl-1"),
             blocks: vec![vec![BlockId(7), BlockId(1)], vec![BlockId(9)]],
             deadline: Instant::now() + Duration::from_millis(1500),
+            trace: None,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::model::Code;
 use crate::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A client's id that is longer is replaced by one of ours.
 const MAX_REQUEST_ID: usize = 128;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::digest::source::{SourceDigests, SourceError};
 use crate::digest::{DigestAsk, Digests};
 use crate::http::digests_json::{AskBody, DigestsJson};
+use crate::http::edge::TRACE_PARENT;
 
 /// Bytes of an answer: as many digests as may be asked for at a time take 3 MiB at most.
 const MAX_ANSWER: usize = 4 << 20;
@@ -55,6 +56,10 @@ impl HttpSources {
         let mut request = Request::post(digests_at(sidecar)?).header(header::CONTENT_TYPE, "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
+        }
+        // P's sidecar goes on in the transfer's trace.
+        if let Some(trace) = ask.trace {
+            request = request.header(TRACE_PARENT, trace.to_string());
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| write(Box::new(error)))?;
         let answer = self.client.request(request).await.map_err(|error| send(Box::new(error)))?;

@@ -9,6 +9,7 @@ use kv::ids::{BlockId, EngineId, EngineRequestId, TransferId};
 use kv::layout::KvLayout;
 use kv::transfer::{Event as E, SourceDigest, State};
 use nixl::OutOfRange;
+use telemetry::trace::Context;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
@@ -90,6 +91,7 @@ impl Rank {
             blocks,
             layouts,
             deadline: active.deadline,
+            trace: self.records.get(transfer).and_then(|shown| Some(shown.trace?.context)),
         };
         let count = u32::try_from(verification.chosen.count()).unwrap_or(u32::MAX);
         let (transfer, gave_up, events) = (transfer.clone(), active.gave_up.clone(), self.events.clone());
@@ -240,6 +242,7 @@ struct Question {
     /// D's layouts, which are P's but for addresses.
     layouts: Vec<Arc<KvLayout>>,
     deadline: Instant,
+    trace: Option<Context>,
 }
 
 impl Question {
@@ -247,7 +250,7 @@ impl Question {
         let mut all = Digests { shards: vec![Vec::new(); self.layouts.len()], bytes: 0 };
         for blocks in parts(&self.blocks, &self.layouts, MOST_DIGESTS) {
             let (engine, request) = (self.engine.clone(), self.request.clone());
-            let ask = DigestAsk { engine, request, blocks, deadline: self.deadline };
+            let ask = DigestAsk { engine, request, blocks, deadline: self.deadline, trace: self.trace };
             let answer = self.sources.ask(&self.sidecar, &ask).await.and_then(|answer| self.checked(&ask, answer));
             let answer = answer.map_err(|source| TransferError::NoSourceDigest {
                 sidecar: self.sidecar.clone(),

@@ -40,6 +40,7 @@ fn ask(world: &World, blocks: &[u32]) -> DigestAsk {
         request: EngineRequestId::new("cmpl-1"),
         blocks: vec![blocks.iter().copied().map(BlockId).collect()],
         deadline: Instant::now() + Duration::from_secs(5),
+        trace: None,
     }
 }
 
