@@ -110,19 +110,21 @@ async fn client(work: Arc<Work>) -> Result<Times> {
         let asked = Instant::now();
         let answer = prefill.send("POST", "/v1/completions", &name, &body, PATIENCE).await.context("prefill")?;
         let ask = json!({
-            "attempt_id": name, "request_id": name, "dp_rank": 0, "kv_transfer_params": answer["kv_transfer_params"],
+            "attempt_id": name, "request_id": name, "dp_rank": 0, "kv_transfer_params": answer.get("kv_transfer_params"),
             "deadline_ms": 20_000, "lease_ms": 30_000, "prefill_done_age_ms": millis(asked.elapsed()),
         });
         let since = Instant::now();
         let answer = sidecar.send("POST", "/v1/transfers", &name, &ask, PATIENCE).await.context("transfer")?;
         let whole = micros(since.elapsed());
-        let Some(wire) = answer["receipt"]["stages_us"]["wire"].as_u64() else { bail!("no receipt: {answer}") };
+        let Some(wire) = answer.pointer("/receipt/stages_us/wire").and_then(Value::as_u64) else {
+            bail!("no receipt: {answer}")
+        };
         if number >= work.args.warm {
             times.whole.saturating_record(whole);
             times.wire.saturating_record(wire);
             times.overhead.saturating_record(whole.saturating_sub(wire));
         }
-        let path = format!("/v1/transfers/{}", answer["transfer_id"].as_str().unwrap_or_default());
+        let path = format!("/v1/transfers/{}", answer.get("transfer_id").and_then(Value::as_str).unwrap_or_default());
         sidecar.send("DELETE", &path, &name, &Value::Null, PATIENCE).await.context("let it go")?;
     }
 }
