@@ -15,8 +15,9 @@ setup:  ## fetch the NIXL runtime (NIXL_WHEEL=nixl-cu13==1.5.1) and promtool bel
 	@scripts/fetch-nixl
 	@scripts/fetch-promtool || echo "tests that need promtool will say SKIPPED"
 
-setup-browser:  ## unpack Debian's headless Chromium below target/chromium, for the tests of /debug (about 100 MB)
+setup-browser:  ## fetch Debian's headless Chromium (about 100 MB) and schemathesis below target, for the tests of /debug and of the API
 	@scripts/fetch-chromium
+	@scripts/fetch-schemathesis
 
 build: setup  ## build the binary: target/release/kvgate
 	$(CARGO) build --release --locked

@@ -23,5 +23,7 @@ mod rig;
 mod routes;
 #[path = "api/schema.rs"]
 mod schema;
+#[path = "api/schemathesis.rs"]
+mod schemathesis;
 #[path = "api/world.rs"]
 mod world;

@@ -27,7 +27,7 @@ const MAX_ID: usize = 256;
 /// The longest that a transfer may be asked to take, or a lease may be said to last.
 const MAX_MILLISECONDS: u64 = 24 * 3600 * 1000;
 
-/// A JSON body of type `T`.
+/// A JSON object of type `T`.
 #[derive(Debug)]
 pub(super) struct JsonBody<T>(pub(super) T);
 
@@ -45,6 +45,10 @@ where
         let body = Limited::new(request.into_body(), MAX_BODY).collect();
         let body = timeout(BODY_DEADLINE, body).await.map_err(|_| Problem::request_timeout())?;
         let bytes = body.map_err(|error| broken_body(error.as_ref()))?.to_bytes();
+        // serde would take a list for the members in their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::new(Code::ParamsInvalid, "the body cannot be used: it is no JSON object"));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             // serde's words name the field, the type that was found, the line and the column.
             Problem::new(Code::ParamsInvalid, format!("the body cannot be used: {error}"))

@@ -26,7 +26,7 @@ const OTHER: &str = "other";
 #[into_params(parameter_in = Query)]
 pub(super) struct LatencyQuery {
     /// How far back, more than 0s and at most 120s; 60s unless asked for
-    #[param(schema_with = schemas::time, example = "60s")]
+    #[param(schema_with = schemas::window, example = "60s")]
     window: Option<String>,
     /// Any subset of rank, peer and stage, each at most once; all three unless asked for
     #[param(schema_with = schemas::by, example = "peer,stage")]

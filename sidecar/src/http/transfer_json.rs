@@ -48,6 +48,7 @@ pub(super) struct StartBody {
     verify: Option<String>,
     /// The sidecar of the prefill's pod, `http://HOST:PORT`: whom to ask for digests
     #[serde(default)]
+    #[schema(pattern = "^http://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$")]
     source_sidecar: Option<String>,
 }
 

@@ -60,7 +60,17 @@ async fn what_cannot_be_read_is_refused() {
         ("PUT", "/v1/log-level"),
     ] {
         let method: Method = method.parse().unwrap();
-        for body in ["", "{", "[1]", "null", "\"text\"", "{\"bytes\": \"many\", \"filter\": 1}", "{}{}", "\u{7f}"] {
+        for body in [
+            "",
+            "{",
+            "[1]",
+            "[null, null]",
+            "null",
+            "\"text\"",
+            "{\"bytes\": \"many\", \"filter\": 1}",
+            "{}{}",
+            "\u{7f}",
+        ] {
             expect(&client.send_json(method.clone(), path, body).await, 400, "params_invalid", "never");
         }
         let large = vec![b' '; MAX_BODY + 1];

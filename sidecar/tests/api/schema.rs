@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 /// Keywords that say nothing about an answer, or only what a client should send.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 13] = [
     "default",
     "description",
     "example",
@@ -20,6 +20,7 @@ const WORDS: [&str; 12] = [
     "multipleOf",
     "pattern",
     "propertyNames",
+    "uniqueItems",
 ];
 
 /// The named schemas.

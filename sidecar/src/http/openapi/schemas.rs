@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
@@ -56,9 +56,28 @@ pub(in crate::http) fn time() -> Schema {
     patterned("^[0-9]{1,9}(ms|s|m)$")
 }
 
-/// Any subset of three words.
+/// A length of time of 1 ms to 120 s.
+pub(in crate::http) fn window() -> Schema {
+    patterned("^(([1-9][0-9]{0,4}|1[01][0-9]{4}|120000)ms|([1-9][0-9]?|1[01][0-9]|120)s|[12]m)$")
+}
+
+/// Any subset of three words, in any order.
 pub(in crate::http) fn by() -> Schema {
-    patterned("^((rank|peer|stage)(,(rank|peer|stage)){0,2})?$")
+    const WORDS: [&str; 3] = ["rank", "peer", "stage"];
+    let mut lists = vec![Vec::new()];
+    let mut at = 0;
+    while let Some(list) = lists.get(at).cloned() {
+        lists.extend(WORDS.into_iter().filter(|word| !list.contains(word)).map(|word| [&list[..], &[word]].concat()));
+        at = at.saturating_add(1);
+    }
+    let lists = lists.iter().map(|list| list.join(","));
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(lists)).build().into()
+}
+
+/// Lists of block ids, one per KV-cache group.
+fn block_lists() -> Schema {
+    let ids = ArrayBuilder::new().items(u32::schema()).min_items(Some(1)).unique_items(true);
+    ArrayBuilder::new().items(ids).min_items(Some(1)).max_items(Some(64)).build().into()
 }
 
 fn patterned(pattern: &str) -> Schema {
@@ -109,14 +128,14 @@ pub(in crate::http) struct KvTransferParamsJson {
     /// False: nobody shall read the receiver's blocks
     do_remote_decode: bool,
     /// The prefill's logical block ids in prompt order, one list per KV-cache group; no id twice in a group
-    #[schema(min_items = 1, max_items = 64)]
+    #[schema(schema_with = block_lists)]
     remote_block_ids: Vec<Vec<u32>>,
     #[schema(min_length = 1, max_length = 512)]
     remote_engine_id: String,
     /// No comma, no control characters
     #[schema(min_length = 1, max_length = 512)]
     remote_request_id: String,
-    #[schema(min_length = 1, max_length = 512)]
+    #[schema(min_length = 1, max_length = 512, pattern = r"^[A-Za-z0-9._:%\[\]-]+$")]
     remote_host: String,
     #[schema(minimum = 1, maximum = 65535)]
     remote_port: u16,
