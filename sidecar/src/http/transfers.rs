@@ -108,6 +108,10 @@ pub(super) struct ListQuery {
     /// At most as many; never more than 1000
     #[param(maximum = 4_294_967_295_i64)]
     limit: Option<u32>,
+    /// Each with why it took so long, as with `slowest`
+    #[serde(default)]
+    #[param(required = false)]
+    why: bool,
 }
 
 impl ListQuery {
@@ -152,7 +156,7 @@ pub(super) async fn list(
     let now = Instant::now();
     let snapshots = api.pod().list(&query.filter()?);
     let shown = snapshots.iter().take(at_most(query.limit));
-    let transfers = if query.slowest.is_some() {
+    let transfers = if query.why || query.slowest.is_some() {
         let (usual, transport) = (usual(&api).await?, api.pod().transport().await);
         let reason = |snapshot| why(snapshot, &usual, transport.as_deref(), now);
         shown.map(|snapshot| TransferJson::new(snapshot, now).with_why(reason(snapshot))).collect()

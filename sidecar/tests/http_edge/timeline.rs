@@ -50,9 +50,12 @@ async fn a_transfer_can_be_followed_from_the_list_to_its_trace() {
     let listed = path.rig.get("/v1/transfers?slowest=2").await.json();
     let listed = listed["transfers"].as_array().unwrap();
     assert_eq!(listed.len(), 2);
-    for (query, count) in [("?limit=3", 3), ("", 4), ("?slowest=3&limit=1", 1), ("?limit=0", 0)] {
+    for (query, count) in [("?limit=3", 3), ("", 4), ("?slowest=3&limit=1", 1), ("?limit=0", 0), ("?why=true", 4)] {
         let page = path.rig.get(&format!("/v1/transfers{query}")).await.json();
-        assert_eq!(page["transfers"].as_array().unwrap().len(), count, "{query}");
+        let page = page["transfers"].as_array().unwrap();
+        assert_eq!(page.len(), count, "{query}");
+        let told = query.contains("slowest") || query.contains("why");
+        assert!(page.iter().all(|transfer| transfer["why"].is_object() == told), "{query}");
     }
     for transfer in listed {
         let stage = transfer["why"]["stage"].as_str().unwrap();

@@ -48,14 +48,14 @@ const keepTold = (name) => (answer) => ((told[name] = answer), redraw());
 // A list with the question that it answers.
 const keepList = (name) => ({ transfers }, path) => ((told[name] = { path, transfers }), redraw());
 const listed = (more) => `v1/transfers?${new URLSearchParams({ ...(view.rank && { dp_rank: view.rank }), ...(view.outcome && view.outcome !== "running" && { state: view.outcome }), ...more })}`;
-const recentPath = () => listed({ limit: deep() ? DEEP : most });
+const recentPath = () => listed({ limit: deep() ? DEEP : most, why: true });
 const slowestPath = () => listed({ slowest: deep() ? DEEP : most });
 const deep = () => Boolean(view.peer || view.find || view.outcome === "running");
 const latencyOf = (stages) => `v1/latency?window=${view.window || "60s"}&by=${[...by(view), ...stages].join(",")}`;
 
 const questions = [
   source.ask(1000, recentPath, keepList("transfers")),
-  source.ask(2000, slowestPath, keepList("slowest")),
+  source.ask(2000, () => (view.order === "slowest" ? slowestPath() : null), keepList("slowest")),
   source.ask(2000, () => latencyOf(["stage"]), keepTold("latency")),
   source.ask(2000, () => latencyOf([]), keepTold("totals")),
   source.ask(5000, () => "v1/peers", keepTold("peers")),
@@ -86,7 +86,7 @@ function draw() {
   show($("no-ranks"), ranks.length === 0);
   options(ranks);
   drawTiles(ranks);
-  if (told.transfers && told.slowest) rows();
+  rows();
   if (told.latency && told.totals) {
     drawCauses($("causes"), $("no-causes"), told.latency, choose);
     const groups = picked([...told.latency.groups, ...told.totals.groups], view);
@@ -105,16 +105,15 @@ function draw() {
 }
 
 function rows() {
-  const why = new Map(told.slowest.transfers.map((transfer) => [transfer.transfer_id, transfer.why]));
-  const [all, path] = view.order === "slowest" ? [told.slowest, slowestPath()] : [told.transfers, recentPath()];
-  const matching = all.transfers.filter((transfer) => fits(transfer, view));
-  const shown = matching.slice(0, most).map((transfer) => ({ ...transfer, why: why.get(transfer.transfer_id) }));
+  const [list, path] = view.order === "slowest" ? [told.slowest, slowestPath()] : [told.transfers, recentPath()];
+  const matching = (list?.transfers ?? []).filter((transfer) => fits(transfer, view));
+  const shown = matching.slice(0, most);
   drawTransfers({ list: $("transfers"), scale: $("scale") }, shown, view, (transfer) => choose({ transfer }));
   show($("more"), matching.length >= most && most < MOST);
   const filtered = view.rank || view.peer || view.outcome || view.find;
   const role = [...told.ranks.values()].some((rank) => rank.virtual_engine_id) ? "" : " The sidecar beside the decode pod has them; this one has the block handles of its engine.";
   if (shown.length > 0) say($("shown"), `${count(shown.length, view.order === "slowest" ? "slow transfer" : "recent transfer")}${filtered ? " that fit" : ""}. Choose one for its timeline.`);
-  else if (all.path !== path) say($("shown"), "asking the sidecar …");
+  else if (list?.path !== path) say($("shown"), "asking the sidecar …");
   else say($("shown"), filtered ? "No recent transfer fits." : `No transfer yet.${role}`);
 }
 

@@ -2,6 +2,8 @@
 
 import { ago, BEFORE_RECEIPT, el, keep, mark, place, say, show, STAGE_WORDS, STAGES, time } from "./draw.js";
 
+// Ids of one client often differ at their ends only: these characters are never cut off.
+const TAIL = 10;
 const RUNNING = new Set(["queued", "handshaking", "prepared", "in_flight", "verifying", "quiescing"]);
 
 export function outcome(transfer) {
@@ -19,13 +21,11 @@ export function mood(transfer) {
   return RUNNING.has(transfer.state) || transfer.state === "landed" ? "wait" : "good";
 }
 
-// Whether a transfer's reason says more than that it was as usual: its stage took half as much again.
-export function unusual(transfer) {
-  const { why } = transfer;
-  if (transfer.failure) return true;
-  if (!why) return false;
-  const usual = [why.peer_median_us, why.others_median_us].filter((median) => median != null);
-  return usual.length > 0 && why.took_us >= 1.5 * Math.min(...usual) && why.took_us >= Math.min(...usual) + 200;
+// By how much a stage took longer than is usual, in µs; a stage that took less than half as much again is as usual.
+function excess({ why }) {
+  const usual = [why?.peer_median_us, why?.others_median_us].filter((median) => median != null);
+  const least = Math.min(...usual);
+  return usual.length > 0 && why.took_us >= 1.5 * least ? why.took_us - least : 0;
 }
 
 export function fits(transfer, view) {
@@ -74,9 +74,8 @@ export function drawTransfers({ list, scale }, transfers, view, open) {
   drawScale(scale, longest);
   show(scale, transfers.length > 0);
   keep(list, transfers, (transfer) => transfer.transfer_id, (transfer) => row(transfer, open));
-  const totals = transfers.map((transfer) => transfer.total_us).sort((a, b) => a - b);
-  const median = totals[Math.floor(totals.length / 2)] ?? 0;
-  const at = { longest, whole, slow: (transfer) => view.order === "slowest" || transfer.failure || transfer.total_us >= median };
+  // What can hardly be seen on this scale gets no words.
+  const at = { longest, whole, worth: view.order === "slowest" ? 200 : Math.max(longest / 20, 200) };
   for (const item of list.children) item.fill(at);
 }
 
@@ -85,12 +84,15 @@ function row({ transfer_id }, open) {
   const [request, where, state, total, when, why] = ["request id", "where", "state", "total", "when", "why"].map(part);
   const bars = STAGES.map((stage) => el("span", { class: `part ${stage}` }));
   const track = el("span", { class: "track", "aria-hidden": "true" }, ...bars);
+  const [start, tail] = [el("span"), el("span")];
+  request.append(start, tail);
   const node = el("button", { type: "button", class: "row", "data-transfer": transfer_id }, request, where, state, total, track, when, why);
   node.addEventListener("click", () => open(transfer_id));
   const item = el("li", {}, node);
   let shown = null;
-  item.fill = ({ longest, whole, slow }) => {
-    const reason = slow(shown) && unusual(shown) ? firstClause(shown.why?.text ?? shown.failure.detail) : "";
+  item.fill = ({ longest, whole, worth }) => {
+    const told = shown.failure || excess(shown) >= worth;
+    const reason = told ? firstClause(shown.failure?.detail ?? shown.why.text) : "";
     say(why, reason);
     show(why, reason !== "");
     mark(why, shown.failure ? "why bad-text" : "why");
@@ -106,7 +108,8 @@ function row({ transfer_id }, open) {
   };
   const update = (transfer) => {
     shown = transfer;
-    say(request, transfer.request_id);
+    say(start, transfer.request_id.slice(0, -TAIL));
+    say(tail, transfer.request_id.slice(-TAIL));
     request.title = transfer.request_id;
     say(where, `rank ${transfer.dp_rank} ← ${transfer.source.address ?? transfer.source.engine_id}`);
     where.title = transfer.source.engine_id;
