@@ -17,6 +17,7 @@ const STREAM: &str = "/v1/ranks/events";
 
 /// Where it is, or why not; a test without it says so and passes, unless REQUIRE holds `browser`, the word for the tools that
 /// scripts fetch.
+#[expect(clippy::print_stdout, reason = "this is how tests report")]
 fn require() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tests/schemathesis-venv");
     let program = folder.join("bin/schemathesis");
