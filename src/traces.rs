@@ -41,6 +41,7 @@ pub(crate) enum TracesError {
     #[error("--otlp-sample-ratio {0} is not between 0 and 1")]
     Ratio(f64),
     /// The headers cannot be used.
+    #[cfg(feature = "otlp")]
     #[error("OTEL_EXPORTER_OTLP_HEADERS is not NAME=VALUE,…")]
     Headers,
     /// This binary has no exporter.
