@@ -50,6 +50,14 @@ async fn bodies_that_cannot_be_read() {
     assert!(large.detail().contains(&MAX_BODY.to_string()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let rig = Rig::decode().await;
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let answer = rig.call(json_request("/v1/transfers", Body::from_stream(never))).await;
+    assert_eq!(answer.problem(), problem(408, "request_timeout", "same_target"));
+}
+
 #[tokio::test]
 async fn members_that_are_missing_or_of_another_type_are_named() {
     let rig = Rig::decode().await;
