@@ -1,7 +1,5 @@
 //! Which blocks of an engine hold one request's KV, in prompt order.
 
-use std::collections::BTreeSet;
-
 use crate::ids::BlockId;
 
 /// The blocks of one request in one KV-cache group: ordered, non-empty, without duplicates.
@@ -28,13 +26,12 @@ impl BlockList {
         if ids.is_empty() {
             return Err(BlockListError::Empty);
         }
-        let mut seen = BTreeSet::new();
-        for id in &ids {
-            if !seen.insert(*id) {
-                return Err(BlockListError::Duplicate(*id));
-            }
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        match sorted.iter().zip(sorted.iter().skip(1)).find(|(one, next)| one == next) {
+            Some((double, _)) => Err(BlockListError::Duplicate(*double)),
+            None => Ok(Self(ids)),
         }
-        Ok(Self(ids))
     }
 
     /// The ids in prompt order.

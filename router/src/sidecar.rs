@@ -12,6 +12,7 @@ use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use serde::Serialize;
 use serde_json::Value;
 use vllm_wire::headers::REQUEST_ID;
+use vllm_wire::params::RawParams;
 
 use crate::ladder::Retry;
 use crate::spans::TRACE_PARENT;
@@ -101,7 +102,7 @@ pub(crate) struct TransferAsk {
     pub(crate) sidecar: Uri,
     pub(crate) asked: Asked,
     pub(crate) label: String,
-    pub(crate) params: Value,
+    pub(crate) params: RawParams,
     pub(crate) deadline: Duration,
     pub(crate) lease: Duration,
     /// Time since the prefill request was sent: P cannot have finished earlier.
@@ -124,7 +125,7 @@ pub(crate) struct HandleReport {
     pub(crate) rank: DpRank,
     pub(crate) engine: EngineId,
     pub(crate) request: EngineRequestId,
-    pub(crate) params: Value,
+    pub(crate) params: RawParams,
     pub(crate) lease: Duration,
     pub(crate) age: Duration,
 }
@@ -172,7 +173,7 @@ struct TransferBody<'a> {
     attempt_id: &'a str,
     request_id: &'a str,
     dp_rank: u16,
-    kv_transfer_params: &'a Value,
+    kv_transfer_params: &'a RawParams,
     deadline_ms: u64,
     lease_ms: u64,
     prefill_done_age_ms: u64,
@@ -185,7 +186,7 @@ struct HandleBody<'a> {
     dp_rank: u16,
     remote_request_id: &'a str,
     remote_engine_id: &'a str,
-    kv_transfer_params: &'a Value,
+    kv_transfer_params: &'a RawParams,
     lease_ms: u64,
     age_ms: u64,
 }
@@ -232,7 +233,7 @@ impl Sidecars {
                 source_engine: EngineId::new(answer.receipt.source_engine_id),
                 virtual_engine: EngineId::new(answer.receipt.virtual_engine_id),
                 request: EngineRequestId::new(answer.receipt.request_id),
-                params: answer.kv_transfer_params,
+                params: answer.kv_transfer_params.into(),
             },
         })
     }

@@ -2,7 +2,8 @@
 //! exactly that rank and request, or from the proof that the operator has chosen to go without.
 
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
-use serde_json::Value;
+use serde::Deserialize;
+use vllm_wire::params::RawParams;
 
 use crate::config::Direct;
 use crate::faults::SkippedGate;
@@ -27,7 +28,7 @@ pub(crate) struct Receipt {
     pub(crate) source_engine: EngineId,
     pub(crate) virtual_engine: EngineId,
     pub(crate) request: EngineRequestId,
-    pub(crate) params: Value,
+    pub(crate) params: RawParams,
 }
 
 /// Why a receipt does not cover a decode.
@@ -62,11 +63,18 @@ pub(crate) enum Ungated {
     Fault(SkippedGate),
 }
 
+/// Whose blocks the parameters beside a receipt name.
+#[derive(Deserialize)]
+struct Named {
+    remote_engine_id: String,
+    remote_request_id: String,
+}
+
 /// The right to send one decode to one rank.
 #[derive(Debug)]
 pub(crate) struct DecodeTicket {
     target: Target,
-    params: Value,
+    params: RawParams,
 }
 
 impl DecodeTicket {
@@ -84,18 +92,18 @@ impl DecodeTicket {
             let asked = asked.source_engine.clone();
             return Err(NotCovered::Source { receipt: receipt.source_engine.clone(), asked });
         }
-        let names = |field: &str, value: &str| receipt.params.get(field).and_then(Value::as_str) == Some(value);
-        if !names("remote_engine_id", receipt.virtual_engine.as_str()) {
+        let named: Option<Named> = serde_json::from_str(receipt.params.as_str()).ok();
+        if named.as_ref().is_none_or(|named| named.remote_engine_id != receipt.virtual_engine.as_str()) {
             return Err(NotCovered::Params("remote_engine_id"));
         }
-        if !names("remote_request_id", receipt.request.as_str()) {
+        if named.is_none_or(|named| named.remote_request_id != receipt.request.as_str()) {
             return Err(NotCovered::Params("remote_request_id"));
         }
         Ok(Self { target, params: receipt.params.clone() })
     }
 
     /// A decode with P's own parameters, which no receipt covers.
-    pub(crate) fn without_receipt(_why: Ungated, target: Target, params: Value) -> Self {
+    pub(crate) fn without_receipt(_why: Ungated, target: Target, params: RawParams) -> Self {
         Self { target, params }
     }
 
@@ -105,7 +113,7 @@ impl DecodeTicket {
     }
 
     /// Gives up the ticket for what the decode request carries.
-    pub(crate) fn into_params(self) -> Value {
+    pub(crate) fn into_params(self) -> RawParams {
         self.params
     }
 }

@@ -5,10 +5,10 @@
 
 mod answer;
 mod batch;
-mod edit;
+pub(crate) mod edit;
 mod inspect;
 mod read;
-mod scan;
+pub(crate) mod scan;
 mod sketch;
 #[cfg(test)]
 mod tests;
@@ -19,8 +19,6 @@ pub use edit::{Pieces, without_params};
 pub use inspect::{Inspected, PlainReason};
 pub use read::RequestBody;
 pub use sketch::Sketch;
-
-pub use crate::params::merge_token_ids;
 
 /// The most bytes of a body that is looked at at all; servers set their own, lower limits.
 pub const MAX_BODY: usize = 128 * 1024 * 1024;

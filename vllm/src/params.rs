@@ -2,12 +2,19 @@
 //!
 //! vLLM does not check them: a decode engine that gets a bad object dies (§9.2). So every known field is checked here.
 
+mod raw;
 #[cfg(test)]
 mod tests;
 
+use std::num::{NonZeroU16, NonZeroU64};
+
 use kv::blocks::{GroupedBlocks, GroupedBlocksError};
 use kv::ids::{BlockId, EngineId, EngineRequestId};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+use crate::body::scan::{Scanned, scan};
+pub use raw::RawParams;
 
 /// The most blocks over all groups: 4 Mi tokens at 16 tokens a block.
 pub const MAX_BLOCKS: usize = 262_144;
@@ -71,6 +78,9 @@ pub enum ParamsError {
     /// The block lists are empty or name a block twice.
     #[error("kv_transfer_params.remote_block_ids is not usable")]
     Blocks(#[from] GroupedBlocksError),
+    /// An unknown field cannot be kept: a number out of range, nested too deeply, a key that is no text.
+    #[error("kv_transfer_params has an unknown field that is not readable")]
+    Unreadable,
     /// More than [`MAX_EXTRA`] unknown fields.
     #[error("kv_transfer_params has {0} unknown fields, too many")]
     TooManyFields(usize),
@@ -98,15 +108,15 @@ pub enum UnsupportedParams {
 const SIZE: &str = "an integer from 1 to 65535";
 
 impl KvTransferParams {
-    /// Checks the types and ranges of an object that a prefill returned. Whether it is one for a decode engine, of an engine
+    /// Checks the types and ranges of the object that a prefill returned. Whether it is one for a decode engine, of an engine
     /// that kvgate supports, is [`Self::check_supported`]'s question.
     ///
     /// # Errors
     /// [`ParamsError`] for the first field that is wrong.
-    pub fn parse(json: &Value) -> Result<Self, ParamsError> {
-        let object = json.as_object().ok_or(ParamsError::NotAnObject)?;
-        let known = Known(object);
-        let params = Self {
+    pub fn read(json: &str) -> Result<Self, ParamsError> {
+        let scanned = scan(json.as_bytes()).map_err(|_| ParamsError::NotAnObject)?;
+        let known = Known(&scanned);
+        Ok(Self {
             do_remote_prefill: known.flag("do_remote_prefill")?,
             do_remote_decode: known.flag("do_remote_decode")?,
             remote_block_ids: known.blocks("remote_block_ids")?,
@@ -120,19 +130,23 @@ impl KvTransferParams {
                 "a request id (no comma, no control characters, no notification prefix)",
                 |id| !id.contains(',') && !id.starts_with("HB:") && !id.starts_with("PUSH_REG:"),
             )?),
-            remote_host: known.text("remote_host", "a host name or address", is_host)?.to_owned(),
+            remote_host: known.text("remote_host", "a host name or address", is_host)?,
             remote_port: known.size("remote_port")?,
             tp_size: known.size("tp_size")?,
             dcp_size: known.size_or_one("dcp_size")?,
             pp_size: known.size_or_one("pp_size")?,
             remote_num_tokens: known.tokens("remote_num_tokens")?,
             transfer_mode: known.mode("transfer_mode")?,
-            extra: object.iter().filter(|(key, _)| !FIELDS.contains(&key.as_str())).map(owned).collect(),
-        };
-        if params.extra.len() > MAX_EXTRA {
-            return Err(ParamsError::TooManyFields(params.extra.len()));
-        }
-        Ok(params)
+            extra: known.extra()?,
+        })
+    }
+
+    /// The same for an object that has been read already.
+    ///
+    /// # Errors
+    /// [`ParamsError`] for the first field that is wrong.
+    pub fn parse(json: &Value) -> Result<Self, ParamsError> {
+        Self::read(&json.to_string())
     }
 
     /// The object as a decode engine takes it; parses back to the same.
@@ -177,13 +191,6 @@ impl KvTransferParams {
     }
 }
 
-/// Gives a decode engine the very tokens of the prefill (text-only chats; protocol doc §4.4). Does nothing to a non-object.
-pub fn merge_token_ids(params: &mut Value, ids: &[u32]) {
-    if let Some(object) = params.as_object_mut() {
-        object.insert(TOKEN_IDS.to_owned(), Value::from_iter(ids.iter().copied()));
-    }
-}
-
 const FIELDS: [&str; 12] = [
     "do_remote_prefill",
     "do_remote_decode",
@@ -208,16 +215,20 @@ fn is_host(host: &str) -> bool {
     host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(&byte))
 }
 
-/// The object under inspection. `null` counts as missing, as it does for vLLM.
-struct Known<'a>(&'a Map<String, Value>);
+/// The object under inspection. `null` counts as missing, as it does for vLLM; of equal keys the last one counts.
+struct Known<'a>(&'a Scanned<'a>);
 
 impl<'a> Known<'a> {
-    fn find(&self, field: &'static str) -> Result<&'a Value, ParamsError> {
-        self.0.get(field).filter(|value| !value.is_null()).ok_or(ParamsError::Missing(field))
+    fn find(&self, field: &'static str) -> Result<&'a str, ParamsError> {
+        self.0.get(field).ok_or(ParamsError::Missing(field))
+    }
+
+    fn value<T: DeserializeOwned>(&self, field: &'static str, expected: &'static str) -> Result<T, ParamsError> {
+        serde_json::from_str(self.find(field)?).map_err(|_| ParamsError::Field { field, expected })
     }
 
     fn flag(&self, field: &'static str) -> Result<bool, ParamsError> {
-        self.find(field)?.as_bool().ok_or(ParamsError::Field { field, expected: "true or false" })
+        self.value(field, "true or false")
     }
 
     fn text(
@@ -225,15 +236,14 @@ impl<'a> Known<'a> {
         field: &'static str,
         expected: &'static str,
         valid: impl Fn(&str) -> bool,
-    ) -> Result<&'a str, ParamsError> {
-        let text = self.find(field)?.as_str();
-        let sane = |text: &&str| !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
-        text.filter(sane).filter(|text| valid(text)).ok_or(ParamsError::Field { field, expected })
+    ) -> Result<String, ParamsError> {
+        let text: String = self.value(field, expected)?;
+        let sane = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
+        if sane && valid(&text) { Ok(text) } else { Err(ParamsError::Field { field, expected }) }
     }
 
     fn size(&self, field: &'static str) -> Result<u16, ParamsError> {
-        let size = self.find(field)?.as_u64().and_then(|size| u16::try_from(size).ok());
-        size.filter(|size| *size > 0).ok_or(ParamsError::Field { field, expected: SIZE })
+        self.value::<NonZeroU16>(field, SIZE).map(NonZeroU16::get)
     }
 
     fn size_or_one(&self, field: &'static str) -> Result<u16, ParamsError> {
@@ -241,35 +251,39 @@ impl<'a> Known<'a> {
     }
 
     fn tokens(&self, field: &'static str) -> Result<u64, ParamsError> {
-        let tokens = self.find(field)?.as_u64().filter(|tokens| *tokens > 0);
-        tokens.ok_or(ParamsError::Field { field, expected: "a positive integer" })
+        self.value::<NonZeroU64>(field, "a positive integer").map(NonZeroU64::get)
     }
 
     fn mode(&self, field: &'static str) -> Result<Option<String>, ParamsError> {
         if self.find(field).is_err() {
             return Ok(None);
         }
-        self.text(field, "a word", |_| true).map(|mode| Some(mode.to_owned()))
+        self.text(field, "a word", |_| true).map(Some)
     }
 
     fn blocks(&self, field: &'static str) -> Result<GroupedBlocks, ParamsError> {
         let wrong = |expected| ParamsError::Field { field, expected };
-        let lists = "a list (one per group) of lists of block ids";
-        let groups = self.find(field)?.as_array().ok_or(wrong(lists))?;
+        let groups: Vec<Vec<u32>> = self.value(field, "a list (one per group) of lists of block ids")?;
         if groups.len() > MAX_GROUPS {
             return Err(wrong("at most 64 groups"));
         }
-        let mut total = 0_usize;
-        let mut parsed = Vec::with_capacity(groups.len());
-        for group in groups {
-            let ids = group.as_array().ok_or(wrong(lists))?;
-            total = total.saturating_add(ids.len());
-            if total > MAX_BLOCKS {
-                return Err(wrong("at most 262144 blocks"));
-            }
-            let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok()).map(BlockId);
-            parsed.push(ids.iter().map(id).collect::<Option<Vec<_>>>().ok_or(wrong(lists))?);
+        if groups.iter().map(Vec::len).sum::<usize>() > MAX_BLOCKS {
+            return Err(wrong("at most 262144 blocks"));
         }
-        Ok(GroupedBlocks::new(parsed)?)
+        let ids = |group: Vec<u32>| group.into_iter().map(BlockId).collect();
+        Ok(GroupedBlocks::new(groups.into_iter().map(ids).collect())?)
+    }
+
+    fn extra(&self) -> Result<Map<String, Value>, ParamsError> {
+        let mut extra = Map::new();
+        for member in &self.0.layout.members {
+            let Some(key) = member.key.as_deref() else { return Err(ParamsError::Unreadable) };
+            if FIELDS.contains(&key) {
+                continue;
+            }
+            let value = self.0.text.get(member.value_start..member.span.end).unwrap_or_default();
+            extra.insert(key.to_owned(), serde_json::from_str(value).map_err(|_| ParamsError::Unreadable)?);
+        }
+        if extra.len() > MAX_EXTRA { Err(ParamsError::TooManyFields(extra.len())) } else { Ok(extra) }
     }
 }

@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 use kv::ids::{AttemptId, LocalRank};
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
-use vllm_wire::body::{AnswerError, Pieces, PrefillAnswer, merge_token_ids};
+use vllm_wire::body::{AnswerError, Pieces, PrefillAnswer};
+use vllm_wire::params::RawParams;
 
 use crate::choice::Avoid;
 use crate::config::{FallbackKind, Gate};
@@ -281,11 +281,11 @@ impl Job<'_> {
 
     /// D reports P's prefix hits as the request's `cached_tokens`. What an earlier try of the same request has left in P's cache is none.
     fn without_own_hits(&mut self, target: &Target, mut answer: PrefillAnswer) -> PrefillAnswer {
-        if let Some(hits) = answer.raw_params.get_mut("remote_prefill_cached_tokens")
-            && let Some(found) = hits.as_u64()
-        {
+        const HITS: &str = "remote_prefill_cached_tokens";
+        if let Some(found) = answer.params.extra.get(HITS).and_then(serde_json::Value::as_u64) {
             match self.cached.iter().find(|(rank, _)| *rank == target.id()) {
-                Some((_, first)) => *hits = Value::from(found.min(*first)),
+                Some((_, first)) if *first < found => answer.raw_params = answer.raw_params.with_number(HITS, *first),
+                Some(_) => {}
                 None => self.cached.push((target.id(), found)),
             }
         }
@@ -360,13 +360,11 @@ impl Job<'_> {
     }
 
     /// A text chat decodes the very tokens that were prefilled.
-    fn with_tokens(&self, mut params: Value, answer: &PrefillAnswer) -> Value {
-        if self.body.inspected().text_only_chat
-            && let Some(ids) = &answer.prompt_token_ids
-        {
-            merge_token_ids(&mut params, ids);
+    fn with_tokens(&self, params: RawParams, answer: &PrefillAnswer) -> RawParams {
+        match &answer.prompt_token_ids {
+            Some(ids) if self.body.inspected().text_only_chat => params.with_token_ids(ids),
+            Some(_) | None => params,
         }
-        params
     }
 }
 

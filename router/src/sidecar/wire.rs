@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::SidecarError;
@@ -13,7 +14,7 @@ use crate::ladder::Retry;
 pub(crate) struct LandedJson {
     pub(crate) transfer_id: String,
     pub(crate) receipt: ReceiptJson,
-    pub(crate) kv_transfer_params: Value,
+    pub(crate) kv_transfer_params: Box<RawValue>,
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kv::ids::LocalRank;
-use serde_json::json;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -20,6 +20,10 @@ fn target(index: usize, rank: u16) -> Target {
     found.into_iter().find(|target| target.pod.id.index == index && target.local == LocalRank(rank)).unwrap()
 }
 
+fn raw(json: &str) -> RawParams {
+    RawValue::from_string(json.to_owned()).unwrap().into()
+}
+
 fn receipt() -> Receipt {
     Receipt {
         asked: Asked {
@@ -33,7 +37,7 @@ fn receipt() -> Receipt {
         source_engine: EngineId::new("p_dp2"),
         virtual_engine: EngineId::new("v_dp2"),
         request: EngineRequestId::new("v-1"),
-        params: json!({"remote_engine_id": "v_dp2", "remote_request_id": "v-1", "x": 0.1}),
+        params: raw(r#"{"remote_engine_id": "v_dp2", "remote_request_id": "v-1", "x": 0.1}"#),
     }
 }
 
@@ -59,7 +63,7 @@ fn a_receipt_that_does_not_answer_the_question_is_invalid() {
     };
     check(|r| r.rank = DpRank(3), "rank 3");
     check(|r| r.source_engine = EngineId::new("p_dp3"), "p_dp3");
-    check(|r| r.params = json!({"remote_engine_id": "p_dp2", "remote_request_id": "v-1"}), "remote_engine_id");
-    check(|r| r.params = json!({"remote_engine_id": "v_dp2", "remote_request_id": "v-2"}), "remote_request_id");
-    check(|r| r.params = json!(null), "remote_engine_id");
+    check(|r| r.params = raw(r#"{"remote_engine_id": "p_dp2", "remote_request_id": "v-1"}"#), "remote_engine_id");
+    check(|r| r.params = raw(r#"{"remote_engine_id": "v_dp2", "remote_request_id": "v-2"}"#), "remote_request_id");
+    check(|r| r.params = raw("null"), "remote_engine_id");
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use http::StatusCode;
 use kv::ids::{DpRank, EngineRequestId};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Api;
@@ -60,7 +60,7 @@ pub(super) struct ReportBody {
     #[schema(min_length = 1, max_length = 512)]
     remote_engine_id: String,
     #[schema(value_type = schemas::KvTransferParamsJson)]
-    kv_transfer_params: Value,
+    kv_transfer_params: Box<RawValue>,
     /// The engine's lease, when it is not --kv-lease
     #[serde(default)]
     #[schema(minimum = 1, maximum = 86_400_000)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::{DpRank, TransferId};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use crate::config::parse;
@@ -148,8 +148,8 @@ pub(super) fn wait(text: &str) -> Result<Duration, Problem> {
 }
 
 /// vLLM's parameters, strictly.
-pub(super) fn params(value: &Value) -> Result<vllm_wire::params::KvTransferParams, Problem> {
-    vllm_wire::params::KvTransferParams::parse(value)
+pub(super) fn params(json: &RawValue) -> Result<vllm_wire::params::KvTransferParams, Problem> {
+    vllm_wire::params::KvTransferParams::read(json.get())
         .map_err(|error| Problem::field("kv_transfer_params", &crate::problem::with_causes(&error)))
 }
 

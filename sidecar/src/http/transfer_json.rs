@@ -5,6 +5,7 @@ use std::time::Duration;
 use kv::ids::{AttemptId, DpRank};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use telemetry::trace::Context;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -31,7 +32,7 @@ pub(super) struct StartBody {
     dp_rank: u16,
     /// What the prefill answered
     #[schema(value_type = KvTransferParamsJson)]
-    kv_transfer_params: Value,
+    kv_transfer_params: Box<RawValue>,
     /// The transfer is given up after this time
     #[schema(minimum = 1, maximum = 86_400_000)]
     deadline_ms: u64,

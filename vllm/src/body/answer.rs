@@ -1,12 +1,13 @@
 //! A prefill engine's answer: the transfer parameters, strictly; anything else as far as it can be read.
 
+use bytes::Bytes;
+use memchr::memmem;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::BodyError;
 use super::scan::{Scanned, scan};
 use crate::openai::{EngineError, engine_error};
-use crate::params::{KvTransferParams, ParamsError, UnsupportedParams};
+use crate::params::{KvTransferParams, ParamsError, RawParams, UnsupportedParams};
 
 /// What a prefill said.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +15,7 @@ pub struct PrefillAnswer {
     /// Well-formed; whether kvgate can move what they name is [`KvTransferParams::check_supported`]'s question.
     pub params: KvTransferParams,
     /// The same as it came.
-    pub raw_params: Value,
+    pub raw_params: RawParams,
     /// The prompt's tokens, when asked for and given.
     pub prompt_token_ids: Option<Vec<u32>>,
     /// `usage.prompt_tokens`, when given.
@@ -33,9 +34,6 @@ pub enum AnswerError {
     /// `kv_transfer_params` is null or absent: the prefill was aborted, or the engine has no NIXL connector.
     #[error("the prefill engine's answer has no kv_transfer_params")]
     NoParams,
-    /// `kv_transfer_params` is not JSON that can be kept (nested too deeply or a number out of range).
-    #[error("the prefill engine's kv_transfer_params is not readable")]
-    ParamsNotReadable(#[source] serde_json::Error),
     /// `kv_transfer_params` cannot be trusted.
     #[error("the prefill engine's kv_transfer_params is wrong")]
     Params(#[from] ParamsError),
@@ -58,25 +56,29 @@ struct Choice {
 ///
 /// # Errors
 /// [`AnswerError`].
-pub fn prefill_answer(body: &[u8]) -> Result<PrefillAnswer, AnswerError> {
+pub fn prefill_answer(body: &Bytes) -> Result<PrefillAnswer, AnswerError> {
     let scanned = scan(body).map_err(AnswerError::NotReadable)?;
     if let Some(error) = scanned.get("error") {
         return Err(AnswerError::Engine(engine_error(error)));
     }
     let params = scanned.get("kv_transfer_params").ok_or(AnswerError::NoParams)?;
-    let raw_params = serde_json::from_str(params).map_err(AnswerError::ParamsNotReadable)?;
-    let params = KvTransferParams::parse(&raw_params)?;
     Ok(PrefillAnswer {
-        params,
-        raw_params,
+        params: KvTransferParams::read(params)?,
+        raw_params: RawParams::read(body.slice_ref(params.as_bytes())),
         prompt_token_ids: token_ids(&scanned),
         prompt_tokens: tolerant::<Usage>(&scanned, "usage").map(|usage| usage.prompt_tokens),
     })
 }
 
+/// Choices without it are not read.
+const KEY: &[u8] = b"\"prompt_token_ids\"";
+
 /// Chats have the ids at the top, completions in each choice.
 fn token_ids(scanned: &Scanned<'_>) -> Option<Vec<u32>> {
-    let in_choice = || tolerant::<Vec<Choice>>(scanned, "choices")?.into_iter().next()?.prompt_token_ids;
+    let in_choice = || {
+        let choices = scanned.get("choices").filter(|choices| memmem::find(choices.as_bytes(), KEY).is_some())?;
+        serde_json::from_str::<Vec<Choice>>(choices).ok()?.into_iter().next()?.prompt_token_ids
+    };
     tolerant(scanned, "prompt_token_ids").or_else(in_choice)
 }
 

@@ -4,11 +4,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use serde_json::Value;
-
 use super::scan::{Layout, scan};
 use super::{BodyError, Endpoint};
+use crate::params::RawParams;
+use bytes::{Bytes, BytesMut};
 
 /// What a prefill is asked for; only `do_remote_decode` matters to vLLM 0.32 (protocol doc §4.2).
 const PREFILL_PARAMS: &str = concat!(
@@ -39,7 +38,7 @@ pub type Pieces = Vec<Bytes>;
 
 /// What happens to one named member.
 #[derive(Clone, Debug)]
-pub(super) enum Edit<'a> {
+pub(crate) enum Edit<'a> {
     Remove,
     /// Removes every member whose key starts with the name.
     RemovePrefixed,
@@ -89,8 +88,8 @@ pub(super) fn prefill_edits(
 }
 
 /// What a decode gets, or an engine that does all by itself: the client's transfer parameters are replaced, or removed.
-pub(super) fn decode_edits(params: Option<&Value>) -> [(&'static str, Edit<'static>); 1] {
-    [(PARAMS, params.map_or(Edit::Remove, |params| Edit::Set(params.to_string().into())))]
+pub(super) fn decode_edits(params: Option<&RawParams>) -> [(&'static str, Edit<'_>); 1] {
+    [(PARAMS, params.map_or(Edit::Remove, |params| Edit::Set(params.as_str().into())))]
 }
 
 /// The body of a request that is no completion: whatever it holds, no transfer parameters. Anything but an object has none.
@@ -109,7 +108,7 @@ pub fn without_params(body: &Bytes) -> Result<Pieces, BodyError> {
 }
 
 /// A part of an edited body.
-pub(super) enum Part<'a> {
+pub(crate) enum Part<'a> {
     /// These bytes of the original.
     Kept(Range<usize>),
     /// Others.
@@ -117,7 +116,7 @@ pub(super) enum Part<'a> {
 }
 
 /// The parts as bytes; long kept ones are shared with the original.
-pub(super) fn cut(body: &Bytes, parts: &[Part<'_>]) -> Pieces {
+pub(crate) fn cut(body: &Bytes, parts: &[Part<'_>]) -> Pieces {
     let kept = |range: &Range<usize>| body.slice(range.start.min(body.len())..range.end.min(body.len()));
     if body.len() < WORTH_SHARING {
         let mut whole = BytesMut::with_capacity(body.len() + 512);
@@ -144,7 +143,7 @@ fn edit_is_for((name, edit): &(&str, Edit<'_>), key: &str) -> bool {
 }
 
 /// The bytes between two members belong to the later one, so that removing a member removes one comma.
-pub(super) fn apply<'a>(layout: &Layout, edits: &'a [(&str, Edit<'a>)]) -> Vec<Part<'a>> {
+pub(crate) fn apply<'a>(layout: &Layout, edits: &'a [(&str, Edit<'a>)]) -> Vec<Part<'a>> {
     let mut out = Out(Vec::new());
     let mut done = vec![false; edits.len()];
     out.keep(0..layout.members.first().map_or(layout.open, |first| first.span.start));

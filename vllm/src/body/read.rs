@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::edit::{Edit, Pieces, apply, cut, decode_edits, prefill_edits};
 use super::inspect::{Inspected, inspected};
 use super::scan::{Layout, scan};
 use super::{BodyError, Endpoint};
+use crate::params::RawParams;
 
 /// A body that has been checked. Clones are cheap: they share the bytes.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl RequestBody {
 
     /// The body for the decode engine, or for an engine that does all by itself: the client's transfer parameters are replaced
     /// by `params`, or removed.
-    pub fn for_decode(&self, params: Option<&Value>) -> Pieces {
+    pub fn for_decode(&self, params: Option<&RawParams>) -> Pieces {
         cut(&self.bytes, &apply(&self.layout, &decode_edits(params)))
     }
 

@@ -11,41 +11,41 @@ use super::{BodyError, MAX_BODY, MAX_DEPTH, MAX_MEMBERS};
 
 /// One member: where it stands and what its key means.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// The key as a string; `None` for one with a lone surrogate, which names nothing that we know.
-    pub(super) key: Option<Box<str>>,
+    pub(crate) key: Option<Box<str>>,
     /// From the key's opening quote to the value's last byte.
-    pub(super) span: Range<usize>,
+    pub(crate) span: Range<usize>,
     /// Where the value starts; it ends with the span.
-    pub(super) value_start: usize,
+    pub(crate) value_start: usize,
 }
 
 /// Where everything is in a body.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Behind the opening brace.
-    pub(super) open: usize,
+    pub(crate) open: usize,
     /// The members in order.
-    pub(super) members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     /// Length of the body.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 /// A body and its members in order.
-pub(super) struct Scanned<'a> {
-    pub(super) text: &'a str,
-    pub(super) layout: Layout,
+pub(crate) struct Scanned<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) layout: Layout,
 }
 
 impl<'a> Scanned<'a> {
     /// The value that counts for a key: the last one, as in Python's `json`. A `null` is no value.
-    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a str> {
         let value = self.values(key).last()?;
         (value != "null").then_some(value)
     }
 
     /// All values of a key.
-    pub(super) fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
         let text = self.text;
         let named = self.layout.members.iter().filter(move |member| member.key.as_deref() == Some(key));
         named.map(move |member| text.get(member.value_start..member.span.end).unwrap_or_default())
@@ -53,13 +53,13 @@ impl<'a> Scanned<'a> {
 }
 
 /// Checks a whole body and finds its members. A byte order mark before it is passed over, as Python's `json` does.
-pub(super) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
+pub(crate) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
     if body.len() > MAX_BODY {
         return Err(BodyError::TooLarge(body.len()));
     }
     let text = std::str::from_utf8(body).map_err(BodyError::NotUtf8)?;
     // serde_json skips raw values without a limit of depth; vLLM's parser would run into one.
-    if depth(text) > MAX_DEPTH {
+    if opened(body) > MAX_DEPTH && depth(text) > MAX_DEPTH {
         return Err(BodyError::TooDeep);
     }
     let json = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -74,7 +74,7 @@ pub(super) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
         let (key, value) = (key.get(), value.get());
         let value_start = start(value);
         let span = start(key)..value_start + value.len();
-        Member { key: serde_json::from_str(key).ok(), span, value_start }
+        Member { key: meant(key), span, value_start }
     });
     let open = text.find('{').map_or(0, |brace| brace + 1);
     Ok(Scanned { text, layout: Layout { open, members: members.collect(), len: text.len() } })
@@ -105,6 +105,19 @@ impl<'de> Visitor<'de> for RawMembers {
         }
         Ok((members, found))
     }
+}
+
+/// What a key in its quotes means.
+fn meant(key: &str) -> Option<Box<str>> {
+    match key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Some(plain.into()),
+        Some(_) | None => serde_json::from_str(key).ok(),
+    }
+}
+
+/// How many brackets there are to open something: no text is nested deeper.
+fn opened(text: &[u8]) -> usize {
+    text.iter().filter(|byte| matches!(byte, b'[' | b'{')).count()
 }
 
 /// The deepest nesting of brackets outside strings. Exact for valid JSON; for anything else the parser decides.

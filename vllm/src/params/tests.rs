@@ -122,13 +122,10 @@ fn well_formed_is_not_yet_supported() {
 
 #[test]
 fn token_ids_travel_in_the_extra_fields() {
-    let mut value = example();
-    merge_token_ids(&mut value, &[128_000, 9]);
-    assert_eq!(value["prompt_token_ids"], json!([128_000, 9]));
-    assert_eq!(KvTransferParams::parse(&value).unwrap().to_value(), value);
-    let mut other = json!(null);
-    merge_token_ids(&mut other, &[1]);
-    assert_eq!(other, json!(null));
+    let raw = RawParams::read(example().to_string().into()).with_token_ids(&[128_000, 9]);
+    let params = KvTransferParams::read(raw.as_str()).unwrap();
+    assert_eq!(params.extra["prompt_token_ids"], json!([128_000, 9]));
+    assert_eq!(params.to_value().to_string(), raw.as_str());
 }
 
 fn json_value() -> impl Strategy<Value = Value> {
