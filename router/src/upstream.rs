@@ -1,6 +1,9 @@
 //! How the router reaches engines and sidecars: one small trait, so that tests and simulations bring their own network.
 
+mod line;
 mod payload;
+mod pool;
+mod tcp;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -10,18 +13,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
-use hyper_util::client::legacy::connect::{Connect, HttpConnector};
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 pub use payload::Payload;
-
-/// Shorter than the keep-alive of uvicorn (5 s), in front of which vLLM sits: a connection that the engine is about to
-/// close is never used again.
-const POOL_IDLE: Duration = Duration::from_secs(3);
-
-/// The most that is read ahead of an answer whose client is slow; also the longest head of an answer.
-const READ_AHEAD: usize = 64 * 1024;
+pub use tcp::Pooled;
 
 /// Something that sends HTTP requests. The body of a response comes as it arrives; dropping it (or the future) closes
 /// the connection, which is how a request is cancelled.
@@ -40,7 +34,7 @@ pub enum UpstreamError {
         to: String,
         /// The cause.
         #[source]
-        source: ClientError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection broke before a response: the server may have seen the request.
     #[error("get an answer from {to}")]
@@ -49,7 +43,7 @@ pub enum UpstreamError {
         to: String,
         /// The cause.
         #[source]
-        source: ClientError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No answer in time: the server may have seen the request.
     #[error("get an answer from {to} within {deadline:?}")]
@@ -85,44 +79,6 @@ impl UpstreamError {
             Self::Late { .. } => true,
             Self::Connect { .. } | Self::Broken { .. } | Self::Body { .. } => false,
         }
-    }
-}
-
-/// hyper's pooled client over any connector.
-#[derive(Clone, Debug)]
-pub struct Pooled<C>(Client<C, Payload>);
-
-impl Pooled<HttpConnector> {
-    /// The client for real networks; a connection may take `connect` to be made.
-    pub fn tcp(connect: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect));
-        Self::over(connector)
-    }
-}
-
-impl<C: Connect + Clone + Debug + Send + Sync + 'static> Pooled<C> {
-    /// A client over another connector.
-    pub fn over(connector: C) -> Self {
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_idle_timeout(POOL_IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
-        builder.http1_max_buf_size(READ_AHEAD);
-        Self(builder.build(connector))
-    }
-}
-
-impl<C: Connect + Clone + Debug + Send + Sync + 'static> Upstream for Pooled<C> {
-    fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
-        let to = server(&request);
-        let answer = self.0.request(request);
-        Box::pin(async move {
-            match answer.await {
-                Ok(response) => Ok(response.map(Body::new)),
-                Err(source) if source.is_connect() => Err(UpstreamError::Connect { to, source }),
-                Err(source) => Err(UpstreamError::Broken { to, source }),
-            }
-        })
     }
 }
 

@@ -1,0 +1,250 @@
+//! One connection to a server, driven by whoever waits for its answer.
+//!
+//! Every request crosses here several times and every streamed chunk once. A connection with a task of its own costs two
+//! wake-ups of another task for each; here hyper's connection is polled in the task that wants what it brings.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::Payload;
+use super::pool::{Pool, ServerKey};
+
+/// The most that is read ahead of an answer whose client is slow; also the longest head of an answer.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// A connection and the only one who sends on it.
+pub(super) struct Line {
+    sender: SendRequest<Payload>,
+    connection: Connection<TokioIo<TcpStream>, Payload>,
+    /// The connection has come to its end.
+    over: bool,
+    turns: Arc<Turns>,
+    waker: Waker,
+}
+
+impl Line {
+    pub(super) async fn over(io: TokioIo<TcpStream>) -> hyper::Result<Self> {
+        let (sender, connection) = Builder::new().max_buf_size(READ_AHEAD).handshake(io).await?;
+        let turns = Arc::new(Turns::default());
+        let waker = Waker::from(Arc::clone(&turns));
+        Ok(Self { sender, connection, over: false, turns, waker })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub(super) async fn exchange(
+        mut self,
+        request: Request<Payload>,
+    ) -> Result<(Response<Incoming>, Self), TrySendError<Request<Payload>>> {
+        let mut answer = std::pin::pin!(self.sender.try_send_request(request));
+        let (connection, over, turns, waker) = (&mut self.connection, &mut self.over, &self.turns, &self.waker);
+        let answered =
+            std::future::poll_fn(|cx| drive(connection, over, turns, waker, cx, |cx| answer.as_mut().poll(cx)));
+        let response = answered.await?;
+        Ok((response, self))
+    }
+
+    /// One step of an answer's body.
+    fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> PolledFrame {
+        let Self { connection, over, turns, waker, .. } = self;
+        drive(connection, over, turns, waker, cx, |cx| Pin::new(&mut *body).poll_frame(cx))
+    }
+
+    /// Whether the next request may be sent: the last answer is read, and the server has neither closed nor said anything since.
+    pub(super) fn is_free(&mut self) -> bool {
+        if !self.over {
+            let mut cx = Context::from_waker(Waker::noop());
+            self.over = Pin::new(&mut self.connection).poll(&mut cx).is_ready();
+        }
+        !self.over && self.sender.is_ready()
+    }
+}
+
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+
+/// Polls a connection and the one who waits for it in turns, until both have nothing to do before something comes from outside.
+fn drive<T>(
+    connection: &mut Connection<TokioIo<TcpStream>, Payload>,
+    over: &mut bool,
+    turns: &Turns,
+    waker: &Waker,
+    cx: &mut Context<'_>,
+    mut step: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    turns.begin(cx.waker());
+    let mut cx = Context::from_waker(waker);
+    loop {
+        // Its error reaches whoever waits, too.
+        *over = *over || Pin::new(&mut *connection).poll(&mut cx).is_ready();
+        if let Poll::Ready(done) = step(&mut cx) {
+            turns.end();
+            return Poll::Ready(done);
+        }
+        if !turns.again() {
+            return Poll::Pending;
+        }
+    }
+}
+
+/// Wakes that connection and waiter give to each other while both are being polled make for another turn, and wake no task.
+#[derive(Debug, Default)]
+struct Turns {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+const RESTING: u8 = 0;
+const POLLING: u8 = 1;
+const WOKEN: u8 = 2;
+
+impl Turns {
+    fn begin(&self, task: &Waker) {
+        self.task.register(task);
+        self.state.store(POLLING, Ordering::SeqCst);
+    }
+
+    /// Whether there was a wake since the last turn began; if not, the next one goes to the task.
+    fn again(&self) -> bool {
+        let rested = self.state.compare_exchange(POLLING, RESTING, Ordering::SeqCst, Ordering::SeqCst);
+        if rested.is_err() {
+            self.state.store(POLLING, Ordering::SeqCst);
+        }
+        rested.is_err()
+    }
+
+    /// The waiter has what it wants; it comes back for more by itself.
+    fn end(&self) {
+        self.state.store(RESTING, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Turns {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let polled =
+            self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| (state != RESTING).then_some(WOKEN));
+        if polled.is_err() {
+            self.task.wake();
+        }
+    }
+}
+
+/// An answer's body. Read to its end, it leaves its connection to the next request; dropped before, it closes it.
+pub(super) struct Answer {
+    body: Incoming,
+    line: Option<Line>,
+    pool: Pool,
+    server: ServerKey,
+    /// What broke it off: told a turn later, so that all that came before it has gone out to the client by then.
+    broken: Option<hyper::Error>,
+}
+
+impl Answer {
+    pub(super) fn new(body: Incoming, line: Line, pool: Pool, server: ServerKey) -> Self {
+        let mut answer = Self { body, line: Some(line), pool, server, broken: None };
+        answer.leave_line();
+        answer
+    }
+
+    fn leave_line(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(mut line) = self.line.take()
+            && line.is_free()
+        {
+            self.pool.put(&self.server, line);
+        }
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let Self { body, line, .. } = &mut *self;
+        let polled = match line {
+            Some(line) => line.poll_body(body, cx),
+            None => Pin::new(body).poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(Some(Err(error))) => {
+                (self.line, self.broken) = (None, Some(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(_) => {
+                self.leave_line();
+                polled
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_wake_between_two_polls_reaches_the_task_and_one_within_makes_another_turn() {
+        let (turns, count) = (Arc::new(Turns::default()), Arc::new(Count::default()));
+        let (waker, task) = (Waker::from(Arc::clone(&turns)), Waker::from(Arc::clone(&count)));
+        turns.begin(&task);
+        waker.wake_by_ref();
+        assert!(turns.again());
+        assert!(!turns.again());
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        waker.wake_by_ref();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        turns.begin(&task);
+        waker.wake_by_ref();
+        turns.end();
+        waker.wake_by_ref();
+        assert_eq!(count.0.load(Ordering::SeqCst), 2, "after the end as well");
+    }
+}

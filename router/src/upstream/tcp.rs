@@ -1,0 +1,101 @@
+//! Requests over kept TCP connections.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::future::BoxFuture;
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, Uri, header};
+use hyper_util::client::legacy::connect::HttpConnector;
+use tower::Service as _;
+
+use super::line::{Answer, Line};
+use super::pool::Pool;
+use super::{Payload, Upstream, UpstreamError};
+
+/// The client for real networks: HTTP/1.1, connections kept between requests.
+#[derive(Clone, Debug)]
+pub struct Pooled {
+    pool: Pool,
+    connector: HttpConnector,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("the URI names no server")]
+    NoServer,
+    #[error("open a connection")]
+    Open(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("begin to speak HTTP")]
+    Handshake(#[from] hyper::Error),
+}
+
+impl Pooled {
+    /// A client without connections yet; one may take `connect` to be made.
+    pub fn tcp(connect: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(connect));
+        Self { pool: Pool::default(), connector }
+    }
+
+    async fn open(&self, server: Uri) -> Result<Line, ConnectError> {
+        let io = self.connector.clone().call(server).await.map_err(|error| ConnectError::Open(error.into()))?;
+        Ok(Line::over(io).await?)
+    }
+
+    async fn exchange(self, request: Request<Payload>) -> Result<Response<Body>, UpstreamError> {
+        let uri = request.uri().clone();
+        let (server, mut request) = match addressed(request) {
+            Some(addressed) => addressed,
+            None => {
+                let source = ConnectError::NoServer.into();
+                return Err(UpstreamError::Connect { to: uri.to_string(), source });
+            }
+        };
+        let key = self.pool.key(&server);
+        loop {
+            let kept = self.pool.take(&key);
+            let is_kept = kept.is_some();
+            let line = match kept {
+                Some(line) => line,
+                None => self
+                    .open(uri.clone())
+                    .await
+                    .map_err(|error| UpstreamError::Connect { to: server.to_string(), source: error.into() })?,
+            };
+            let mut error = match line.exchange(request).await {
+                Ok((response, line)) => {
+                    return Ok(response.map(|body| Body::new(Answer::new(body, line, self.pool, key))));
+                }
+                Err(error) => error,
+            };
+            // A server may close a connection in the very moment in which it is taken: of a request that hyper gives back it has
+            // seen nothing.
+            match error.take_message() {
+                Some(unsent) if is_kept => request = unsent,
+                Some(_) | None => {
+                    let source = error.into_error().into();
+                    return Err(UpstreamError::Broken { to: server.to_string(), source });
+                }
+            }
+        }
+    }
+}
+
+/// A request as it stands on the wire, and whom it is for.
+fn addressed(request: Request<Payload>) -> Option<(Authority, Request<Payload>)> {
+    let (mut head, body) = request.into_parts();
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    let server = uri.authority.take()?;
+    uri.scheme = None;
+    head.uri = Uri::from_parts(uri).unwrap_or_default();
+    head.headers.insert(header::HOST, HeaderValue::from_str(server.as_str()).ok()?);
+    Some((server, Request::from_parts(head, body)))
+}
+
+impl Upstream for Pooled {
+    fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
+        Box::pin(self.clone().exchange(request))
+    }
+}
