@@ -13,6 +13,10 @@ mod traces;
 
 use std::process::ExitCode;
 
+/// The router's tasks allocate and free on any thread; glibc's arenas make them wait for each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

@@ -4,18 +4,21 @@
 //! a landed transfer is finished, a transfer under way is cancelled, pinned blocks are released – these only once it is
 //! certain that no transfer for them can still be running (invariant N).
 
+mod endings;
+
 use std::time::Duration;
 
 use http::{StatusCode, Uri};
 use kv::ids::{DpRank, EngineRequestId, TransferId};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::sidecar::{HandleReport, LandedAnswer, LetGo, SidecarError, Sidecars, Traced, TransferAsk};
 use crate::ticket::Receipt;
+use endings::Endings;
 
 /// Tries of each notice to a sidecar; between them [`PAUSE`].
 const TRIES: u32 = 3;
@@ -28,6 +31,9 @@ const MIN_CLAIM_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct Handoffs {
     sidecars: Sidecars,
     tasks: TaskTracker,
+    endings: Endings,
+    /// Blocks that are read sooner are never reported to P's sidecar.
+    unseen: Duration,
 }
 
 /// A prefill's blocks, pinned in P's engine. Dropped: P's sidecar is asked to release them.
@@ -116,25 +122,35 @@ pub(crate) struct PullFailed {
 }
 
 impl Handoffs {
-    pub(crate) fn new(sidecars: Sidecars, tasks: TaskTracker) -> Self {
-        Self { sidecars, tasks }
+    pub(crate) fn new(sidecars: Sidecars, tasks: TaskTracker, unseen: Duration) -> Self {
+        Self { endings: Endings::new(sidecars.clone(), tasks.clone()), sidecars, tasks, unseen }
     }
 
     /// The same, for one attempt's sake.
     pub(crate) fn of(&self, traced: Traced) -> Self {
-        Self { sidecars: self.sidecars.of(traced), tasks: self.tasks.clone() }
+        Self { sidecars: self.sidecars.of(traced), ..self.clone() }
     }
 
-    /// Takes charge of a prefill's blocks and reports them to P's sidecar, in the background and at best effort.
+    /// Takes charge of a prefill's blocks and reports them to P's sidecar, in the background and at best effort, unless they are read
+    /// before anybody could look at them.
     pub(crate) fn pinned(&self, sidecar: &Uri, report: HandleReport) -> PinnedBlocks {
         let (tx, rx) = oneshot::channel();
-        let (sidecars, sidecar) = (self.sidecars.clone(), sidecar.clone());
+        let (sidecars, sidecar, unseen) = (self.sidecars.clone(), sidecar.clone(), self.unseen);
         self.tasks.spawn(async move {
+            let mut rx = rx;
+            let early = timeout(unseen, &mut rx).await;
+            if !unseen.is_zero() && matches!(early, Ok(Ok(LetGo::Read))) {
+                return;
+            }
             if let Err(error) = sidecars.report_handle(&sidecar, &report).await {
                 debug!(error = &error as &dyn std::error::Error, "prefill's blocks are not reported");
             }
+            let why = match early {
+                Ok(early) => early,
+                Err(_) => rx.await,
+            };
             // Without a word the blocks are left to P's lease.
-            if let Ok(why) = rx.await {
+            if let Ok(why) = why {
                 release(&sidecars, &sidecar, report.rank, &report.request, why).await;
             }
         });
@@ -244,7 +260,7 @@ impl Handoffs {
             held_until,
             keeper: released.clone().drop_guard(),
         };
-        let sidecars = self.sidecars.clone();
+        let (sidecars, endings) = (self.sidecars.clone(), self.endings.clone());
         let every = (collect_by / 3).max(MIN_CLAIM_EVERY);
         self.tasks.spawn(async move {
             loop {
@@ -261,7 +277,7 @@ impl Handoffs {
                     }
                 }
             }
-            finish(&sidecars, &sidecar, &transfer).await;
+            endings.tell(&sidecar, transfer);
         });
         claimed
     }

@@ -144,7 +144,7 @@ impl Router {
             admission,
             engines: Engines::new(upstream, config.deadlines.prefill, config.deadlines.decode),
             retries: RetryBudget::new(config.failure.retry_budget, config.failure.retry_floor, Instant::now()),
-            handoffs: Handoffs::new(sidecars.clone(), tasks.clone()),
+            handoffs: Handoffs::new(sidecars.clone(), tasks.clone(), config.observe.report_handles_after),
             sidecars,
             ids: Ids { prefix: id_prefix, next: AtomicU64::new(1) },
             tasks,

@@ -25,6 +25,9 @@ pub(crate) use wire::{RankJson, TransferStages};
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 4 << 20;
 
+/// Most transfers that are ended with one request; the sidecars' own bound.
+pub(crate) const MAX_FINISHED: usize = 256;
+
 /// How much longer than the transfer's own deadline the router waits for the answer.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -182,6 +185,11 @@ struct TransferBody<'a> {
 }
 
 #[derive(Serialize)]
+struct FinishedBody<'a> {
+    transfer_ids: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
 struct HandleBody<'a> {
     dp_rank: u16,
     remote_request_id: &'a str,
@@ -274,6 +282,13 @@ impl Sidecars {
             Err(SidecarError::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Says that the decode legs of landed transfers have ended, of at most [`MAX_FINISHED`].
+    pub(crate) async fn finish_all(&self, sidecar: &Uri, transfers: &[TransferId]) -> Result<(), SidecarError> {
+        let body = FinishedBody { transfer_ids: transfers.iter().map(TransferId::as_str).collect() };
+        self.short::<Value>(Method::POST, sidecar, "/v1/finished-transfers", Some(&body)).await?;
+        Ok(())
     }
 
     /// Where an attempt's transfer has spent its time: by its name where that is known. `None` when the sidecar knows no such attempt.

@@ -120,6 +120,7 @@ fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(transfers::start, transfers::list))
         .routes(routes!(transfers::one, transfers::finish))
+        .routes(routes!(transfers::finish_all))
         .routes(routes!(transfers::claim))
         .routes(routes!(transfers::trace))
         .routes(routes!(latency::report))

@@ -99,6 +99,15 @@ async fn two_hundred_concurrent_requests_over_eight_ranks_all_wait_for_their_rec
 }
 
 #[tokio::test]
+async fn blocks_that_are_read_before_anybody_could_look_are_not_reported() {
+    let world = World::new(Setup { args: "--report-handles-after-ms 60000", ..Setup::default() }).await;
+    assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.status, 200);
+    world.journal.wait_for("the transfer's end", 1, |event| matches!(event, Event::Finished { .. })).await;
+    let told = |event: &Event| matches!(event, Event::Reported { .. } | Event::Forgotten { .. });
+    assert_eq!(world.journal.count(told), 0);
+}
+
+#[tokio::test]
 async fn a_receipt_for_another_rank_is_refused_and_nothing_is_decoded() {
     let world = World::new(Setup::default()).await;
     world.decode_sidecar().next(Transfers::WrongReceipt);

@@ -107,10 +107,13 @@ impl Sidecar {
             .route("/v1/transfers", post(transfer).get(of_attempt))
             .route("/v1/transfers/{id}", delete(finish).get(shown))
             .route("/v1/transfers/{id}/claim", post(claim))
+            .route("/v1/finished-transfers", post(finish_all))
             .route("/v1/handles", post(report))
             .route("/v1/handles/{id}", delete(release))
             .layer(axum::middleware::from_fn(move |request: axum::extract::Request, next: axum::middleware::Next| {
-                if !request.uri().path().ends_with("/events") {
+                // What is said of many requests at once stands in none of their traces.
+                let path = request.uri().path();
+                if !path.ends_with("/events") && path != "/v1/finished-transfers" {
                     guarded.headers.lock().push(request.headers().clone());
                 }
                 let wanted = guarded.token.map(|token| format!("Bearer {token}"));
@@ -249,6 +252,13 @@ async fn finish(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> 
     };
     known.cancelled.cancel();
     Json(json!({"transfer_id": id, "state": if known.landed { "done" } else { "failed" }})).into_response()
+}
+
+async fn finish_all(State(sidecar): State<Arc<Sidecar>>, Json(body): Json<Value>) -> Response {
+    for id in body["transfer_ids"].as_array().unwrap() {
+        drop(finish(State(Arc::clone(&sidecar)), Path(id.as_str().unwrap().to_owned())).await);
+    }
+    Json(json!({})).into_response()
 }
 
 async fn claim(State(sidecar): State<Arc<Sidecar>>, Path(id): Path<String>) -> Response {

@@ -161,6 +161,9 @@ impl World {
         if setup.debug_headers {
             line.push_str("--debug-headers ");
         }
+        if !setup.args.contains("--report-handles-after-ms") {
+            line.push_str("--report-handles-after-ms 0 ");
+        }
         line.push_str(&format!("--intra-node-data-parallel-size {} {}", setup.ranks, setup.args));
         let config = Line::try_parse_from(line.split_whitespace()).unwrap().args.check().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -242,6 +242,58 @@ pub(super) async fn finish(State(api): State<Api>, segment: Segment) -> Result<J
     Ok(Json(TransferJson::new(&snapshot, Instant::now())))
 }
 
+/// Most that are ended with one request.
+const MAX_FINISHED: usize = 256;
+
+/// Transfers whose decode legs have ended.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct FinishedBody {
+    #[schema(schema_with = schemas::transfer_ids)]
+    transfer_ids: Vec<String>,
+}
+
+/// What became of them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FinishedJson {
+    /// Ended now or before
+    finished: usize,
+    /// Not known, or no more
+    unknown: usize,
+}
+
+/// Frees landed transfers after their decode legs have ended, many at once; idempotent
+#[utoipa::path(
+    post,
+    path = "/v1/finished-transfers",
+    operation_id = "finish_transfers",
+    tag = "transfers",
+    request_body = FinishedBody,
+    responses((status = 200, description = "How many of them are known", body = FinishedJson), answers::FinishedAll),
+)]
+pub(super) async fn finish_all(
+    State(api): State<Api>,
+    JsonBody(body): JsonBody<FinishedBody>,
+) -> Result<Json<FinishedJson>, Problem> {
+    if body.transfer_ids.len() > MAX_FINISHED {
+        return Err(Problem::field("transfer_ids", "must be at most 256"));
+    }
+    let id = |text: &String| input::id("transfer_ids", text).map(|id| TransferId::new(id.to_owned()));
+    let ids: Vec<TransferId> = body.transfer_ids.iter().map(id).collect::<Result<_, _>>()?;
+    let pod = api.pod().clone();
+    let finished = api.settled(async move {
+        let mut told = FinishedJson { finished: 0, unknown: 0 };
+        for id in &ids {
+            match pod.finish(id).await {
+                Ok(_) => told.finished += 1,
+                Err(TransferError::NotFound(_)) => told.unknown += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(told)
+    });
+    finished.await?.map(Json).map_err(|error| Problem::from(&error))
+}
+
 /// Its timeline as Chrome's trace events, for Perfetto
 #[utoipa::path(
     get,

@@ -47,6 +47,8 @@ async fn every_operation_answers_as_documented() {
     let done = client.until(&one, |answer| answer.json()["state"] == "done").await.json();
     assert_eq!((&done["freed"], &done["collected_by"]), (&json!("collected"), &json!(0)), "{done}");
     assert_eq!(client.delete(&one).await.json()["failure"], Value::Null);
+    let ended = client.post("/v1/finished-transfers", &json!({"transfer_ids": [landed["transfer_id"], "0-x"]})).await;
+    assert_eq!(ended.json(), json!({"finished": 1, "unknown": 1}));
     let read = of_p.client.delete(&format!("/v1/handles/{request}?dp_rank=0&reason=read")).await;
     assert_eq!((read.status.as_u16(), read.text.as_str()), (204, ""));
 

@@ -181,6 +181,22 @@ async fn a_landed_transfer_is_claimed_until_it_is_deleted() {
 }
 
 #[tokio::test]
+async fn many_landed_transfers_are_finished_with_one_request() {
+    let path = Path::new(Role::Decode, Faults::default()).await;
+    let mut ids = vec![json!("0-unknown")];
+    for attempt in ["a-1", "a-2"] {
+        ids.push(path.start(attempt, &path.prefill(300).await).await["transfer_id"].clone());
+    }
+    for _ in 0..2 {
+        let told = path.rig.post("/v1/finished-transfers", &json!({"transfer_ids": ids})).await;
+        assert_eq!((told.status.as_u16(), told.json()), (200, json!({"finished": 2, "unknown": 1})));
+    }
+    path.rig.until("/v1/handles", |answer| answer.json()["handles"] == json!([])).await;
+    let too_many = json!({"transfer_ids": vec!["0-x"; 257]});
+    assert_eq!(path.rig.post("/v1/finished-transfers", &too_many).await.problem().1, "params_invalid");
+}
+
+#[tokio::test]
 async fn an_attempt_is_one_transfer_and_no_other() {
     let path = Path::new(Role::Decode, Faults::default()).await;
     let (one, other) = (path.prefill(400).await, path.prefill(500).await);

@@ -117,7 +117,7 @@ fn meant(key: &str) -> Option<Box<str>> {
 
 /// How many brackets there are to open something: no text is nested deeper.
 fn opened(text: &[u8]) -> usize {
-    text.iter().filter(|byte| matches!(byte, b'[' | b'{')).count()
+    memchr::memchr2_iter(b'[', b'{', text).count()
 }
 
 /// The deepest nesting of brackets outside strings. Exact for valid JSON; for anything else the parser decides.

@@ -132,6 +132,7 @@ impl Answers {
             (true, _) => &self.version,
             (_, true) if handles => &self.no_content,
             (_, true) => &self.finished,
+            (false, false) if head.path == "/v1/finished-transfers" => &self.finished,
             (false, false) if handles || head.path.ends_with("/claim") => &self.claimed,
             (false, false) => &self.landed,
         }

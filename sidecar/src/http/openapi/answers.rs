@@ -78,6 +78,8 @@ answers! {
     Claimed = ALWAYS, ASKED, NOT_FOUND, [Kind::Of(Code::Cancelled)], ENDING;
     /// `DELETE /v1/transfers/{id}`.
     Finished = ALWAYS, ASKED, NOT_FOUND, ENDING;
+    /// `POST /v1/finished-transfers`.
+    FinishedAll = ALWAYS, BODY, ENDING;
     /// `POST /v1/handles`.
     Reported = ALWAYS, BODY, RANK, NOT_READY, ENDING;
     /// `DELETE /v1/handles/{remote_request_id}`.

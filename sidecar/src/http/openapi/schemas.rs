@@ -51,6 +51,12 @@ pub(in crate::http) fn measure() -> Schema {
     words(Stages::default().named().map(|(name, _)| name).into_iter().chain(["total"]))
 }
 
+/// Ids of up to 256 transfers.
+pub(in crate::http) fn transfer_ids() -> Schema {
+    let id = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(256));
+    ArrayBuilder::new().items(id.pattern(Some("^[!-~]+$"))).max_items(Some(256)).build().into()
+}
+
 /// A length of time, as in `5s`.
 pub(in crate::http) fn time() -> Schema {
     patterned("^[0-9]{1,9}(ms|s|m)$")
