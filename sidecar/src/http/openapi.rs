@@ -1,6 +1,6 @@
 //! `/openapi.json`: what this API takes and answers, collected from the handlers themselves.
 //!
-//! A route without a description cannot be added: [`routes`](super::routes) takes both from the same attribute.
+//! A route without a description cannot be added: the routes of the API take both from the same attribute.
 
 pub(super) mod answers;
 pub(super) mod schemas;
