@@ -85,7 +85,7 @@ pub struct Args {
     /// Let the side-channel listener die of an unexpected question, as vLLM's does
     #[arg(long)]
     pub fragile_listener: bool,
-    /// Go wrong on purpose: overwrite-pinned=MS[@RANK] overwrites a prefill's blocks so long after it was answered, lease or not
+    /// Go wrong on purpose: overwrite-pinned=MS, or overwrite-pinned=MS@RANK, overwrites a prefill's blocks so long after it was answered, lease or not
     #[arg(long = "fault", value_name = "NAME=MS[@RANK]", hide = true)]
     pub fault: Option<Fault>,
     /// Append one JSON line per request
