@@ -22,7 +22,7 @@ fn no_log_tells_prompts_answers_token_ids_or_keys() {
     let (_admin, admin) = scratch_file("admin", format!("{ADMIN}\n").as_bytes());
     let token = format!("--log trace --token-file {}", token.display());
     let for_router = format!(
-        "{token} --api-keys-file {} --admin-token-file {} --max-body-bytes 65536 --debug-headers",
+        "{token} --api-keys-file {} --admin-token-file {} --max-body-bytes 65536 --debug-headers --report-handles-after-ms 0",
         keys.display(),
         admin.display()
     );
