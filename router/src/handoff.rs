@@ -268,7 +268,7 @@ impl Handoffs {
                 let sent_at = Instant::now();
                 let renewed = tokio::select! {
                     () = released.cancelled() => break,
-                    renewed = sidecars.claim(&sidecar, &transfer) => renewed,
+                    renewed = Box::pin(sidecars.claim(&sidecar, &transfer)) => renewed,
                 };
                 match renewed {
                     Ok(()) => drop(renewals.send_replace(sent_at + collect_by)),

@@ -77,6 +77,10 @@ impl RelayError {
     }
 }
 
+/// Whether the router's drain timeout is over is asked whenever the engine has nothing yet, and after so many frames of an engine that
+/// always has something: asking takes a lock.
+const CUT_EVERY: u8 = 32;
+
 /// The body that the client gets.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -88,6 +92,8 @@ pub(crate) struct Relay {
     waiting_since: Option<Instant>,
     idle: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Frames that came at once; see [`CUT_EVERY`].
+    since_cut_was_asked: u8,
     holdings: Option<Holdings>,
     /// Told to the client when the answer breaks off.
     request_id: Box<str>,
@@ -112,6 +118,7 @@ impl Relay {
             waiting_since: None,
             idle: Box::pin(sleep(silence)),
             cut: Box::pin(cut.cancelled_owned()),
+            since_cut_was_asked: 0,
             holdings: Some(holdings),
             request_id: request_id.into(),
             over: false,
@@ -194,10 +201,13 @@ impl HttpBody for Relay {
             let next = if let Some(frame) = this.held.frames.pop_front() {
                 Some(Ok(frame))
             } else {
-                if this.holdings.is_some() && this.cut.as_mut().poll(cx).is_ready() {
+                let polled = Pin::new(&mut this.held.rest).poll_frame(cx);
+                this.since_cut_was_asked = this.since_cut_was_asked.wrapping_add(1);
+                let asks = polled.is_pending() || this.since_cut_was_asked.is_multiple_of(CUT_EVERY);
+                if asks && this.holdings.is_some() && this.cut.as_mut().poll(cx).is_ready() {
                     return this.fail(RelayError::Cut);
                 }
-                match Pin::new(&mut this.held.rest).poll_frame(cx) {
+                match polled {
                     Poll::Ready(next) => next,
                     Poll::Pending => return this.wait(cx),
                 }

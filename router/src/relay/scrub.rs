@@ -1,11 +1,16 @@
 //! A decode engine's own transfer parameters, which a bidirectional connector puts into its answers, are for no client: what
 //! is in them is blanked as it passes. No byte is added or taken away, so nothing has to be held back or counted again.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use memchr::{memmem, memrchr};
 
 /// A quote inside of a JSON string is escaped, so these bytes are never part of a longer string.
 const KEY: &[u8] = br#""kv_transfer_params""#;
+
+/// Made once: making it costs more than looking through a streamed event.
+static FIND_KEY: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(KEY));
 
 /// Where in an answer the last byte was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +47,7 @@ impl Scrub {
         let mut at = 0;
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
             if self.0 == At::Text(0) {
-                match memmem::find(rest, KEY) {
+                match FIND_KEY.find(rest) {
                     Some(found) => at += found + KEY.len(),
                     None => {
                         self.0 = At::Text(begun(rest));
