@@ -35,11 +35,12 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) async fn over(io: TokioIo<TcpStream>) -> hyper::Result<Self> {
+    /// Boxed: it goes from hand to hand.
+    pub(super) async fn over(io: TokioIo<TcpStream>) -> hyper::Result<Box<Self>> {
         let (sender, connection) = Builder::new().max_buf_size(READ_AHEAD).handshake(io).await?;
         let turns = Arc::new(Turns::default());
         let waker = Waker::from(Arc::clone(&turns));
-        Ok(Self { sender, connection, over: false, turns, waker })
+        Ok(Box::new(Self { sender, connection, over: false, turns, waker }))
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -47,11 +48,11 @@ impl Line {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub(super) async fn exchange(
-        mut self,
+        mut self: Box<Self>,
         request: Request<Payload>,
-    ) -> Result<(Response<Incoming>, Self), TrySendError<Request<Payload>>> {
-        let mut answer = std::pin::pin!(self.sender.try_send_request(request));
-        let (connection, over, turns, waker) = (&mut self.connection, &mut self.over, &self.turns, &self.waker);
+    ) -> Result<(Response<Incoming>, Box<Self>), TrySendError<Request<Payload>>> {
+        let Self { sender, connection, over, turns, waker } = &mut *self;
+        let mut answer = std::pin::pin!(sender.try_send_request(request));
         let answered =
             std::future::poll_fn(|cx| drive(connection, over, turns, waker, cx, |cx| answer.as_mut().poll(cx)));
         let response = answered.await?;
@@ -149,7 +150,7 @@ impl Wake for Turns {
 /// An answer's body. Read to its end, it leaves its connection to the next request; dropped before, it closes it.
 pub(super) struct Answer {
     body: Incoming,
-    line: Option<Line>,
+    line: Option<Box<Line>>,
     pool: Pool,
     server: ServerKey,
     /// What broke it off: told a turn later, so that all that came before it has gone out to the client by then.
@@ -157,7 +158,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(body: Incoming, line: Line, pool: Pool, server: ServerKey) -> Self {
+    pub(super) fn new(body: Incoming, line: Box<Line>, pool: Pool, server: ServerKey) -> Self {
         let mut answer = Self { body, line: Some(line), pool, server, broken: None };
         answer.leave_line();
         answer

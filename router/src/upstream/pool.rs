@@ -27,7 +27,7 @@ pub(super) struct Pool(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
-    idle: BTreeMap<ServerKey, Vec<(Instant, Line)>>,
+    idle: BTreeMap<ServerKey, Vec<(Instant, Box<Line>)>>,
     /// A task closes what has been idle for too long.
     is_swept: bool,
 }
@@ -42,7 +42,7 @@ impl Pool {
     }
 
     /// The connection to a server that was used last, if one is still open.
-    pub(super) fn take(&self, server: &ServerKey) -> Option<Line> {
+    pub(super) fn take(&self, server: &ServerKey) -> Option<Box<Line>> {
         let oldest = Instant::now().checked_sub(IDLE);
         loop {
             let (since, mut line) = self.0.lock().idle.get_mut(server)?.pop()?;
@@ -53,7 +53,7 @@ impl Pool {
     }
 
     /// Keeps a connection that is free.
-    pub(super) fn put(&self, server: &ServerKey, line: Line) {
+    pub(super) fn put(&self, server: &ServerKey, line: Box<Line>) {
         let mut kept = self.0.lock();
         let now = Instant::now();
         match kept.idle.get_mut(server) {

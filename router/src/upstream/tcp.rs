@@ -39,7 +39,7 @@ impl Pooled {
         Self { pool: Pool::default(), connector }
     }
 
-    async fn open(&self, server: Uri) -> Result<Line, ConnectError> {
+    async fn open(&self, server: Uri) -> Result<Box<Line>, ConnectError> {
         let io = self.connector.clone().call(server).await.map_err(|error| ConnectError::Open(error.into()))?;
         Ok(Line::over(io).await?)
     }
