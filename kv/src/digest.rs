@@ -1,8 +1,12 @@
-//! What is digested to compare what has landed with what was sent: which blocks, and which bytes of each in which order.
+//! What is digested to compare what has landed with what was sent: which blocks, which bytes of each in which order, and how.
 //!
 //! A **page** is one logical block in one region. Its digest is over its kernel blocks in order, `block_len` bytes each: what lies between
 //! them when the stride is longer is nobody's KV and differs from cache to cache. So a page has the same digest wherever its block lies.
 //! Pages come group by group, in each group block by block as listed, in each block region by region in wire order.
+
+mod page;
+
+pub use page::{ALGORITHM, CHUNK, PageDigest};
 
 use crate::blocks::GroupedBlocks;
 use crate::copy::SlotAssignment;

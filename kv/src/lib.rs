@@ -8,7 +8,7 @@
 //! | [`shards`] | a set of TP shards |
 //! | [`slots`] | the staging arena's allocator: fair waiting, quarantine |
 //! | [`copy`] | blocks × layouts → merged byte ranges |
-//! | [`digest`] | which blocks are compared with the source, and which bytes of them |
+//! | [`digest`] | which blocks are compared with the source, and which bytes of them, and how |
 //! | [`lease`] | how long a producer's blocks may be read |
 //! | [`transfer`] | one pull from a prefill rank into staging |
 //! | [`collect`] | from landed to freed |

@@ -1,4 +1,4 @@
-//! Source digests: XXH64 of blocks as P's engine holds them, to be compared with what has landed (`docs/verification.md`).
+//! Source digests: of blocks as P's engine holds them, to be compared with what has landed (`docs/verification.md`).
 //!
 //! | module | is |
 //! |---|---|

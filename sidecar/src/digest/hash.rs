@@ -1,25 +1,25 @@
-//! XXH64 (seed 0) over pages that lie in this process's memory.
+//! Digests of pages that lie in this process's memory.
 //!
 //! Heavy: for worker threads only.
 
-use kv::digest::{Page, spans};
+use kv::digest::{Page, PageDigest, spans};
 use kv::layout::KvLayout;
 use nixl::{Memory, OutOfRange};
-use xxhash_rust::xxh64::{Xxh64, xxh64};
+use xxhash_rust::xxh64::xxh64;
 
 /// Bytes that are copied out at a time: what a core's cache holds.
 const STEP: usize = 256 << 10;
 
-/// A digest that grows piece by piece.
+/// A page's digest that grows piece by piece.
 pub(crate) struct Growing {
-    state: Xxh64,
+    state: PageDigest,
     buffer: Vec<u8>,
 }
 
 impl Growing {
     /// Over nothing yet.
     pub(crate) fn new() -> Self {
-        Self { state: Xxh64::new(0), buffer: vec![0; STEP] }
+        Self { state: PageDigest::new(), buffer: vec![0; STEP] }
     }
 
     /// Goes on with `len` bytes at `offset`.
@@ -42,9 +42,7 @@ impl Growing {
 
     /// The digest of what was taken; the next one begins.
     pub(crate) fn end(&mut self) -> u64 {
-        let digest = self.state.digest();
-        self.state.reset(0);
-        digest
+        self.state.end()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Digests as JSON: the question and the answer, for both of their ends.
 
-use kv::digest::pages_per_block;
+use kv::digest::{ALGORITHM, pages_per_block};
 use kv::ids::{BlockId, EngineId, EngineRequestId};
 use kv::layout::KvLayout;
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,6 @@ use crate::digest::{DigestAsk, Digests};
 use crate::http::input;
 use crate::problem::Problem;
 
-/// The only way of digesting.
-pub(super) const ALGORITHM: &str = "xxh64";
 /// Hexadecimal digits of a digest.
 const DIGITS: usize = 16;
 
@@ -63,7 +61,7 @@ impl AskBody {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(super) struct DigestsJson {
     engine_id: String,
-    /// `xxh64`
+    /// `xxh64-4k`
     algorithm: String,
     /// Bytes that were read and digested, all TP shards
     bytes: u64,
@@ -84,7 +82,9 @@ impl DigestsJson {
     /// The digests of an answer; whether they are as many as were asked for is for the reader to say.
     pub(super) fn read(self, ask: &DigestAsk) -> Result<Digests, SourceError> {
         if self.algorithm != ALGORITHM {
-            return Err(SourceError::Answer("it digests in another way than xxh64"));
+            return Err(SourceError::Answer(
+                "it digests in another way than xxh64-4k: both sidecars must be of one version",
+            ));
         }
         if self.engine_id != ask.engine.as_str() {
             return Err(SourceError::Answer("it tells of another engine"));
@@ -167,9 +167,9 @@ mod tests {
             read(&format!(r#"{{"engine_id":"{engine}","algorithm":"{algorithm}","bytes":1,"shards":[["{digest}"]]}}"#))
         };
         assert!(of("engine-p0", "md5", "").contains("another way"));
-        assert!(of("engine-p1", "xxh64", "").contains("another engine"));
+        assert!(of("engine-p1", "xxh64-4k", "").contains("another engine"));
         for digest in ["1", "+000000000000001", "000000000000000g", "00000000000000001"] {
-            assert!(of("engine-p0", "xxh64", digest).contains("16 hexadecimal"), "{digest}");
+            assert!(of("engine-p0", "xxh64-4k", digest).contains("16 hexadecimal"), "{digest}");
         }
     }
 }

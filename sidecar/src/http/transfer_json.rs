@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv::digest::ALGORITHM;
 use kv::ids::{AttemptId, DpRank};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +12,6 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::config::parse;
-use crate::http::digests_json::ALGORITHM;
 use crate::http::input;
 use crate::http::openapi::schemas::{self, KvTransferParamsJson, StagesUs};
 use crate::latency::{Why, micros};
@@ -101,7 +101,7 @@ struct ReceiptJson {
 /// What was compared with the source, and is equal.
 #[derive(Debug, Serialize, ToSchema)]
 struct DigestJson {
-    /// `xxh64`
+    /// `xxh64-4k`
     algorithm: &'static str,
     /// How much was to be compared: `sample:K` or `full`
     verify: String,

@@ -59,7 +59,7 @@ async fn every_operation_answers_as_documented() {
         "block_ids": second["remote_block_ids"], "deadline_ms": 20_000,
     });
     let digests = of_p.client.post("/v1/digests", &ask).await;
-    assert_eq!((digests.status.as_u16(), &digests.json()["algorithm"]), (200, &json!("xxh64")), "{}", digests.text);
+    assert_eq!((digests.status.as_u16(), &digests.json()["algorithm"]), (200, &json!("xxh64-4k")), "{}", digests.text);
     let async_start = client.request(Method::POST, "/v1/transfers").header("content-type", "application/json");
     let mut body = start("a-2", &second);
     body["verify"] = json!("full");

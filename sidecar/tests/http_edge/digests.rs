@@ -100,7 +100,7 @@ async fn a_receipt_says_what_was_compared_and_the_text_is_right() {
     let digest = &landed["receipt"]["digest"];
     assert_eq!(
         (&digest["algorithm"], &digest["verify"], &digest["blocks"]),
-        (&json!("xxh64"), &json!("sample:3"), &json!(3))
+        (&json!("xxh64-4k"), &json!("sample:3"), &json!(3))
     );
     assert_eq!(digest["value"].as_str().unwrap().len(), 16);
     // 30 tokens are 8 blocks of 4.
@@ -203,7 +203,7 @@ async fn digests_are_told_by_shard_and_block() {
     let answer = pair.ask(&body).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let told = answer.json();
-    assert_eq!((&told["algorithm"], &told["engine_id"]), (&json!("xxh64"), &params["remote_engine_id"]));
+    assert_eq!((&told["algorithm"], &told["engine_id"]), (&json!("xxh64-4k"), &params["remote_engine_id"]));
     let texts = told["shards"][0].as_array().unwrap();
     assert_eq!(texts.len(), 3);
     // Two layers.
