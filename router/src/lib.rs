@@ -13,7 +13,7 @@
 //! | [`router`] | the router as a library: listener and upstream are given |
 //! | [`upstream`] | how engines and sidecars are reached |
 //! | [`faults`] | injected faults of controls and tests |
-//! | `serving`, `guard`, [`keys`] | connections; who may ask what; clients' API keys |
+//! | `front`, `guard`, [`keys`] | what requests meet first; who may ask what; clients' API keys |
 //! | `http` | routes |
 //! | `models` | one list of the engines' models |
 //! | `request` | one client request: read, admitted, split or whole |
@@ -23,7 +23,7 @@
 //! | `engine` | the legs to vLLM |
 //! | `sidecar`, `handoff` | the sidecars' API; what is owed to them |
 //! | `ticket` | invariant G: no decode without a receipt, as a type |
-//! | `relay`, `sse`, `stall` | answers on their way to the client |
+//! | `relay`, `sse` | answers on their way to the client |
 //! | `headers`, `error`, `metrics` | what clients and operators are told |
 //! | `trail`, `records`, `spans` | one request's timeline; the last ones, for `/v1/requests`; as spans |
 //! | `log_level` | what is logged, changed at run time |
@@ -36,6 +36,7 @@ pub mod config;
 mod engine;
 mod error;
 pub mod faults;
+mod front;
 mod guard;
 mod handoff;
 mod headers;
@@ -50,11 +51,9 @@ mod relay;
 mod request;
 pub mod router;
 pub mod run;
-mod serving;
 mod sidecar;
 mod spans;
 mod sse;
-mod stall;
 mod targets;
 mod ticket;
 mod trail;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::serve::Listener;
 use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
 use tokio::time::{Instant, timeout};
@@ -16,13 +17,12 @@ use crate::admission::{Admission, Limits};
 use crate::choice::Policies;
 use crate::config::{Gate, RouterConfig};
 use crate::engine::Engines;
+use crate::front::{self, Front};
 use crate::guard::{Door, Guard};
 use crate::handoff::Handoffs;
 use crate::ladder::RetryBudget;
 use crate::metrics::{Metrics, Sources};
-use crate::serving::{self, Front, Terms};
 use crate::sidecar::Sidecars;
-use crate::stall::NoStall;
 use crate::targets::{AlreadyThere, Board, PodSpec, Side};
 use crate::upstream::Upstream;
 use crate::watch::Watchers;
@@ -157,21 +157,14 @@ impl Router {
     }
 
     /// Serves operators, and them alone, on another listener until the end of [`Self::serve`].
-    pub fn serve_operators<L: axum::serve::Listener>(&self, listener: L)
-    where
-        L::Addr: std::fmt::Debug,
-    {
-        self.shared.tasks.spawn(front(&self.shared, listener, Door::Operators, self.stop.clone()));
+    pub fn serve_operators<L: Listener>(&self, listener: L) {
+        self.shared.tasks.spawn(open(&self.shared, listener, Door::Operators, self.stop.clone()));
     }
 
     /// Serves until `stop`, then drains: no new requests, `/readyz` fails, requests in flight may end within the drain timeout.
-    pub async fn serve<L>(self, listener: L, stop: CancellationToken) -> Ended
-    where
-        L: axum::serve::Listener,
-        L::Addr: std::fmt::Debug,
-    {
+    pub async fn serve<L: Listener>(self, listener: L, stop: CancellationToken) -> Ended {
         let (shared, close) = (self.shared, CancellationToken::new());
-        let mut server = std::pin::pin!(front(&shared, listener, Door::Clients, close.clone()));
+        let mut server = std::pin::pin!(open(&shared, listener, Door::Clients, close.clone()));
         let ended = {
             let drained = drain(&shared, &stop);
             tokio::select! {
@@ -193,20 +186,16 @@ impl Router {
     }
 }
 
-fn front<L>(
+/// One listener, from its opening to its close.
+fn open<L: Listener>(
     shared: &Arc<Shared>,
     listener: L,
     door: Door,
     close: CancellationToken,
-) -> impl Future<Output = ()> + Send + 'static
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let listener = NoStall::new(listener, shared.config.deadlines.client);
+) -> impl Future<Output = ()> + Send + 'static {
     let guard = Arc::new(Guard::new(&shared.config, door));
     let front = Front { guard, routes: crate::http::routes(Arc::clone(shared), door) };
-    serving::serve(listener, front, Terms::from(&shared.config.listen), close)
+    serving::serve(listener, front, front::terms(&shared.config), close)
 }
 
 async fn drain(shared: &Shared, stop: &CancellationToken) -> Ended {

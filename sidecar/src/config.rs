@@ -75,6 +75,9 @@ pub struct Args {
     /// Serve an address that is not loopback without a token
     #[arg(long, env = "KVGATE_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
+    /// Connections of the HTTP API open at once; further ones are refused (/livez and /readyz are answered)
+    #[arg(long, env = "KVGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096)]
+    pub max_connections: u32,
     /// Append one JSON line per receipt, before it is answered
     #[arg(long, env = "KVGATE_RECEIPT_LOG", value_name = "FILE")]
     pub receipt_log: Option<PathBuf>,
@@ -116,6 +119,8 @@ pub struct Settings {
     pub pod: PodConfig,
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
+    /// Connections of the HTTP API that may be open at once.
+    pub max_connections: u32,
     /// The token that clients must present, when there is one.
     pub token: Option<Token>,
     /// Where receipts are put on record.
@@ -185,6 +190,7 @@ impl Args {
         Ok(Settings {
             pod: self.pod()?,
             listen: self.listen,
+            max_connections: self.max_connections,
             token,
             receipt_log: self.receipt_log.clone(),
             ports_file: self.ports_file.clone(),
@@ -239,6 +245,7 @@ impl Args {
             ("data-parallel-size", u64::from(self.data_parallel_size)),
             ("tensor-parallel-size", u64::from(self.tensor_parallel_size)),
             ("staging-bytes", self.staging_bytes),
+            ("max-connections", u64::from(self.max_connections)),
         ];
         if let Some((flag, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return Err(ConfigError::Zero { flag });

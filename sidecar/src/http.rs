@@ -39,13 +39,14 @@ mod trace_json;
 mod transfer_json;
 mod transfers;
 
-use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::serve::Listener;
+use serving::Terms;
 use telemetry::log_filter::LogFilter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,6 +63,9 @@ use crate::problem::Problem;
 
 pub use input::MAX_BODY;
 pub use sources::HttpSources;
+
+/// Connections beyond the limit that are told so; still further ones wait in the system's backlog.
+const REFUSED: u32 = 64;
 
 /// What the handlers share. Clones are handles.
 #[derive(Clone, Debug)]
@@ -152,15 +156,24 @@ pub fn api(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Serves until the lifecycle's stop; then ends when the open requests have ended.
+/// What connections of this API are held to.
 ///
-/// # Errors
-/// What the listener says.
-pub async fn serve<L>(listener: L, api_of_pod: Api) -> io::Result<()>
-where
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-{
+/// A router keeps as many connections as it has transfers that have not landed. Routers close a connection that was idle for a few
+/// seconds, far below `idle`: it is not closed while one of them is about to use it.
+pub fn terms(max_connections: u32) -> Terms {
+    Terms {
+        connections: max_connections,
+        refused: REFUSED,
+        head: Duration::from_secs(15),
+        idle: Duration::from_secs(120),
+        stall: Duration::from_secs(60),
+        head_bytes: 64 << 10,
+        headers: 100,
+    }
+}
+
+/// Serves until the lifecycle's stop; then ends when the open requests have ended.
+pub async fn serve<L: Listener>(listener: L, api_of_pod: Api, terms: Terms) {
     let stop = api_of_pod.0.stop.clone();
-    axum::serve(listener, api(api_of_pod)).with_graceful_shutdown(stop.cancelled_owned()).await
+    serving::serve(listener, edge::Front(api(api_of_pod)), terms, stop).await;
 }

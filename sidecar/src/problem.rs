@@ -29,6 +29,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The body did not come in time.
     RequestTimeout,
+    /// As many connections are open as may be.
+    TooManyConnections,
     /// An agent thread is dead or stuck: only a restart of the process helps.
     NotAlive,
     /// A defect of ours; the log has the facts.
@@ -50,6 +52,10 @@ impl Kind {
             }
             Self::RequestTimeout => {
                 ("request_timeout", StatusCode::REQUEST_TIMEOUT, Retry::SameTarget, "The request took too long")
+            }
+            Self::TooManyConnections => {
+                let title = "The sidecar has too many connections";
+                ("too_many_connections", StatusCode::SERVICE_UNAVAILABLE, Retry::OtherTarget, title)
             }
             Self::NotAlive => {
                 ("not_alive", StatusCode::SERVICE_UNAVAILABLE, Retry::OtherTarget, "The sidecar is not alive")
@@ -144,6 +150,11 @@ impl Problem {
 
     pub(crate) fn request_timeout() -> Self {
         Self::made(Kind::RequestTimeout, "the request body did not arrive in time".to_owned())
+    }
+
+    pub(crate) fn too_many_connections() -> Self {
+        let detail = "as many connections are open as --max-connections allows; this one is closed".to_owned();
+        Self::made(Kind::TooManyConnections, detail).header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
     }
 
     pub(crate) fn not_alive() -> Self {

@@ -21,7 +21,7 @@ use crate::config::{Args, ConfigError, Settings};
 use crate::engine_http::TcpEngine;
 use crate::fabrics::NixlFabrics;
 use crate::faults;
-use crate::http::{Api, HttpSources, serve};
+use crate::http::{Api, HttpSources, serve, terms};
 use crate::lifecycle::{Budgets, Lifecycle};
 use crate::metrics::Build;
 use crate::model::{NoReceiptSink, ReceiptSink, ShutDown, StartError};
@@ -158,7 +158,7 @@ pub async fn run_parts(
             debug!(error = %refused, "TCP_NODELAY was refused");
         }
     });
-    let server = lifecycle.tasks().spawn(serve(listener, api));
+    let server = lifecycle.tasks().spawn(serve(listener, api, terms(settings.max_connections)));
 
     let ports = Ports { http: address.port(), side_channel: pod.side_channel_ports() };
     info!(http = %address, side_channel = ?ports.side_channel, "listening");

@@ -1,6 +1,8 @@
 //! The sidecar's HTTP edge: over its router, over real sockets, as a process without NIXL.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "the test rig fails by panicking")]
 
+#[path = "http_edge/connections.rs"]
+mod connections;
 #[path = "http_edge/digests.rs"]
 mod digests;
 #[path = "http_edge/events.rs"]

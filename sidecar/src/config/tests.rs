@@ -56,6 +56,7 @@ fn combinations_that_cannot_run_are_refused_by_the_name_of_the_flag() {
     for (more, word) in [
         (&["--data-parallel-size", "0"][..], "--data-parallel-size"),
         (&["--tensor-parallel-size", "0"], "--tensor-parallel-size"),
+        (&["--max-connections", "0"], "--max-connections"),
         (&["--staging-bytes", "0"], "--staging-bytes"),
         (&["--rank-offset", "65530", "--data-parallel-size", "8"], "--rank-offset"),
         (&["--side-channel-listen", "127.0.0.1:65530", "--data-parallel-size", "8"], "--side-channel-listen"),

@@ -2,10 +2,12 @@
 //!
 //! A request id and a trace context come back when they are well formed; nothing else of a request is ever put into a header.
 
+use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use serving::Answer;
 use telemetry::trace::{Context, Kind, Received, Span};
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span};
@@ -23,14 +25,43 @@ const MAX_REQUEST_ID: usize = 128;
 /// Paths that a supervisor asks without a token; they tell nothing about requests.
 const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
-/// Names the request, opens its span, checks the token, and echoes the id.
+/// The routes as connections see them.
+#[derive(Clone, Debug)]
+pub(super) struct Front(pub(super) Router);
+
+impl Answer for Front {
+    async fn answer(self, request: Request) -> Response {
+        self.0.answer(request).await
+    }
+
+    /// Refused where every request is named and put on record; a supervisor is answered even now.
+    async fn refuse(self, mut request: Request) -> Response {
+        request.extensions_mut().insert(NoRoom);
+        self.0.answer(request).await
+    }
+}
+
+/// Set on the request of a connection that there is no room for.
+#[derive(Clone, Copy, Debug)]
+struct NoRoom;
+
+/// Names the request, opens its span, checks whether it may be answered, and echoes the id.
 pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let shown = id.to_str().unwrap_or_default();
     let path = request.uri().path();
     let span =
         debug_span!("http", request_id = shown, method = %request.method(), path, traceparent = tracing::field::Empty);
-    let admitted = is_open(path) || api.0.token.as_ref().is_none_or(|token| token.admits(request.headers()));
+    let admitted = if is_open(path) {
+        Ok(())
+    } else if request.extensions().get::<NoRoom>().is_some() {
+        Err(Problem::too_many_connections())
+    } else if api.0.token.as_ref().is_some_and(|token| !token.admits(request.headers())) {
+        let detail = "send Authorization: Bearer with the token of --token-file";
+        Err(Problem::new(Code::Unauthorized, detail))
+    } else {
+        Ok(())
+    };
     let caller = request.headers().get(TRACE_PARENT).and_then(|value| value.to_str().ok());
     let sent = caller.and_then(Context::parse);
     if let Some(sent) = sent {
@@ -42,11 +73,9 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
         request.extensions_mut().insert(context);
     }
     let since = Instant::now();
-    let mut response = if admitted {
-        next.run(request).instrument(span.clone()).await
-    } else {
-        let detail = "send Authorization: Bearer with the token of --token-file";
-        Problem::new(Code::Unauthorized, detail).into_response()
+    let mut response = match admitted {
+        Ok(()) => next.run(request).instrument(span.clone()).await,
+        Err(refused) => refused.into_response(),
     };
     span.in_scope(|| debug!(status = response.status().as_u16(), elapsed_ms = since.elapsed().as_millis(), "answered"));
     if let Some((Received { context, parent }, route)) = traced {

@@ -10,7 +10,7 @@ use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess, SideChannel};
 use sidecar::auth::Token;
-use sidecar::http::{Api, HttpSources, api, serve};
+use sidecar::http::{Api, HttpSources, api, serve, terms};
 use sidecar::lifecycle::Lifecycle;
 use sidecar::model::{Faults, Role, Spoil};
 use sidecar::pod::{Parts, Pod};
@@ -72,7 +72,7 @@ impl Pair {
         let source = format!("http://{}", listener.local_addr().unwrap());
         let with_token =
             Api::new(prefill.pod.clone(), Some(token("secret")), rig::build(), rig::log_filter(), &prefill.lifecycle);
-        prefill.lifecycle.tasks().spawn(serve(listener, with_token));
+        prefill.lifecycle.tasks().spawn(serve(listener, with_token, terms(64)));
         Self { p, d, prefill, decode, source }
     }
 

@@ -11,8 +11,8 @@ use super::schemas::words;
 use crate::model::Code;
 use crate::problem::{Kind, MEDIA_TYPE};
 
-/// Every operation may be asked without the token, and may meet a defect of ours.
-const ALWAYS: [Kind; 2] = [Kind::Of(Code::Unauthorized), Kind::Internal];
+/// Every operation may be asked without the token or on one connection too many, and may meet a defect of ours.
+const ALWAYS: [Kind; 3] = [Kind::Of(Code::Unauthorized), Kind::TooManyConnections, Kind::Internal];
 /// Every query and path may be wrong.
 const ASKED: [Kind; 1] = [Kind::Of(Code::ParamsInvalid)];
 /// Every body may be wrong.

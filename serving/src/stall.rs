@@ -5,38 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A listener whose connections fail when a write makes no progress for so long.
-#[derive(Debug)]
-pub(crate) struct NoStall<L> {
-    inner: L,
-    at_most: Duration,
-}
-
-impl<L> NoStall<L> {
-    pub(crate) fn new(inner: L, at_most: Duration) -> Self {
-        Self { inner, at_most }
-    }
-}
-
-impl<L: Listener> Listener for NoStall<L> {
-    type Io = NoStallIo<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (inner, from) = self.inner.accept().await;
-        (NoStallIo { inner, at_most: self.at_most, stalled: None }, from)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.inner.local_addr()
-    }
-}
-
-/// One connection.
+/// One connection, which fails when a write makes no progress for so long.
 #[derive(Debug)]
 pub(crate) struct NoStallIo<I> {
     inner: I,
@@ -45,6 +17,10 @@ pub(crate) struct NoStallIo<I> {
 }
 
 impl<I> NoStallIo<I> {
+    pub(crate) fn new(inner: I, at_most: Duration) -> Self {
+        Self { inner, at_most, stalled: None }
+    }
+
     /// Lets a result through; a write that is pending for too long becomes an error.
     fn watch<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {

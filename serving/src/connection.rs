@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// The rest of a request's head.
     Head,
     /// The next request.
@@ -29,7 +29,7 @@ pub(super) enum Phase {
 ///
 /// A part of a head that came with the request before it is not seen as one: such a connection is closed as an idle one.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     opened: Instant,
     requests: AtomicU32,
     /// Bytes have come since the last answer, or none was given yet.
@@ -42,7 +42,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// A connection that has just been opened owes a request.
-    pub(super) fn new(opened: Instant) -> Self {
+    pub(crate) fn new(opened: Instant) -> Self {
         Self {
             opened,
             requests: AtomicU32::new(0),
@@ -53,7 +53,7 @@ impl Seen {
     }
 
     /// What it waits for, and since when.
-    pub(super) fn phase(&self) -> (Phase, Instant) {
+    pub(crate) fn phase(&self) -> (Phase, Instant) {
         let since = self.opened + Duration::from_millis(self.since.load(Ordering::Relaxed));
         if self.requests.load(Ordering::Relaxed) > 0 {
             return (Phase::Answering, since);
@@ -62,7 +62,7 @@ impl Seen {
     }
 
     /// A request's head is complete; it is under way until the guard goes.
-    pub(super) fn begin(self: &Arc<Self>, version: Version) -> UnderWay {
+    pub(crate) fn begin(self: &Arc<Self>, version: Version) -> UnderWay {
         if version == Version::HTTP_2 {
             self.frames.store(true, Ordering::Relaxed);
         }
@@ -87,7 +87,7 @@ impl Seen {
 
 /// One request of a connection.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Seen>);
+pub(crate) struct UnderWay(Arc<Seen>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -99,13 +99,13 @@ impl Drop for UnderWay {
 
 /// An answer's body; its request is under way until it goes.
 #[derive(Debug)]
-pub(super) struct Answering {
+pub(crate) struct Answering {
     body: Body,
     _under_way: UnderWay,
 }
 
 impl Answering {
-    pub(super) fn new(body: Body, under_way: UnderWay) -> Self {
+    pub(crate) fn new(body: Body, under_way: UnderWay) -> Self {
         Self { body, _under_way: under_way }
     }
 }
@@ -129,13 +129,13 @@ impl http_body::Body for Answering {
 
 /// A connection's bytes.
 #[derive(Debug)]
-pub(super) struct SeenIo<I> {
+pub(crate) struct SeenIo<I> {
     inner: I,
     seen: Arc<Seen>,
 }
 
 impl<I> SeenIo<I> {
-    pub(super) fn new(inner: I, seen: Arc<Seen>) -> Self {
+    pub(crate) fn new(inner: I, seen: Arc<Seen>) -> Self {
         Self { inner, seen }
     }
 }

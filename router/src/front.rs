@@ -1,0 +1,48 @@
+//! What requests of both listeners meet: the guard first, then the routes.
+
+use std::sync::Arc;
+
+use axum::Router as Routes;
+use axum::body::Body;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use serving::{Answer, Terms};
+
+use crate::config::RouterConfig;
+use crate::guard::Guard;
+
+/// One listener's guard and routes.
+#[derive(Clone, Debug)]
+pub(crate) struct Front {
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) routes: Routes,
+}
+
+impl Answer for Front {
+    async fn answer(self, mut request: Request<Body>) -> Response<Body> {
+        match self.guard.admit(&mut request) {
+            Ok(()) => self.routes.answer(request).await,
+            Err(refused) => {
+                let unauthorized = refused.status == StatusCode::UNAUTHORIZED;
+                let mut response = refused.into_response();
+                if unauthorized {
+                    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                }
+                response
+            }
+        }
+    }
+}
+
+/// What connections are held to. With as many as there may be, further ones wait in the system's backlog.
+pub(crate) fn terms(config: &RouterConfig) -> Terms {
+    let listen = &config.listen;
+    Terms {
+        connections: listen.max_connections,
+        refused: 0,
+        head: listen.header_deadline,
+        idle: listen.idle_timeout,
+        stall: config.deadlines.client,
+        head_bytes: listen.max_header_bytes,
+        headers: listen.max_headers,
+    }
+}
