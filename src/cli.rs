@@ -10,7 +10,7 @@ use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, doctor, files, logging, parent, stop, top, traces};
+use crate::{demo, doctor, files, health, logging, parent, stop, top, traces};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -43,6 +43,8 @@ enum Command {
     Doctor(Box<doctor::Args>),
     /// A sidecar or a router in a terminal, as it is now; --once --json for scripts
     Top(top::Args),
+    /// Whether a sidecar or router of this machine is alive, by the exit code: for an image's HEALTHCHECK
+    Health(health::Args),
 }
 
 fn version() -> &'static str {
@@ -66,6 +68,11 @@ pub(crate) fn main() -> ExitCode {
     }
     if let (Some(text), Command::Router(args)) = (&understood.print, &cli.command) {
         return print(text, args);
+    }
+    if let Command::Sidecar(args) = &cli.command
+        && args.check_config
+    {
+        return ended(args.settings().map(drop));
     }
     match run(cli.command, log_filter, &cli.traces) {
         Ok(code) => code,
@@ -100,7 +107,12 @@ fn parse() -> Result<(Cli, Understood), ExitCode> {
 /// `--print-config`, once the configuration has been checked.
 fn print(text: &str, args: &router::config::Args) -> ExitCode {
     let checked = args.check().map_err(anyhow::Error::from);
-    match checked.and_then(|_| Ok(std::io::stdout().write_all(text.as_bytes())?)) {
+    ended(checked.and_then(|_| Ok(std::io::stdout().write_all(text.as_bytes())?)))
+}
+
+/// How a look at the configuration ends.
+fn ended(checked: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
+    match checked.map_err(Into::into) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "kvgate ends with an error");
@@ -140,6 +152,7 @@ fn run(command: Command, log_filter: LogFilter, traces: &traces::Args) -> Result
             Command::Demo(args) => return demo::run(&args, stop).await.map_err(|error| (error, 1)),
             Command::Doctor(args) => return doctor::run(&args, stop).await.map_err(|error| (error, USAGE)),
             Command::Top(args) => return top::run(&args, stop).await.map_err(|error| (error, 1)),
+            Command::Health(args) => return health::run(&args).await.map_err(|error| (error, 1)),
         }
         Ok(ExitCode::SUCCESS)
     })

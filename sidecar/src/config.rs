@@ -87,6 +87,9 @@ pub struct Args {
     /// The NIXL C library, or the folder that holds it, instead of searching for one
     #[arg(long, env = "KVGATE_NIXL_LIBRARY", value_name = "PATH")]
     pub nixl_library: Option<PathBuf>,
+    /// Check the flags and the files that they name, and end: with 0, or with 64 and what is wrong
+    #[arg(long)]
+    pub check_config: bool,
     /// Go wrong on purpose: corrupt-staging, zero-staging, hold-pull=MS, no-heartbeat, slow-wire=MS@PORT
     #[arg(long = "fault", env = "KVGATE_FAULT", value_name = "NAME[=MS[@PORT]]", hide = true, value_delimiter = ',')]
     pub faults: Vec<Fault>,

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::process::{finished, kvgate, nixl_is_here, scratch_file};
+use crate::process::{Running, finished, kvgate, nixl_is_here, scratch_file};
 
 fn refused(args: &str, code: i32, words: &[&str]) {
     let (got, text) = finished(&mut kvgate(args));
@@ -23,6 +23,7 @@ fn help_and_version_are_no_errors() {
         "demo --help",
         "doctor --help",
         "top --help",
+        "health --help",
     ] {
         assert_eq!(finished(&mut kvgate(args)).0, 0, "kvgate {args}");
     }
@@ -39,6 +40,27 @@ fn a_command_line_that_cannot_work_exits_64() {
     refused("router --pd-disaggregation", 64, &["--prefill"]);
     refused("router --prefill nonsense --decode http://127.0.0.1:1", 64, &["nonsense"]);
     refused("demo --fault no-such-fault", 64, &["no-such-fault"]);
+}
+
+#[test]
+fn a_sidecars_configuration_can_be_checked_without_running_it() {
+    let sidecar = "sidecar --role decode --engine http://127.0.0.1:1 --check-config";
+    assert_eq!(finished(&mut kvgate(sidecar)).0, 0);
+    refused(&format!("{sidecar} --listen 0.0.0.0:7700"), 64, &["--token-file"]);
+    refused(&format!("{sidecar} --token-file does-not-exist"), 64, &["does-not-exist"]);
+    refused(&format!("{sidecar} --staging vram"), 64, &["not built yet"]);
+}
+
+#[test]
+fn a_health_check_ends_as_the_page_answers() {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    refused(&format!("health --url http://{nobody}/livez"), 1, &["refused"]);
+    refused("health --url nonsense", 1, &["nonsense"]);
+    let router =
+        Running::start("router --prefill http://127.0.0.1:1 --decode http://127.0.0.1:2 --host 127.0.0.1 --port 0");
+    let health = format!("health --url http://127.0.0.1:{}", router.http);
+    assert_eq!(finished(&mut kvgate(&format!("{health}/livez"))).0, 0);
+    refused(&format!("{health}/readyz"), 1, &["503"]);
 }
 
 #[test]
