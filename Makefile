@@ -6,7 +6,7 @@ BENCH_ROWS ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo test test-vllm bench-vllm bench-router bench-sidecar lint fmt bindings-check clean
+.PHONY: help setup setup-browser build demo test test-vllm bench-vllm bench-router bench-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,13 +48,19 @@ lint:  ## formatting, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
-	@! $(CARGO) tree --locked -p router --edges normal --prefix none | grep -i '^nixl' || { echo "router must not depend on NIXL"; exit 1; }
+	@! $(CARGO) tree --locked -p router --edges normal --prefix none | grep -iE '^(nixl|cuda)' || { echo "router must not depend on NIXL or CUDA"; exit 1; }
 
 fmt:  ## format the code
 	$(CARGO) fmt --all
 
 bindings-check:  ## regenerate nixl-sys's bindings and compare (installs libclang when missing)
 	@scripts/bindings-check
+
+kernels:  ## compile cuda/kernels to PTX (fetches nvcc, 120 MB of wheels, below target)
+	@scripts/kernels
+
+kernels-check:  ## compile them anew and compare with what is checked in
+	@scripts/kernels-check
 
 clean:  ## remove what the build made
 	$(CARGO) clean

@@ -99,15 +99,17 @@ fn nothing_names_one_machine() {
 }
 
 #[test]
-fn the_router_does_not_link_nixl() {
+fn what_must_not_know_of_nixl_or_cuda_does_not_link_them() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .args(["tree", "--offline", "--package", "router", "--edges", "normal", "--prefix", "none"])
-        .output()
-        .expect("cargo draws the tree");
-    assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8(output.stdout).unwrap();
-    let nixl: Vec<_> = tree.lines().filter(|line| line.starts_with("nixl")).map(str::to_owned).collect();
-    complain("the router depends on", &nixl);
+    for package in ["router", "kv"] {
+        let output = Command::new(env!("CARGO"))
+            .current_dir(root)
+            .args(["tree", "--offline", "--package", package, "--edges", "normal", "--prefix", "none"])
+            .output()
+            .expect("cargo draws the tree");
+        assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+        let tree = String::from_utf8(output.stdout).unwrap();
+        let ours = tree.lines().filter(|line| line.starts_with("nixl") || line.starts_with("cuda"));
+        complain(&format!("{package} depends on"), &ours.map(str::to_owned).collect::<Vec<_>>());
+    }
 }

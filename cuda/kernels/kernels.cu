@@ -1,0 +1,3 @@
+// Everything that runs on the device, as one module.
+#include "digest.cuh"
+#include "move.cuh"
