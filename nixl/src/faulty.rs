@@ -1,8 +1,8 @@
 //! A fabric that goes wrong on purpose: wraps another one, by typed rules that may change at any time.
 //!
 //! It keeps the promises of [`Fabric`]: after a failed read memory is not quiet, until the agent has been closed; nothing
-//! lands after that. Delays run on tokio's clock, so they are virtual under paused time. Reads and notifications must be
-//! started inside a tokio runtime while a rule applies.
+//! lands after that, unless the plan says that it cannot be destroyed. Delays run on tokio's clock, so they are virtual under
+//! paused time. Reads and notifications must be started inside a tokio runtime while a rule applies.
 
 mod plan;
 
@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub struct Faulty {
 #[derive(Default)]
 struct State {
     hung: Mutex<Vec<(u64, Answer<ReadDone>)>>,
+    /// Reads that have been posted and not answered, the hung ones not counted.
+    open: AtomicUsize,
     buried: AtomicU64,
     buried_bytes: AtomicU64,
 }
@@ -76,13 +78,16 @@ impl Faulty {
     /// Runs `job` to its end, or until the fabric is closed; answers what it says, else that the read was abandoned.
     fn run(&self, job: impl Future<Output = Result<ReadDone, FabricError>> + Send + 'static) -> Reading {
         let (answer, done) = Pending::pair();
-        let closed = self.closed.clone();
+        let (closed, state) = (self.closed.clone(), Arc::clone(&self.state));
+        state.open.fetch_add(1, Ordering::Relaxed);
         let _detached = self.tasks.spawn(async move {
-            tokio::select! {
+            let ended = tokio::select! {
                 biased;
-                () = closed.cancelled() => answer.send(Err(FabricError::Abandoned)),
-                ended = job => answer.send(ended),
-            }
+                () = closed.cancelled() => Err(FabricError::Abandoned),
+                ended = job => ended,
+            };
+            state.open.fetch_sub(1, Ordering::Relaxed);
+            answer.send(ended);
         });
         Reading { posted: Pending::ready(Ok(())), done }
     }
@@ -166,6 +171,12 @@ impl Fabric for Faulty {
     }
 
     fn read(&self, read: Read) -> Reading {
+        let room = self.plan.for_room().filter(|_| !self.closed.is_cancelled());
+        let open = || self.state.open.load(Ordering::Relaxed) + self.state.hung.lock().len();
+        if room.is_some_and(|most| open() >= most) {
+            let busy = FabricError::Busy;
+            return Reading { posted: Pending::ready(Err(busy.clone())), done: Pending::ready(Err(busy)) };
+        }
         match self.plan.for_read() {
             Some(fault) if !self.closed.is_cancelled() => self.read_badly(read, fault),
             _ => self.inner.read(read),
@@ -207,6 +218,10 @@ impl Fabric for Faulty {
     }
 
     fn close(&self, deadline: Duration) -> Pending<Closed> {
+        if self.plan.for_close() {
+            // Nothing that it holds is let go, the inner one included, and nobody is answered.
+            return Pending::ready(Ok(Closed::Stuck));
+        }
         self.closed.cancel();
         let hung = std::mem::take(&mut *self.state.hung.lock());
         let disturbed = !hung.is_empty() || self.state.buried.load(Ordering::Relaxed) > 0;

@@ -78,7 +78,7 @@ pub struct Args {
     /// Connections of the HTTP API open at once; further ones are refused (/livez and /readyz are answered)
     #[arg(long, env = "KVGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096)]
     pub max_connections: u32,
-    /// Append one JSON line per receipt, before it is answered
+    /// Append one JSON line per receipt, before it is answered; a second one, "withdrawn", if it is not after all
     #[arg(long, env = "KVGATE_RECEIPT_LOG", value_name = "FILE")]
     pub receipt_log: Option<PathBuf>,
     /// Write the ports that were bound, once the process can be talked to

@@ -578,6 +578,12 @@ pub trait ReceiptSink: Debug + Send + Sync + 'static {
     /// # Errors
     /// Whatever the file said; the receipt is given all the same, and the error logged.
     fn record(&self, landed: &Landed) -> io::Result<()>;
+
+    /// Writes that a receipt that was put on record has not been given: its transfer ended otherwise in that moment. Runs on a blocking thread.
+    ///
+    /// # Errors
+    /// Whatever the file said; it is logged.
+    fn withdraw(&self, landed: &Landed) -> io::Result<()>;
 }
 
 /// A sink that keeps nothing.
@@ -586,6 +592,10 @@ pub struct NoReceiptSink;
 
 impl ReceiptSink for NoReceiptSink {
     fn record(&self, _landed: &Landed) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn withdraw(&self, _landed: &Landed) -> io::Result<()> {
         Ok(())
     }
 }

@@ -18,6 +18,7 @@
 //! | `records` | what is shown of transfers, also after their end |
 //! | `shown` | what is shown of the rank |
 //! | `verify` | comparing what has landed with what P holds |
+//! | `telling` | notifications to P's workers |
 //! | `jobs`, `timers`, `board` | what runs beside the loop; wake-ups; what everyone may read |
 
 mod admission;
@@ -33,6 +34,7 @@ mod records;
 mod recycle;
 mod shown;
 mod stage;
+mod telling;
 mod timers;
 mod transfers;
 mod verify;
@@ -285,7 +287,7 @@ impl Rank {
             Event::Posted { transfer, shard, took } => self.on_posted(&transfer, shard, took),
             Event::ReadEnded { transfer, shard, answer } => self.on_read_ended(&transfer, shard, answer),
             Event::Sourced { transfer, answer, took } => self.on_sourced(&transfer, answer, took),
-            Event::Verified { transfer, compared } => self.on_verified(&transfer, compared),
+            Event::Verified { landed, compared } => self.on_verified(landed, compared),
             Event::Beaten { transfer, sent_at, sent } => self.on_beaten(&transfer, sent_at, sent),
             Event::Told { transfer, failed } => self.on_told(&transfer, failed),
             Event::Notified { session, shard, notification } => self.on_notification(&session, shard, &notification),
@@ -325,6 +327,7 @@ impl Rank {
     /// Cuts everything off and closes the agents.
     async fn end(mut self) -> ShutDown {
         let idle = self.is_idle();
+        let stuck = self.stage.as_ref().is_some_and(|stage| !stage.stuck.is_empty());
         self.cancel_all(&TransferError::ShuttingDown);
         let mut agents = self.handles.take_agents();
         if let Some(digester) = self.handles.take_digester() {
@@ -337,10 +340,10 @@ impl Rank {
             agents.extend(stage.agents());
         }
         self.shared.agents.lock().remove(&self.own.local_rank);
-        match (jobs::close_all(agents, CLOSE_WITHIN).await, idle) {
-            (Closed::Stuck, _) => ShutDown::Stuck,
-            (Closed::Quiet | Closed::Destroyed, true) => ShutDown::Drained,
-            (Closed::Quiet | Closed::Destroyed, false) => ShutDown::Stopped,
+        match (jobs::close_all(agents, CLOSE_WITHIN).await, stuck, idle) {
+            (Closed::Stuck, _, _) | (_, true, _) => ShutDown::Stuck,
+            (Closed::Quiet | Closed::Destroyed, false, true) => ShutDown::Drained,
+            (Closed::Quiet | Closed::Destroyed, false, false) => ShutDown::Stopped,
         }
     }
 }

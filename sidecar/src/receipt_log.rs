@@ -1,4 +1,5 @@
-//! Receipts on record: one JSON line each, in the file before the receipt is answered.
+//! Receipts on record: one JSON line each, in the file before the receipt is answered. A transfer that ends otherwise in the very moment in
+//! which its line is written gets a second line, the same with `"withdrawn": true`.
 //!
 //! Joined with the decode engines' own request logs, the file shows whether a decode ever ran without a receipt.
 
@@ -28,6 +29,8 @@ struct Line<'a> {
     request_id: &'a str,
     blocks: u32,
     bytes: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    withdrawn: bool,
 }
 
 impl ReceiptLog {
@@ -39,10 +42,8 @@ impl ReceiptLog {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         Ok(Self { file: Mutex::new(file) })
     }
-}
 
-impl ReceiptSink for ReceiptLog {
-    fn record(&self, landed: &Landed) -> io::Result<()> {
+    fn write(&self, landed: &Landed, withdrawn: bool) -> io::Result<()> {
         let receipt = &landed.receipt;
         let line = Line {
             at_us: unix_micros(),
@@ -53,6 +54,7 @@ impl ReceiptSink for ReceiptLog {
             request_id: receipt.request_id.as_str(),
             blocks: receipt.blocks,
             bytes: receipt.bytes,
+            withdrawn,
         };
         let mut text = serde_json::to_vec(&line)?;
         text.push(b'\n');
@@ -60,6 +62,16 @@ impl ReceiptSink for ReceiptLog {
         let mut file = self.file.lock();
         file.write_all(&text)?;
         file.flush()
+    }
+}
+
+impl ReceiptSink for ReceiptLog {
+    fn record(&self, landed: &Landed) -> io::Result<()> {
+        self.write(landed, false)
+    }
+
+    fn withdraw(&self, landed: &Landed) -> io::Result<()> {
+        self.write(landed, true)
     }
 }
 

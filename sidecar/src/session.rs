@@ -13,7 +13,7 @@ use nixl::faulty::{FaultPlan, Faulty, ReadFault};
 use nixl::{AgentName, Fabric, FabricError, Notification, Region};
 use parking_lot::Mutex;
 use side_channel::{AskError, Endpoint, SideChannel};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use vllm_wire::handshake::{self, AgentMetadata, HandshakeError, UnsupportedLayout};
 use vllm_wire::versions::Version;
 
@@ -26,6 +26,9 @@ use crate::virtual_engine::{AdvertisedShard, VirtualEngine};
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// How long one NIXL command of a session's start may take; registering gigabytes takes a second.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
+/// Reads that one pull agent is given at a time; more wait for their turn. It takes 1024 commands ([`nixl::AgentConfig::pull`]): some places are
+/// left for what is no read.
+const READS: usize = 1000;
 
 /// Why the engine's side channel gave nothing to build on.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +190,8 @@ pub(crate) struct Puller {
     pub fabric: Arc<dyn Fabric>,
     /// The arena, as registered with it.
     pub region: Region,
+    /// Whose turn it is to read: one permit per read, from before its post to its end.
+    pub turns: Arc<Semaphore>,
 }
 
 impl Puller {
@@ -194,7 +199,7 @@ impl Puller {
     pub(crate) fn slowed(&self, slow: SlowWire) -> Self {
         let plan = FaultPlan::new();
         plan.reads(Some(ReadFault::Delay(slow.delay)));
-        Self { fabric: Faulty::wrap(Arc::clone(&self.fabric), plan), region: self.region.clone() }
+        Self { fabric: Faulty::wrap(Arc::clone(&self.fabric), plan), ..self.clone() }
     }
 }
 
@@ -284,7 +289,7 @@ impl Builder {
     pub(crate) async fn puller(&self, shard: TpRank, arena: &Arena) -> Result<Puller, SessionError> {
         let fabric = self.agent(shard, Kind::Pull).await?;
         let region = carried_out("register staging", fabric.register(arena.memory.clone())).await?;
-        Ok(Puller { fabric, region })
+        Ok(Puller { fabric, region, turns: Arc::new(Semaphore::new(READS)) })
     }
 
     /// The prefill role's agent, which only sends notifications, and the engine's workers as it knows them.

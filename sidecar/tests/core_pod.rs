@@ -11,6 +11,8 @@ mod handles;
 mod landing;
 #[path = "core/latency.rs"]
 mod latency;
+#[path = "core/limits.rs"]
+mod limits;
 #[path = "core/on_nixl.rs"]
 mod on_nixl;
 #[path = "core/refusals.rs"]

@@ -27,6 +27,9 @@ struct ReceiptLine {
     virtual_engine_id: String,
     request_id: String,
     bytes: u64,
+    /// A second line for a receipt that was not given after all.
+    #[serde(default)]
+    withdrawn: bool,
 }
 
 /// What the logs say together.
@@ -49,11 +52,18 @@ pub(super) fn join(request_log: &Path, receipt_log: &Path) -> Result<Evidence> {
 }
 
 fn judge(requests: &[EngineRequest], receipts: &[ReceiptLine]) -> Evidence {
-    let by_request: BTreeMap<_, _> =
-        receipts.iter().map(|line| ((line.virtual_engine_id.as_str(), line.request_id.as_str()), line)).collect();
+    let mut by_request = BTreeMap::new();
+    for line in receipts {
+        let key = (line.virtual_engine_id.as_str(), line.request_id.as_str());
+        if line.withdrawn {
+            by_request.remove(&key);
+        } else {
+            by_request.insert(key, line);
+        }
+    }
     let mut evidence = Evidence {
-        receipts: receipts.len(),
-        bytes_moved: receipts.iter().map(|line| line.bytes).sum(),
+        receipts: by_request.len(),
+        bytes_moved: by_request.values().map(|line| line.bytes).sum(),
         ..Evidence::default()
     };
     for request in requests.iter().filter(|request| request.kind == "decode") {
@@ -96,7 +106,8 @@ mod tests {
     }
 
     fn receipt(at_us: u64, dp_rank: u16) -> ReceiptLine {
-        ReceiptLine { at_us, dp_rank, virtual_engine_id: "v".to_owned(), request_id: "r".to_owned(), bytes: 10 }
+        let (virtual_engine_id, request_id) = ("v".to_owned(), "r".to_owned());
+        ReceiptLine { at_us, dp_rank, virtual_engine_id, request_id, bytes: 10, withdrawn: false }
     }
 
     #[test]
@@ -110,6 +121,13 @@ mod tests {
         check(decode(6, 1, "other", "r"), 1);
         check(decode(6, 1, "v", "other"), 1);
         check(EngineRequest { remote_request_id: None, ..decode(6, 1, "v", "r") }, 1);
+    }
+
+    #[test]
+    fn a_receipt_that_was_withdrawn_covers_nothing() {
+        let withdrawn = ReceiptLine { withdrawn: true, ..receipt(5, 1) };
+        let evidence = judge(&[decode(6, 1, "v", "r")], &[receipt(5, 1), withdrawn]);
+        assert_eq!(evidence, Evidence { decodes: 1, without_receipt: 1, receipts: 0, bytes_moved: 0 });
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct FaultPlan(Arc<Mutex<Rules>>);
 struct Rules {
     reads: Rule<ReadFault>,
     notifications: Rule<NotifyFault>,
+    room: Option<usize>,
+    stuck: bool,
     injected: u64,
 }
 
@@ -91,17 +93,38 @@ impl FaultPlan {
         self.0.lock().notifications.next.push_back(fault);
     }
 
+    /// Each fabric takes so many reads at a time, one more is answered [`Busy`](crate::FabricError::Busy); none: no bound.
+    pub fn room(&self, most: Option<usize>) {
+        self.0.lock().room = most;
+    }
+
+    /// Whether fabrics that are closed from now on cannot be destroyed: what is on its way lands all the same, what hangs is never
+    /// answered.
+    pub fn stuck(&self, stuck: bool) {
+        self.0.lock().stuck = stuck;
+    }
+
     /// Forgets all rules.
     pub fn clear(&self) {
         let mut rules = self.0.lock();
         rules.reads = Rule::default();
         rules.notifications = Rule::default();
+        rules.room = None;
+        rules.stuck = false;
     }
 
     /// Faults so far.
     #[must_use]
     pub fn injected(&self) -> u64 {
         self.0.lock().injected
+    }
+
+    pub(super) fn for_room(&self) -> Option<usize> {
+        self.0.lock().room
+    }
+
+    pub(super) fn for_close(&self) -> bool {
+        self.0.lock().stuck
     }
 
     pub(super) fn for_read(&self) -> Option<ReadFault> {

@@ -14,6 +14,7 @@ use vllm_wire::notif;
 use super::jobs::{self, Event, ReadShard};
 use super::records::Outcome;
 use super::stage::LandedSlots;
+use super::telling::{Telling, notify_all};
 use super::{Rank, Wake, answer};
 use crate::latency::Series;
 use crate::model::counters::add;
@@ -285,8 +286,10 @@ impl Rank {
         let lines = peer.lines();
         let message = notif::done(&active.params.remote_request_id, 1);
         let (transfer, events) = (transfer.clone(), self.events.clone());
+        let (until, stop) = (active.lease_over, self.shared.stop.clone());
+        let telling = Telling { to: lines, message, until, stop, lost: 0 };
         self.shared.tasks.spawn(async move {
-            let failed = jobs::notify_all(&lines, &message).await;
+            let failed = telling.all().await;
             jobs::report(&events, Event::Told { transfer, failed }).await;
         });
     }
@@ -312,7 +315,7 @@ impl Rank {
         let message = notif::heartbeat([&active.params.remote_request_id]);
         let (id, events) = (transfer.clone(), self.events.clone());
         self.shared.tasks.spawn(async move {
-            let sent = jobs::notify_all(&lines, &message).await == 0;
+            let sent = notify_all(&lines, &message).await == 0;
             jobs::report(&events, Event::Beaten { transfer: id, sent_at: now, sent }).await;
         });
         self.timers.set(&Wake::Beat(transfer.clone()), Some(next));

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use vllm_wire::notif;
 
 use super::jobs::{self, Event};
+use super::telling::Telling;
 use super::{Rank, Wake, answer};
 use crate::digest::reader::Digester;
 use crate::model::counters::add;
@@ -201,10 +202,13 @@ impl Rank {
             }
         }
         self.timers.set(&Wake::Handle(request.clone()), Some(now + self.shared.config.kv_lease));
-        let (lines, message, events) = (self.handles.lines(), notif::done(&request, 1), self.events.clone());
+        let until = self.handles.handles.get(&request).map_or(now, |handle| Instant::from_std(handle.lease.over_at()));
+        let (message, events, stop) = (notif::done(&request, 1), self.events.clone(), self.shared.stop.clone());
+        let mut telling = Telling { to: self.handles.lines(), message, until, stop, lost: 0 };
         self.shared.tasks.spawn(async move {
-            let failed = jobs::notify_all(&lines, &message).await;
+            telling.once().await;
             answer(reply, Ok(()));
+            let failed = telling.all().await;
             jobs::report(&events, Event::HandleReleased { request, failed }).await;
         });
     }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kv::blocks::GroupedBlocks;
 use kv::copy::{CopyPlan, PlanError, SlotAssignment};
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
 use kv::slots::SlotSet;
 use nixl::{AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, RemoteDescs};
 use side_channel::Endpoint;
-use tokio::sync::mpsc;
+use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +19,6 @@ use crate::model::{Landed, ReceiptSink, Spoil, TransferError};
 use crate::peers::{Asked, Handshake, Peer};
 use crate::session::{Identity, IdentityError, Puller, Session, SessionError, Teller};
 use crate::staging::Arena;
-
-/// How long handing over one notification may take.
-const TELL_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a receipt may take to be put on record.
 const RECORD_WITHIN: Duration = Duration::from_secs(10);
@@ -45,7 +41,7 @@ pub(crate) enum Event {
     /// P's sidecar was asked what P holds.
     Sourced { transfer: TransferId, answer: Result<Digests, TransferError>, took: Duration },
     /// What landed was compared, and put on record unless it differs.
-    Verified { transfer: TransferId, compared: Compared },
+    Verified { landed: Arc<Landed>, compared: Compared },
     /// A heartbeat went out to all of P's shards, or did not.
     Beaten { transfer: TransferId, sent_at: Instant, sent: bool },
     /// P's shards were told, or not.
@@ -117,9 +113,8 @@ impl ReadShard {
         let (read, pieces) = self.descriptors()?;
         let planned = planning.elapsed();
         let agent = read.peer.clone();
-        if self.gave_up.is_cancelled() {
-            return Err(ReadError::GivenUp);
-        }
+        // Kept to the read's end: the agent refuses what it has no place for.
+        let Some(_turn) = self.turn().await else { return Err(ReadError::GivenUp) };
         let reading = self.puller.fabric.read(read);
         let posted = reading.posted.await.is_ok();
         let took = self.due.elapsed();
@@ -130,6 +125,15 @@ impl ReadShard {
         let done = reading.done.await.map_err(ReadError::Fabric)?;
         let ended = Instant::now();
         Ok(ReadEnd { waited: took.saturating_sub(done.post), done, agent, pieces, planned, ended })
+    }
+
+    /// Waits, in order, for a place with the agent; none when the transfer is given up before.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::select! {
+            biased;
+            () = self.gave_up.cancelled() => None,
+            turn = self.puller.turns.acquire() => turn.ok(),
+        }
     }
 
     /// The read, and the kernel blocks in it.
@@ -196,7 +200,8 @@ pub(crate) async fn verify(
     let transfer = landed.transfer.clone();
     let compared = compare(spoil, comparison).await;
     if matches!(compared, Compared::Agrees(_)) {
-        let work = tokio::task::spawn_blocking(move || receipts.record(&landed));
+        let line = Arc::clone(&landed);
+        let work = tokio::task::spawn_blocking(move || receipts.record(&line));
         match tokio::time::timeout(RECORD_WITHIN, work).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
@@ -204,7 +209,17 @@ pub(crate) async fn verify(
             Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record in time"),
         }
     }
-    report(&events, Event::Verified { transfer, compared }).await;
+    report(&events, Event::Verified { landed, compared }).await;
+}
+
+/// Puts on record that a receipt has not been given.
+pub(crate) async fn withdraw(landed: Arc<Landed>, receipts: Arc<dyn ReceiptSink>) {
+    let transfer = landed.transfer.clone();
+    match tokio::task::spawn_blocking(move || receipts.withdraw(&landed)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not withdrawn"),
+        Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not withdrawn"),
+    }
 }
 
 /// Heavy: on a worker thread. Without anything to do it takes none.
@@ -255,21 +270,6 @@ pub(crate) async fn zero(session: EngineId, arenas: Vec<Arena>, slots: SlotSet, 
     if let Ok(slots) = work.await {
         report(&events, Event::Zeroed { session, slots }).await;
     }
-}
-
-/// Sends one message to agents; returns how many could not be told.
-pub(crate) async fn notify_all(to: &[(Arc<dyn Fabric>, AgentName)], message: &Bytes) -> u64 {
-    let sending: Vec<_> = to.iter().map(|(fabric, agent)| fabric.notify(agent.clone(), message.clone())).collect();
-    let until = Instant::now() + TELL_WITHIN;
-    let mut failed: u64 = 0;
-    for (sending, (_, agent)) in sending.into_iter().zip(to) {
-        let sent = tokio::time::timeout_at(until, sending).await.unwrap_or(Err(FabricError::Lost));
-        if let Err(error) = sent {
-            failed = failed.saturating_add(1);
-            tracing::warn!(%error, %agent, "notification not sent");
-        }
-    }
-    failed
 }
 
 /// Closes agents one after another, each within `within`; the worst end of all.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kv::ids::{EngineId, TpRank, TransferId};
 use kv::slots::SlotSet;
-use kv::transfer::State;
+use kv::transfer::{Event as E, State};
 use nixl::Closed;
 use tokio::time::Instant;
 
@@ -125,16 +125,29 @@ impl Rank {
         let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) else { return };
         let sets = stage.quarantine.remove(&generation).unwrap_or_default();
         let slots: u32 = sets.iter().map(SlotSet::count).sum();
+        stage.outgoing.remove(&generation);
         if quiet {
-            stage.outgoing.remove(&generation);
             tracing::info!(dp_rank = %self.own.dp_rank, slots, generation, "quarantine ended: the pull agents are gone");
             sets.into_iter().for_each(|set| self.release(set));
         } else {
-            // It stays in the list, so that what still comes from it goes the same way.
+            stage.stuck.insert(generation);
             sets.into_iter().for_each(|set| stage.slots.quarantine(set));
+            self.give_up_reads(generation);
         }
         let agents = self.stage.iter().flat_map(Stage::agents).collect();
         self.shared.agents.lock().insert(self.own.local_rank, agents);
+    }
+
+    /// Nobody will say how the reads of an agent that cannot be destroyed end.
+    fn give_up_reads(&mut self, generation: u64) {
+        let Some(stage) = &self.stage else { return };
+        let of_it = stage.active.iter().filter(|(_, active)| active.generation() == Some(generation));
+        let transfers: Vec<_> = of_it.map(|(transfer, _)| transfer.clone()).collect();
+        for transfer in transfers {
+            for shard in (0..self.shared.config.tp_size).map(TpRank) {
+                self.drive(&transfer, E::ShardFailed { shard, code: 0, quiet: false });
+            }
+        }
     }
 
     /// Sets a failed read's slots aside until the agents that may still write them are gone.
@@ -144,13 +157,18 @@ impl Rank {
         let generation = active.generation().unwrap_or(stage.generation);
         let Some(slots) = active.slots.take() else { return };
         let bytes = stage.slot_bytes().saturating_mul(u64::from(slots.count()));
-        if generation != stage.generation && !stage.outgoing.contains_key(&generation) {
+        let stuck = stage.stuck.contains(&generation);
+        if generation != stage.generation && !stage.outgoing.contains_key(&generation) && !stuck {
             // The read ended because its agent was destroyed.
             return self.release(slots);
         }
         add(&self.shared.counters.quarantined_bytes, bytes);
         tracing::warn!(dp_rank = %self.own.dp_rank, transfer_id = %transfer, bytes, "staging in quarantine after a failed read");
-        stage.quarantine.entry(generation).or_default().push(slots);
+        if stuck {
+            stage.slots.quarantine(slots);
+        } else {
+            stage.quarantine.entry(generation).or_default().push(slots);
+        }
     }
 }
 

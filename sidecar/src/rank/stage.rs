@@ -1,6 +1,6 @@
 //! The decode role's state: one session of the engine, and everything that lives and ends with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +126,8 @@ pub(super) struct Stage {
     pub renewing: bool,
     /// Earlier generations that still have agents.
     pub outgoing: BTreeMap<u64, Outgoing>,
+    /// Earlier generations with an agent that could not be destroyed: each holds a slot at least for ever.
+    pub stuck: BTreeSet<u64>,
     /// Slots that hardware may still write for an agent of this generation.
     pub quarantine: BTreeMap<u64, Vec<SlotSet>>,
     /// Slots that are being zeroed.
@@ -147,6 +149,7 @@ impl Stage {
             generation: 0,
             renewing: false,
             outgoing: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             quarantine: BTreeMap::new(),
             zeroing: 0,
             active: BTreeMap::new(),

@@ -96,6 +96,9 @@ impl Rank {
     }
 
     fn read_error(&self, transfer: &TransferId, error: nixl::FabricError) -> TransferError {
+        if matches!(error, nixl::FabricError::Busy) {
+            return TransferError::Busy { rank: self.own.dp_rank };
+        }
         let (peer, blocks) = self.source_of(transfer);
         TransferError::ReadFailed { peer, blocks, source: Arc::new(error) }
     }

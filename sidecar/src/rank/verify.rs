@@ -21,7 +21,7 @@ use crate::digest::reader::Digester;
 use crate::digest::source::{SourceDigests, SourceError};
 use crate::digest::{DigestAsk, DigestError, Digests, MOST_DIGESTS};
 use crate::model::counters::add;
-use crate::model::{DigestFacts, ParamsProblem, ReceiptDigest, Role, StartTransfer, TransferError};
+use crate::model::{DigestFacts, Landed, ParamsProblem, ReceiptDigest, Role, StartTransfer, TransferError};
 use crate::staging::Arena;
 
 /// What a transfer's comparison needs.
@@ -155,12 +155,17 @@ impl Rank {
     }
 
     /// What landed was compared and put on record.
-    pub(super) fn on_verified(&mut self, transfer: &TransferId, compared: Compared) {
+    pub(super) fn on_verified(&mut self, landed: Arc<Landed>, compared: Compared) {
+        let transfer = &landed.transfer;
         let (peer, _) = self.source_of(transfer);
-        let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
-        if !matches!(active.state, State::Verifying { .. }) {
+        let active = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer));
+        let Some(active) = active.filter(|active| matches!(active.state, State::Verifying { .. })) else {
+            // It was given up meanwhile, and its receipt with it.
+            if matches!(compared, Compared::Agrees(_)) {
+                self.shared.tasks.spawn(jobs::withdraw(landed, Arc::clone(&self.shared.receipts)));
+            }
             return;
-        }
+        };
         let bytes = active.verification.as_ref().and_then(|verification| verification.source.as_ref());
         let bytes = bytes.map_or(0, |source| source.bytes);
         let event = match compared {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv::ids::{DpRank, EngineRequestId};
+use nixl::faulty::NotifyFault;
 use parking_lot::Mutex;
 use sidecar::model::{HandleState, LetGo, ReportHandle, Role};
 
@@ -35,6 +36,21 @@ async fn an_abandoned_prefill_is_told_once_per_shard() {
     world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("unknown"), LetGo::Abandoned).await.unwrap();
     world.settle().await;
     assert_eq!(world.d[0].dones("unknown"), [1, 1], "the engine ignores what it does not know");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_could_not_be_told_of_an_abandoned_prefill_is_told_again() {
+    let mut world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    for _ in 0..3 {
+        world.plan.next_notification(Some(NotifyFault::Refuse));
+    }
+    let begun = tokio::time::Instant::now();
+    world.pod.release_handle(DpRank(OFFSET), &EngineRequestId::new("cmpl-1"), LetGo::Abandoned).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(50), "whoever gives it up does not wait for that");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.d[0].dones("cmpl-1"), [1]);
+    assert_eq!(world.count(|counters| &counters.tells_failed), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ async fn from_p_to_d(tp: u16) {
     assert_eq!(receipt.collect_by, Duration::from_secs(10));
     assert!(receipt.source_lease_left > Duration::from_secs(20));
     assert!(receipt.stages.named().iter().take(5).all(|(_, time)| time.is_some()));
-    let recorded: Vec<_> = world.receipts.0.lock().iter().map(|landed| landed.transfer.clone()).collect();
+    let recorded: Vec<_> = world.receipts.given.lock().iter().map(|landed| landed.transfer.clone()).collect();
     assert_eq!(recorded, std::slice::from_ref(&landed.transfer), "on record before it was given");
 
     // What D is sent names the virtual engine, with lists as long as P's, and keeps every field that is not ours.
@@ -93,7 +93,7 @@ async fn the_same_attempt_is_the_same_transfer_and_another_is_a_conflict() {
     assert_eq!(world.pod.transfer(other).await.unwrap_err().code().as_str(), "attempt_conflict");
     world.settle().await;
     assert_eq!(world.p.dones("cmpl-1"), [1]);
-    assert_eq!(world.receipts.0.lock().len(), 1);
+    assert_eq!(world.receipts.given.lock().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,8 +34,6 @@ async fn a_prefill_of_two_shards_lands_and_is_collected_over_nixl() {
     assert!(world.pod.alive());
     assert_eq!(world.count(|counters| &counters.late_collect), 0);
     assert_eq!(world.pod.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
-    world.p.close().await;
-    world.d[0].close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,6 +61,4 @@ async fn what_lands_over_nixl_is_what_the_source_s_sidecar_reads_over_nixl() {
     assert_eq!(error.code().as_str(), "digest_mismatch", "{error}");
     assert_eq!(world.pod.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
     assert_eq!(source.shut_down(Duration::from_secs(10)).await, ShutDown::Drained);
-    world.p.close().await;
-    world.d[0].close().await;
 }

@@ -11,6 +11,14 @@ fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
+async fn wait_for(what: &str, so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + secs(20);
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn silent() -> Setup {
     Setup { faults: Faults { no_heartbeat: true, ..Faults::default() }, ..Setup::default() }
 }
@@ -25,7 +33,7 @@ async fn a_read_that_ends_well_after_the_lease_gives_no_receipt() {
     assert_eq!(world.figures().await, (2, 0), "M: hardware may still write");
     tokio::time::sleep(secs(12)).await;
     assert_eq!(world.figures().await, (0, 0), "it ended well, so its memory is quiet");
-    assert!(world.receipts.0.lock().is_empty());
+    assert!(world.receipts.given.lock().is_empty());
     assert_eq!(world.p.dones("cmpl-1"), [0]);
 }
 
@@ -201,10 +209,48 @@ async fn a_failed_notification_does_not_take_a_receipt_away() {
     let world = World::ready(silent()).await;
     world.plan.notifications(Some(NotifyFault::Refuse));
     let landed = world.land("cmpl-1", &[1]).await;
-    world.settle().await;
+    // It is sent again for as long as P keeps the blocks.
+    tokio::time::sleep(secs(30)).await;
     assert_eq!(world.shown(&landed).state, TransferPhase::Landed);
     assert_eq!(world.count(|counters| &counters.tells_failed), 1);
     assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-1").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_is_told_again_where_it_could_not_be_and_each_worker_once() {
+    let mut world = World::ready(Setup { tp: 2, faults: silent().faults, ..Setup::default() }).await;
+    // The first worker's word is refused, the second one's leaves; so is the next, and then it goes.
+    for fault in [Some(NotifyFault::Refuse), None, Some(NotifyFault::Refuse)] {
+        world.plan.next_notification(fault);
+    }
+    let landed = world.land("cmpl-1", &[1]).await;
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(world.plan.injected(), 2);
+    assert_eq!(world.p.dones("cmpl-1"), [1, 1], "N");
+    assert_eq!(world.count(|counters| &counters.told), 2);
+    assert_eq!(world.count(|counters| &counters.tells_failed), 0);
+    assert_eq!(world.shown(&landed).state, TransferPhase::Landed);
+}
+
+#[tokio::test]
+async fn a_transfer_cancelled_while_its_receipt_is_put_on_record_has_no_receipt_and_the_record_says_so() {
+    let mut world = World::ready(Setup::default()).await;
+    let (go_on, hold) = std::sync::mpsc::channel();
+    *world.receipts.hold.lock() = Some(hold);
+    let transfer = world.pod.begin(world.start(world.p.prefill("cmpl-1", &[1]))).await.unwrap();
+    wait_for("the record", || !world.receipts.given.lock().is_empty()).await;
+    let shown = world.pod.finish(&transfer).await.unwrap();
+    assert_eq!(shown.failure.unwrap().code.as_str(), "cancelled");
+    go_on.send(()).unwrap();
+    wait_for("its withdrawal", || !world.receipts.withdrawn.lock().is_empty()).await;
+    assert_eq!(*world.receipts.withdrawn.lock(), std::slice::from_ref(&transfer));
+    assert!(world.pod.landed(&transfer).is_none());
+    assert_eq!(world.figures().await, (0, 0));
+    assert_eq!(world.p.dones("cmpl-1"), [0], "N: another attempt may read the same blocks");
+    let landed = world.land("cmpl-1", &[1]).await;
+    assert_eq!(world.receipts.given.lock().len(), 2);
+    assert_ne!(landed.transfer, transfer);
+    assert_eq!(world.receipts.withdrawn.lock().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,7 @@ async fn equal_bytes_give_a_receipt_with_their_digest() {
         assert_eq!((facts.blocks, facts.bytes), (5, digest.bytes));
         assert!(facts.source.is_some() && facts.compared.is_some(), "{facts:?}");
         assert!(shown.stages.verify.is_some() && landed.receipt.stages.verify.is_some());
-        assert_eq!(world.receipts.0.lock()[0].receipt.digest, Some(digest), "the digest is on record");
+        assert_eq!(world.receipts.given.lock()[0].receipt.digest, Some(digest), "the digest is on record");
         world.settle().await;
         assert_eq!(world.p.dones("cmpl-1"), vec![1; usize::from(tp)]);
         assert_eq!(world.count(|counters| &counters.compared_bytes), digest.bytes);
@@ -113,7 +113,7 @@ async fn bytes_that_change_after_they_have_landed_give_no_receipt() {
         assert_eq!((error.code().as_str(), error.code().retry().as_str()), ("digest_mismatch", "new_prefill"));
         let differ = if verify == Verify::Full { 3 * REGIONS } else { 2 * REGIONS };
         assert!(error.to_string().contains(&format!("{differ} of {differ} digests")), "{error}");
-        assert!(world.receipts.0.lock().is_empty(), "no receipt is on record");
+        assert!(world.receipts.given.lock().is_empty(), "no receipt is on record");
         assert_eq!(world.figures().await, (0, 0), "M: no read failed, so the slots are free");
         assert_eq!(world.p.dones("cmpl-1"), [0], "N: its prefill may be tried again");
         assert_eq!(world.ended(), [("digest_mismatch", 1)].into());
@@ -163,7 +163,7 @@ async fn who_cannot_ask_the_source_gives_no_receipt() {
     source.shut_down(Duration::ZERO).await;
     assert_eq!(world.fails("cmpl-1", &[1, 2]).await.code().as_str(), "peer_unreachable");
     assert_eq!(world.figures().await, (0, 0));
-    assert!(world.receipts.0.lock().is_empty());
+    assert!(world.receipts.given.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

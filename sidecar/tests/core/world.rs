@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use kv::blocks::GroupedBlocks;
 use kv::digest::Verify;
-use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TpRank};
+use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TpRank, TransferId};
 use kv::layout::RegionLayout;
 use kv::readiness::RankState;
 use nixl::faulty::{FaultPlan, Faulty};
@@ -109,11 +109,24 @@ impl Fabrics for LoopbackFabrics {
 
 /// Receipts in the order of their recording.
 #[derive(Debug, Default)]
-pub(crate) struct Receipts(pub(crate) Mutex<Vec<Landed>>);
+pub(crate) struct Receipts {
+    pub(crate) given: Mutex<Vec<Landed>>,
+    pub(crate) withdrawn: Mutex<Vec<TransferId>>,
+    /// The next receipt is recorded when the other end says so, or is gone.
+    pub(crate) hold: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+}
 
 impl ReceiptSink for Receipts {
     fn record(&self, landed: &Landed) -> std::io::Result<()> {
-        self.0.lock().push(landed.clone());
+        self.given.lock().push(landed.clone());
+        if let Some(hold) = self.hold.lock().take() {
+            hold.recv().unwrap_or(());
+        }
+        Ok(())
+    }
+
+    fn withdraw(&self, landed: &Landed) -> std::io::Result<()> {
+        self.withdrawn.lock().push(landed.transfer.clone());
         Ok(())
     }
 }
@@ -313,18 +326,21 @@ impl FakeEngine {
         self.shards[shard].agent.notify(peer, message).await.unwrap();
     }
 
-    /// Destroys its agents. Real ones must be before the process exits: NIXL's own exit handlers do not wait for their threads.
-    pub(crate) async fn close(&self) {
-        for shard in &self.shards {
-            shard.agent.close(Duration::from_secs(10)).await.unwrap();
-        }
-    }
-
     /// Says "done" for all shards.
     pub(crate) async fn done(&self, net: &dyn SideChannel, params: &KvTransferParams) {
         for shard in 0..self.shards.len() {
             self.notify(net, params, shard, notif::done(&params.remote_request_id, 1)).await;
         }
+    }
+}
+
+/// Real agents must be destroyed before the process exits, also by a test that fails: NIXL's exit handlers do not wait for their threads.
+impl Drop for FakeEngine {
+    fn drop(&mut self) {
+        let closing: Vec<_> = self.shards.iter().map(|shard| shard.agent.close(Duration::from_secs(10))).collect();
+        // Waiting is not allowed on a thread that runs async tasks.
+        let waiting = std::thread::spawn(|| closing.into_iter().for_each(|closed| drop(closed.wait())));
+        drop(waiting.join());
     }
 }
 
@@ -388,6 +404,8 @@ pub(crate) struct Setup {
     pub(crate) lease: Duration,
     pub(crate) zero_on_release: bool,
     pub(crate) verify: Verify,
+    /// Staging slots per rank.
+    pub(crate) slots: u32,
 }
 
 impl Default for Setup {
@@ -400,6 +418,7 @@ impl Default for Setup {
             lease: Duration::from_secs(30),
             zero_on_release: false,
             verify: Verify::Off,
+            slots: SLOTS,
         }
     }
 }
@@ -455,7 +474,7 @@ impl World {
             tp_size: setup.tp,
             rank_offset: OFFSET,
             staging: StagingKind::Dram,
-            staging_bytes: u64::from(SLOTS) * BLOCK_BYTES * u64::from(setup.tp),
+            staging_bytes: u64::from(setup.slots) * BLOCK_BYTES * u64::from(setup.tp),
             staging_wait: Duration::from_secs(2),
             kv_lease: setup.lease,
             verify: setup.verify,
