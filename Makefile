@@ -6,7 +6,7 @@ BENCH_ROWS ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo test test-vllm bench-vllm bench-router bench-sidecar lint fmt bindings-check kernels kernels-check clean
+.PHONY: help setup setup-browser build demo test test-vllm bench-nixl bench-vllm bench-router bench-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ bench-vllm: build  ## the same pair: what the gate costs and saves, as ratios; t
 bench-router: build  ## kvgate's router beside the peer's, stub engines behind both; target/bench/router.json (BENCH_ROWS="latency chunks")
 	$(CARGO) build --release --locked -p bench-router
 	@$(PYTHON) bench/router.py $(BENCH_ROWS)
+
+bench-nixl: build  ## reads between two processes beside NIXL's Python package, its C API and memcpy; target/bench/nixl.json (BENCH_ROWS="tcp idle")
+	$(CARGO) build --release --locked -p bench-nixl
+	@$(PYTHON) bench/nixl.py $(BENCH_ROWS)
 
 bench-sidecar: build  ## what the sidecar adds to a transfer, and its memory; target/bench/sidecar.json (BENCH_ROWS="one many")
 	$(CARGO) build --release --locked -p bench-sidecar

@@ -17,12 +17,14 @@ import os
 import pathlib
 import resource
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
 import sys
 import time
+
+sys.dont_write_bytecode = True
+from processes import Failure, Process, end_with_signals, free_port, speaker, versions
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench"
@@ -30,10 +32,10 @@ WORK = OUT / "router"
 KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "release" / "kvgate")
 TOOL = pathlib.Path(os.environ.get("BENCH_ROUTER_BIN") or TREE / "target" / "release" / "bench-router")
 PEER = "vllm-router==0.1.17"
-TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 30
 ROUNDS = 5
 ROUTERS = ("peer", "direct", "stage")
+say = speaker("bench-router")
 ROWS = ("latency", "throughput", "chunks", "first-token", "streams", "start", "dead")
 
 NGINX = """\
@@ -51,68 +53,7 @@ http {{
 """
 
 
-class Failure(Exception):
-    """The bench cannot measure."""
-
-
-def say(text):
-    print(f"bench-router: {text}", file=sys.stderr, flush=True)
-
-
 # Processes ------------------------------------------------------------------------------------------------------------
-
-
-class Process:
-    """One child, ended by its pid."""
-
-    running = []
-
-    def __init__(self, name, command, **options):
-        self.name, self.started = name, time.monotonic()
-        with open(WORK / f"{name}.log", "ab") as log:
-            self.child = subprocess.Popen(command, stderr=log, cwd=WORK, **{"stdout": log, **options})
-        Process.running.append(self)
-
-    def pids(self):
-        """The process and its children: nginx works in those."""
-        pids = [self.child.pid]
-        for task in pathlib.Path(f"/proc/{self.child.pid}/task").iterdir():
-            pids += [int(pid) for pid in (task / "children").read_text().split()]
-        return pids
-
-    def cpu(self):
-        """Seconds of CPU so far."""
-        total = 0
-        for pid in self.pids():
-            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / TICK
-
-    def rss(self):
-        """Resident memory in MB."""
-        total = 0
-        for pid in self.pids():
-            for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    total += int(line.split()[1])
-        return total * 1024 / 1e6
-
-    def end(self):
-        if self in Process.running:
-            Process.running.remove(self)
-        if self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM)
-            try:
-                self.child.wait(5)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-                self.child.wait()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def get(port, path):
@@ -147,7 +88,7 @@ class Router(Process):
             command = [KVGATE, "router", "--pd-disaggregation", "--port", self.port, "--gate", kind]
             for side, engine, sidecar in zip(["prefill"] * len(prefill) + ["decode"], [*prefill, decode], sidecars):
                 command += [f"--{side}", f"http://{engine},sidecar=http://{sidecar}"]
-        super().__init__(kind, [str(word) for word in command])
+        super().__init__(kind, command, WORK)
         while not health(self.port):
             if time.monotonic() - self.started > PATIENCE or self.child.poll() is not None:
                 raise Failure(f"{kind} does not become ready; see {WORK / kind}.log")
@@ -163,7 +104,7 @@ class Nginx(Process):
         port = free_port()
         config = WORK / "nginx.conf"
         config.write_text(NGINX.format(work=WORK, engine=engine, port=port))
-        super().__init__("nginx", [nginx_binary(), "-c", str(config), "-p", str(WORK)])
+        super().__init__("nginx", [nginx_binary(), "-c", config, "-p", WORK], WORK)
         self.address = f"127.0.0.1:{port}"
         while not health(port):
             if time.monotonic() - self.started > PATIENCE or self.child.poll() is not None:
@@ -176,7 +117,7 @@ class Stub(Process):
 
     def __init__(self, **counts):
         arguments = [word for role, count in counts.items() for word in (f"--{role}", str(count))]
-        super().__init__("stub", [TOOL, "stub", *arguments], stdout=subprocess.PIPE)
+        super().__init__("stub", [TOOL, "stub", *arguments], WORK, stdout=subprocess.PIPE)
         addresses = json.loads(self.child.stdout.readline() or "{}")
         if not addresses:
             raise Failure(f"the stubs do not start; see {WORK}/stub.log")
@@ -318,7 +259,7 @@ class Bench:
             self.note("rss_ready_mb", kind, router.rss())
             command = [TOOL, "load", "--to", router.address, "--connections", "1000", "--requests", "1000", "--stream",
                        "--tokens", "60", "--pace-us", "100000"]
-            client = Process("streams-load", [str(word) for word in command], stdout=subprocess.PIPE)
+            client = Process("streams-load", command, WORK, stdout=subprocess.PIPE)
             highest = 0
             while client.child.poll() is None:
                 highest = max(highest, router.rss())
@@ -428,7 +369,7 @@ def main():
         sys.exit(f"bench-router: no such row: {', '.join(unknown)} (rows: {' '.join(ROWS)})")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    end_with_signals()
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     began = time.monotonic()
@@ -442,9 +383,8 @@ def main():
     except (Failure, subprocess.SubprocessError, OSError, ValueError) as failure:
         sys.exit(f"bench-router: {failure}")
     finally:
-        for process in reversed(list(Process.running)):
-            process.end()
-    result = {"cores": os.cpu_count(), "peer": PEER, "seconds": round(time.monotonic() - began), "rows": printed,
+        Process.end_all()
+    result = {"machine": versions(TREE, KVGATE), "peer": PEER, "seconds": round(time.monotonic() - began), "rows": printed,
               "figures": bench.figures}
     (OUT / "router.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,0 +1,98 @@
+//! kvgate's participants in `bench/nixl.py`: a process that serves memory as the sidecar does, one that reads as the sidecar does, and
+//! one that copies the same bytes within itself. They take commands on standard input, one a line, and answer each with one line of JSON:
+//!
+//! | command | does |
+//! |---|---|
+//! | `peer BASE BYTES METADATA_HEX` | loads the process to read from |
+//! | `blocks BLOCK_BYTES ID…` | what every read from now on moves: these blocks of the peer's memory, in prompt order |
+//! | `run SECONDS MOST` | moves them until the time is over or the count is reached, at least once, and then compares what landed |
+//!
+//! The C and Python participants (`raw.c`, `peer.py`) speak the same. The first word of each 4 KiB page at the source is its own
+//! offset, which is what is compared.
+
+mod copy;
+mod counted;
+mod reader;
+mod source;
+mod work;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use nixl::{Agent, AgentConfig, AgentName};
+use std::sync::Arc;
+
+#[derive(Debug, Parser)]
+#[command(name = "bench-nixl", about = "Participants of `make bench-nixl`")]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+    /// NIXL's setting for connections
+    #[arg(long, global = true, value_enum, default_value_t = ErrorHandling::Peer)]
+    error_handling: ErrorHandling,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ErrorHandling {
+    /// NIXL's default: a dead peer is noticed
+    Peer,
+    /// None, which lets UCX use shared memory
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serves memory
+    Source {
+        /// Its size
+        #[arg(long)]
+        bytes: u64,
+    },
+    /// Reads
+    Reader {
+        /// Room for what is read
+        #[arg(long)]
+        bytes: u64,
+    },
+    /// Copies without NIXL
+    Copy {
+        /// Size of the memory that is copied from
+        #[arg(long)]
+        source_bytes: u64,
+        /// Room for what is copied
+        #[arg(long)]
+        bytes: u64,
+    },
+    /// Says what this machine's UCX has
+    Machine,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            work::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match cli.role {
+        Role::Source { bytes } => source::serve(&*agent(cli, "source", AgentConfig::serve)?, bytes),
+        Role::Reader { bytes } => work::obey(reader::Reader::new(agent(cli, "reader", AgentConfig::pull)?, bytes)?),
+        Role::Copy { source_bytes, bytes } => work::obey(copy::Copy::new(source_bytes, bytes)?),
+        Role::Machine => source::machine(&*agent(cli, "machine", AgentConfig::pull)?),
+    }
+}
+
+/// An agent as the sidecar makes it.
+fn agent(cli: &Cli, name: &str, config: impl FnOnce(AgentName) -> AgentConfig) -> Result<Arc<Agent>> {
+    let api = nixl_sys::Api::load(None)?;
+    let mut config = config(AgentName::new(format!("bench-{name}-{}", std::process::id()))?);
+    if cli.error_handling == ErrorHandling::None {
+        config.backend_params.push(("ucx_error_handling_mode".to_owned(), "none".to_owned()));
+    }
+    Agent::start(api, config).context("make the agent")
+}
