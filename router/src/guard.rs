@@ -95,12 +95,10 @@ impl Guard {
         let asked = headers.get(PRIORITY).map(priority).transpose()?;
         let key = match &self.keys {
             None => None,
-            Some(keys) => {
-                Some(Arc::clone(keys.find(headers).ok_or_else(|| unauthorized("a valid API key is needed"))?))
-            }
+            Some(keys) => Some(keys.find(headers).ok_or_else(|| unauthorized("a valid API key is needed"))?),
         };
-        let most = key.as_ref().map_or(MOST_URGENT, |key| key.priority);
-        let usual = key.as_ref().map_or(0, |key| key.priority);
+        let most = key.as_ref().map_or(MOST_URGENT, |key| key.priority());
+        let usual = key.as_ref().map_or(0, |key| key.priority());
         if key.is_some() || asked.is_some() {
             let caller = Caller { priority: asked.unwrap_or(usual).min(most), key };
             request.extensions_mut().insert(caller);
@@ -119,7 +117,7 @@ impl Guard {
         }
         let Some(secret) = presented(request.headers()) else { return false };
         self.operators == Some(digest(secret))
-            || self.keys.as_ref().and_then(|keys| keys.find(request.headers())).is_some_and(|key| key.admin)
+            || self.keys.as_ref().and_then(|keys| keys.find(request.headers())).is_some_and(|key| key.is_admin())
     }
 }
 

@@ -4,6 +4,7 @@
 //! long that takes says something about the digest at most, from which nobody gets to a key.
 
 mod bucket;
+mod follow;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::{HeaderMap, HeaderName, header};
+use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use bucket::Bucket;
+pub(crate) use follow::follow;
 
 /// Where Anthropic's clients put their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -67,44 +70,65 @@ pub enum LineError {
     Twice,
 }
 
+/// What a key is held to, as its line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Terms {
+    name: Box<str>,
+    admin: bool,
+    priority: u8,
+    rate: Option<Rate>,
+    concurrency: Option<NonZeroU32>,
+}
+
 /// One key.
 pub struct Key {
-    name: Box<str>,
-    /// May ask what operators ask.
-    pub(crate) admin: bool,
-    pub(crate) priority: u8,
+    terms: Terms,
     bucket: Option<Bucket>,
-    concurrency: Option<NonZeroU32>,
-    in_flight: AtomicU32,
+    /// Stays the same when the key's line changes.
+    in_flight: Arc<AtomicU32>,
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Key").field("name", &self.terms.name).finish_non_exhaustive()
     }
 }
 
 /// A place among a key's requests.
 #[derive(Debug)]
-pub(crate) struct InUse(Arc<Key>);
+pub(crate) struct InUse(Arc<AtomicU32>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Key {
+    fn new(terms: Terms, in_flight: Arc<AtomicU32>) -> Self {
+        Self { bucket: terms.rate.map(Bucket::new), terms, in_flight }
+    }
+
     /// The name by which operators know it.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.terms.name
+    }
+
+    /// Whether it may ask what operators ask.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.terms.admin
+    }
+
+    /// How urgent its requests are, and may be.
+    pub(crate) fn priority(&self) -> u8 {
+        self.terms.priority
     }
 
     /// Takes one of its places, if it has one.
-    pub(crate) fn occupy(self: &Arc<Self>) -> Option<InUse> {
+    pub(crate) fn occupy(&self) -> Option<InUse> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InUse(Arc::clone(self));
-        self.concurrency.is_none_or(|most| before < most.get()).then_some(place)
+        let place = InUse(Arc::clone(&self.in_flight));
+        self.terms.concurrency.is_none_or(|most| before < most.get()).then_some(place)
     }
 
     /// Takes a token, or says how many seconds from now there is one.
@@ -113,14 +137,33 @@ impl Key {
     }
 }
 
-/// All keys.
+/// All keys, as the file has them now.
 #[derive(Debug)]
-pub struct Keys(HashMap<[u8; 32], Arc<Key>>);
+pub struct Keys(RwLock<HashMap<[u8; 32], Arc<Key>>>);
 
 impl Keys {
     /// The key that a request presents.
-    pub(crate) fn find(&self, headers: &HeaderMap) -> Option<&Arc<Key>> {
-        self.0.get(&digest(presented(headers)?))
+    pub(crate) fn find(&self, headers: &HeaderMap) -> Option<Arc<Key>> {
+        let digest = digest(presented(headers)?);
+        self.0.read().get(&digest).cloned()
+    }
+
+    /// From now on these are the keys. A key whose line has not changed goes on with its bucket, and any key with its requests.
+    fn become_those(&self, others: Self) {
+        let mut others = others.0.into_inner();
+        let mut keys = self.0.write();
+        for (digest, new) in &mut others {
+            match keys.get(digest) {
+                Some(old) if old.terms == new.terms => *new = Arc::clone(old),
+                Some(old) => *new = Arc::new(Key::new(new.terms.clone(), Arc::clone(&old.in_flight))),
+                None => {}
+            }
+        }
+        *keys = others;
+    }
+
+    fn len(&self) -> usize {
+        self.0.read().len()
     }
 }
 
@@ -152,7 +195,7 @@ impl FromStr for Keys {
                 return Err(KeysError::Line { line, why: LineError::Twice });
             }
         }
-        if keys.is_empty() { Err(KeysError::Empty) } else { Ok(Self(keys)) }
+        if keys.is_empty() { Err(KeysError::Empty) } else { Ok(Self(RwLock::new(keys))) }
     }
 }
 
@@ -177,9 +220,9 @@ fn key(text: &str, line: usize) -> Result<([u8; 32], Key), LineError> {
     if burst.is_some() && rate.is_none() {
         return Err(LineError::Option);
     }
-    let bucket = rate.map(|per_second| Bucket::new(Rate { per_second, burst: burst.unwrap_or(per_second) }));
+    let rate = rate.map(|per_second| Rate { per_second, burst: burst.unwrap_or(per_second) });
     let name = name.map_or_else(|| format!("line-{line}"), str::to_owned).into();
-    Ok((digest, Key { name, admin, priority, bucket, concurrency, in_flight: AtomicU32::new(0) }))
+    Ok((digest, Key::new(Terms { name, admin, priority, rate, concurrency }, Arc::default())))
 }
 
 fn hex(text: &str) -> Option<[u8; 32]> {

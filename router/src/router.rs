@@ -20,6 +20,7 @@ use crate::engine::Engines;
 use crate::front::{self, Front};
 use crate::guard::{Door, Guard};
 use crate::handoff::Handoffs;
+use crate::keys;
 use crate::ladder::RetryBudget;
 use crate::metrics::{Metrics, Sources};
 use crate::sidecar::Sidecars;
@@ -110,6 +111,9 @@ impl Router {
             rate: config.limits.rate,
         }));
         let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_authorization.clone());
+        if let (Some(keys), Some(path)) = (&config.limits.keys, &config.limits.api_keys_file) {
+            tasks.spawn(keys::follow(Arc::clone(keys), path.clone(), stop.clone()));
+        }
         let policies = Arc::new(Policies::new(config.choice.policies.clone()));
         let watchers = Watchers {
             policies: Arc::clone(&policies),

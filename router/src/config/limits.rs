@@ -26,6 +26,7 @@ pub struct LimitArgs {
     pub rate_limit_burst: Option<NonZeroU32>,
 
     /// File with the clients' API keys, a line each: `sha256:HEX [name=…] [rate=N] [burst=N] [concurrency=N] [priority=N] [admin]`.
+    /// Changes of the file hold within seconds.
     #[arg(long, env = "KVGATE_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
 
@@ -50,6 +51,7 @@ pub struct Limits {
     pub max_queue: u32,
     pub rate: Option<Rate>,
     pub keys: Option<Arc<Keys>>,
+    pub api_keys_file: Option<PathBuf>,
     pub max_body_bytes: u32,
     pub max_bodies_bytes: u64,
 }
@@ -70,6 +72,7 @@ impl LimitArgs {
         Ok(Limits {
             rate: rate.map(|rate| Rate { per_second: rate, burst: burst.unwrap_or(rate) }),
             keys: self.api_keys_file.as_deref().map(read_keys).transpose()?.map(Arc::new),
+            api_keys_file: self.api_keys_file.clone(),
             max_in_flight: self.max_in_flight,
             max_queue: self.max_queue,
             max_body_bytes: self.max_body_bytes,

@@ -22,7 +22,7 @@ fn a_key_is_found_by_either_header_and_only_whole() {
         [with("authorization", "Bearer s3cret"), with("authorization", "bearer  s3cret"), with("x-api-key", "s3cret")]
     {
         let key = keys.find(&headers).unwrap();
-        assert_eq!((key.name(), key.admin), ("ann", true));
+        assert_eq!((key.name(), key.is_admin()), ("ann", true));
     }
     assert_eq!(keys.find(&with("x-api-key", "other")).unwrap().name(), "line-4");
     for headers in [
@@ -87,4 +87,24 @@ fn a_key_has_so_many_places() {
     drop(first);
     assert!(key.occupy().is_some());
     drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_change_keep_what_they_have_used() {
+    let text = line("same", "rate=1") + &line("changed", "concurrency=1 rate=1") + &line("gone", "");
+    let keys: Keys = text.parse().unwrap();
+    let find = |name: &str| keys.find(&with("x-api-key", name));
+    find("same").unwrap().spend().unwrap();
+    find("changed").unwrap().spend().unwrap();
+    let place = find("changed").unwrap().occupy().unwrap();
+    keys.become_those(
+        (line("same", "rate=1") + &line("changed", "concurrency=1 priority=3") + &line("new", "")).parse().unwrap(),
+    );
+    assert!(find("gone").is_none() && find("new").is_some());
+    assert_eq!(find("same").unwrap().spend(), Err(1), "its bucket is as empty as before");
+    let changed = find("changed").unwrap();
+    assert_eq!((changed.priority(), changed.spend()), (3, Ok(())));
+    assert!(changed.occupy().is_none(), "its request is still there");
+    drop(place);
+    assert!(changed.occupy().is_some());
 }
