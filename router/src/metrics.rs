@@ -28,7 +28,7 @@ use crate::records::{Record, Records};
 use crate::spans;
 use crate::targets::Board;
 use crate::trail::{Attempt, Failed, Leg, Span, Trail};
-use labels::{EndedLabels, FaultLabels, LegLabels, PathLabels, StepLabels, TargetLabels};
+use labels::{EndedLabels, FaultLabels, LegLabels, PathLabels, StepLabels};
 use peer::Peer;
 
 pub(crate) use labels::Outcome;
@@ -41,7 +41,6 @@ const LEG_BUCKETS: [f64; 16] =
 const ITL_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 type Count = Counter<u64, AtomicU64>;
-type Time = Counter<f64, AtomicU64>;
 type PerLabel<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// What the figures are read from.
@@ -73,9 +72,6 @@ pub(crate) struct Figures {
     chunks: Count,
     bytes: Count,
     in_flight: Gauge,
-    served: Family<TargetLabels, Count>,
-    failed: Family<TargetLabels, Count>,
-    time: Family<TargetLabels, Time>,
     spans: Spans,
     peer: Option<Peer>,
 }
@@ -103,9 +99,6 @@ impl Metrics {
             chunks: Count::default(),
             bytes: Count::default(),
             in_flight: Gauge::default(),
-            served: Family::default(),
-            failed: Family::default(),
-            time: Family::default(),
             spans,
             peer: peer_names.then(Peer::default),
         });
@@ -119,7 +112,7 @@ impl Metrics {
             figures.in_flight.clone(),
         )));
         if figures.peer.is_some() {
-            registry.register_collector(Box::new(peer::Workers::new(board, &figures)));
+            registry.register_collector(Box::new(peer::Workers::new(board)));
         }
         registry.register_collector(Box::new(figures.spans.clone()));
         for collector in collectors {
@@ -195,14 +188,6 @@ impl Figures {
         registry.register("router_receipts", "Receipts redeemed for a decode", self.receipts.clone());
         registry.register("router_stream_chunks", "Frames of answers passed on", self.chunks.clone());
         registry.register("router_stream_bytes", "Bytes of answers passed on", self.bytes.clone());
-        registry.register("router_target_served", "Parts that a rank did well", self.served.clone());
-        registry.register("router_target_failed", "Parts that failed on a rank", self.failed.clone());
-        registry.register_with_unit(
-            "router_target_time",
-            "Time of the parts that a rank did well",
-            Unit::Seconds,
-            self.time.clone(),
-        );
         if let Some(peer) = &self.peer {
             peer.register(registry);
         }
@@ -247,13 +232,8 @@ impl Figures {
                 Leg::Body | Leg::Queue | Leg::Choice | Leg::Backoff | Leg::Stream => [None, None],
             };
             let Some(took) = span.took() else { continue };
-            for labels in targets.into_iter().flatten().map(|target| TargetLabels::new(target, leg)) {
-                if well {
-                    self.served.get_or_create(&labels).inc();
-                    self.time.get_or_create(&labels).inc_by(took.as_secs_f64());
-                } else {
-                    self.failed.get_or_create(&labels).inc();
-                }
+            for part in targets.into_iter().flatten().filter_map(|target| target.part(leg)) {
+                if well { part.serve(took) } else { part.fail() }
             }
         }
     }

@@ -61,12 +61,13 @@ impl Records {
         drop(oldest);
     }
 
-    /// The newest record of this id: the router's, or a client's.
+    /// The newest record of this id: the router's, a client's, or that by which engines and sidecars know an attempt.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Record>> {
         let ring = self.ring.lock();
         let newest = || ring.iter().rev();
         let ours = newest().find(|record| record.trail.id == id);
-        ours.or_else(|| newest().find(|record| record.trail.client_id.as_deref() == Some(id))).cloned()
+        let theirs = || newest().find(|record| record.trail.client_id.as_deref() == Some(id));
+        ours.or_else(theirs).or_else(|| newest().find(|record| record.trail.has_attempt(id))).cloned()
     }
 
     /// The records that a filter lets through, in its order.

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`rank`] | one rank: what its pod says of it, what this router has under way there, its breaker |
 //! | [`board`] | all pods, as they come and go |
+//! | [`tally`] | what a rank has done |
 
 mod board;
 mod rank;
+mod tally;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,9 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::{Guard, Tuning};
+use crate::trail::Leg;
 
 pub(crate) use board::{AlreadyThere, Board, Candidate, Fleet, PodSpec};
 pub(crate) use rank::{Rank, RankView};
+pub(crate) use tally::{Part, Tally};
 
 /// What a pod's engines do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,6 +198,11 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// What the rank has done of one part of requests.
+    pub(crate) fn part(&self, leg: Leg) -> Option<&Part> {
+        self.rank()?.tally.of(leg)
     }
 
     fn rank(&self) -> Option<&Rank> {

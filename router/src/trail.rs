@@ -95,6 +95,8 @@ pub(crate) struct Failure {
 pub(crate) struct Attempt {
     /// From 1.
     pub(crate) number: u32,
+    /// What engines and sidecars know it by, where that is not the request's id and this number.
+    known_as: Option<Box<str>>,
     pub(crate) prefill_target: Option<Target>,
     pub(crate) decode_target: Option<Target>,
     pub(crate) transfer_id: Option<TransferId>,
@@ -229,12 +231,32 @@ impl Trail {
         self.attempts
     }
 
-    /// An attempt that was made apart from this request's others.
-    pub(crate) fn add(&mut self, attempt: Attempt) {
-        self.attempts = self.attempts.saturating_add(1);
-        if self.tries.len() < MAX_ATTEMPTS {
-            self.tries.push(Attempt { number: self.attempts, ..attempt });
+    /// The attempts that were made for one prompt of this request, apart from its others.
+    pub(crate) fn add(&mut self, branch: Self) {
+        for attempt in branch.tries {
+            self.attempts = self.attempts.saturating_add(1);
+            if self.tries.len() < MAX_ATTEMPTS {
+                let known_as = Some(format!("{}-{}", branch.id, attempt.number).into());
+                self.tries.push(Attempt { number: self.attempts, known_as, ..attempt });
+            }
         }
+    }
+
+    /// Whether engines and sidecars know one of its attempts by this id.
+    pub(crate) fn has_attempt(&self, id: &str) -> bool {
+        self.tries.iter().any(|attempt| match &attempt.known_as {
+            Some(known) => **known == *id,
+            None => {
+                let number = id.strip_prefix(&*self.id).and_then(|rest| rest.strip_prefix('-'));
+                number.and_then(|number| number.parse().ok()) == Some(attempt.number)
+            }
+        })
+    }
+
+    /// What engines and sidecars know one of its attempts by.
+    pub(crate) fn attempt_id(&self, attempt: &Attempt) -> String {
+        let composed = || format!("{}-{}", self.id, attempt.number);
+        attempt.known_as.as_ref().map_or_else(composed, |known| known.to_string())
     }
 
     /// Where this attempt prefills, or has prefilled.

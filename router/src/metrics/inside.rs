@@ -4,13 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Unit;
 
 use crate::admission::Admission;
 use crate::breaker::Breaker;
-use crate::targets::{Board, Candidate, Pod, Side};
+use crate::targets::{Board, Candidate, Part, Pod, Side, Tally};
 
 #[derive(Debug)]
 pub(super) struct Inside {
@@ -65,8 +67,42 @@ impl Collector for Inside {
                 ConstGauge::new(figure(rank)).encode(family.encode_family(&labels)?)?;
             }
         }
+        parts(&all, &mut encoder)?;
         self.breakers(&mut encoder)
     }
+}
+
+/// What each rank has done, by its pod's place on its side: gone with its pod.
+fn parts(all: &[Candidate], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Shown = fn(&Part, MetricEncoder<'_>) -> fmt::Result;
+    let figures: [(&str, &str, Option<Unit>, Shown); 3] = [
+        ("router_target_served", "Parts that a rank did well", None, |part, to| {
+            ConstCounter::new(part.served()).encode(to)
+        }),
+        ("router_target_failed", "Parts that failed on a rank", None, |part, to| {
+            ConstCounter::new(part.failed()).encode(to)
+        }),
+        ("router_target_time", "Time of the parts that a rank did well", Some(Unit::Seconds), |part, to| {
+            ConstCounter::new(part.time().as_secs_f64()).encode(to)
+        }),
+    ];
+    for (name, help, unit, shown) in figures {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for Candidate { target, .. } in all {
+            let pod = target.pod.id;
+            for leg in Tally::legs(pod.side) {
+                let Some(part) = target.part(leg) else { continue };
+                let labels = [
+                    ("side", pod.side.as_str().to_owned()),
+                    ("pod", pod.index.to_string()),
+                    ("dp_rank", target.rank.to_string()),
+                    ("leg", leg.as_str().to_owned()),
+                ];
+                shown(part, family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Inside {

@@ -6,7 +6,6 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 
 use crate::headers::Path;
 use crate::ladder::Next;
-use crate::targets::Target;
 use crate::trail::Leg;
 
 /// How a request ended.
@@ -93,20 +92,4 @@ pub(super) struct FaultLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct StepLabels {
     pub(super) step: Next,
-}
-
-/// A rank by its pod's place on its side, and what it did.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct TargetLabels {
-    pub(super) side: &'static str,
-    pub(super) pod: u64,
-    pub(super) dp_rank: u16,
-    pub(super) leg: Leg,
-}
-
-impl TargetLabels {
-    pub(super) fn new(target: &Target, leg: Leg) -> Self {
-        let pod = target.pod.id;
-        Self { side: pod.side.as_str(), pod: pod.index as u64, dp_rank: target.rank.0, leg }
-    }
 }

@@ -14,12 +14,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Outcome, TargetLabels};
-use super::{Count, Figures, PerLabel, REQUEST_BUCKETS};
+use super::labels::Outcome;
+use super::{Count, PerLabel, REQUEST_BUCKETS};
 use crate::headers::Path;
 use crate::ladder::Next;
 use crate::records::Record;
-use crate::targets::{Board, Candidate, Side};
+use crate::targets::{Board, Candidate, Part, Side};
 use crate::trail::Leg;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,13 +92,11 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Workers {
     board: Arc<Board>,
-    served: Family<TargetLabels, Count>,
-    failed: Family<TargetLabels, Count>,
 }
 
 impl Workers {
-    pub(super) fn new(board: Arc<Board>, figures: &Figures) -> Self {
-        Self { board, served: figures.served.clone(), failed: figures.failed.clone() }
+    pub(super) fn new(board: Arc<Board>) -> Self {
+        Self { board }
     }
 }
 
@@ -106,15 +104,15 @@ impl Collector for Workers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all: Vec<Candidate> =
             [Side::Prefill, Side::Decode].into_iter().flat_map(|side| self.board.ranks(side)).collect();
-        let count = |of: &Family<TargetLabels, Count>, rank: &Candidate, leg: Leg| {
-            of.get(&TargetLabels::new(&rank.target, leg)).map_or(0, |count| count.get())
-        };
+        type Count = fn(&Part) -> u64;
+        let count = |of: Count, rank: &Candidate, leg: Leg| rank.target.part(leg).map_or(0, of);
+        let (served, failed): (Count, Count) = (Part::served, Part::failed);
         let legs = [(Side::Prefill, Leg::Prefill), (Side::Decode, Leg::Decode)];
         for (side, leg) in legs {
             let word = side.as_str();
             for (what, help, of) in [
-                ("requests", "Legs that the worker did well", &self.served),
-                ("errors", "Legs that failed on the worker", &self.failed),
+                ("requests", "Legs that the worker did well", served),
+                ("errors", "Legs that failed on the worker", failed),
             ] {
                 let name = format!("vllm_router_pd_{word}_{what}");
                 let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
@@ -129,7 +127,7 @@ impl Collector for Workers {
             encoder.encode_descriptor("vllm_router_processed_requests", help, None, MetricType::Counter)?;
         for rank in &all {
             let own = legs.iter().filter(|(side, _)| *side == rank.target.pod.id.side);
-            let ended = own.map(|(_, leg)| count(&self.served, rank, *leg) + count(&self.failed, rank, *leg)).sum();
+            let ended = own.map(|(_, leg)| count(served, rank, *leg) + count(failed, rank, *leg)).sum();
             ConstCounter::<u64>::new(ended).encode(family.encode_family(&[("worker", worker(rank))])?)?;
         }
         type Figure = (&'static str, &'static str, fn(&Candidate) -> i64);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Record;
 use crate::sidecar::TransferStages;
 use crate::targets::Target;
-use crate::trail::{Attempt, Leg, Span};
+use crate::trail::{Attempt, Leg, Span, Trail};
 
 /// What D's sidecar says of an attempt's transfer, by the attempt's number.
 pub(super) type Said = (u32, Result<TransferStages, &'static str>);
@@ -41,7 +41,7 @@ pub(super) fn shown(record: &Record, addresses: Addresses, said: &[Said]) -> Val
         }
     }
     add(Leg::Stream, trail.stream, json!({ "chunks": trail.chunks, "bytes": trail.bytes }));
-    let attempts: Vec<Value> = trail.tries.iter().map(|one| attempt(one, &trail.id, addresses, said_of(one))).collect();
+    let attempts: Vec<Value> = trail.tries.iter().map(|one| attempt(one, trail, addresses, said_of(one))).collect();
     json!({
         "id": trail.id,
         "client_id": trail.client_id,
@@ -95,14 +95,14 @@ fn is_after_landing(stage: &str) -> bool {
 
 fn attempt(
     attempt: &Attempt,
-    id: &str,
+    trail: &Trail,
     addresses: Addresses,
     said: Option<&Result<TransferStages, &'static str>>,
 ) -> Value {
     let mut shown = Map::new();
     let mut set = |name: &str, value: Value| drop(shown.insert(name.to_owned(), value));
     set("attempt", json!(attempt.number));
-    set("id", json!(format!("{id}-{}", attempt.number)));
+    set("id", json!(trail.attempt_id(attempt)));
     for (name, target) in [("prefill", &attempt.prefill_target), ("decode", &attempt.decode_target)] {
         if let Some(target) = target {
             set(name, json!(target.id().to_string()));

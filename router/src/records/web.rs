@@ -94,7 +94,7 @@ async fn list(
     }
 }
 
-/// `GET /v1/requests/{id}`, by the router's id or the client's; with what D's sidecar says of each transfer, asked now.
+/// `GET /v1/requests/{id}`, by the router's id, the client's or an attempt's; with what D's sidecar says of each transfer, asked now.
 async fn one(
     State(shared): State<Arc<Shared>>,
     Extension(addresses): Extension<Addresses>,
@@ -115,7 +115,7 @@ async fn ask_sidecars(shared: &Shared, record: &Record) -> Vec<Said> {
 
 async fn ask_sidecar(shared: &Shared, record: &Record, attempt: &Attempt) -> Option<Said> {
     let sidecar = attempt.decode_target.as_ref()?.pod.sidecar.as_ref()?;
-    let name = AttemptId::new(format!("{}-{}", record.trail.id, attempt.number));
+    let name = AttemptId::new(record.trail.attempt_id(attempt));
     let asked = shared.sidecars.stages(sidecar, attempt.transfer_id.as_ref(), &name);
     let said = match timeout(SIDECARS_DEADLINE, asked).await {
         Ok(Ok(Some(stages))) => Ok(stages),

@@ -8,7 +8,7 @@ mod merge;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tracing::warn;
@@ -47,7 +47,7 @@ pub(super) struct Begun {
 /// Why there is no answer of all.
 enum Stop {
     /// An engine finds fault with the request.
-    ClientError(Response<Bytes>),
+    ClientError(Decoding),
     Failed(ApiError),
 }
 
@@ -209,8 +209,6 @@ impl Trail {
         if branch.path == Path::Fallback {
             self.path = Path::Fallback;
         }
-        for attempt in branch.tries {
-            self.add(attempt);
-        }
+        self.add(branch);
     }
 }

@@ -8,6 +8,7 @@ use kv::placement::Reported;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Tally;
 use crate::breaker::{Guard, Tuning};
 
 /// What is known of one rank.
@@ -64,6 +65,7 @@ pub(crate) struct Rank {
     others: AtomicU32,
     pressure: AtomicU64,
     pub(crate) breaker: Guard,
+    pub(super) tally: Tally,
     said: Mutex<RankView>,
 }
 
@@ -81,6 +83,7 @@ impl Rank {
             others: AtomicU32::new(0),
             pressure: AtomicU64::new(0),
             breaker: Guard::new(tuning),
+            tally: Tally::default(),
             said: Mutex::new(RankView::unknown(rank, "unknown", "nothing heard of it yet")),
         }
     }

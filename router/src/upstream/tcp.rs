@@ -99,3 +99,32 @@ impl Upstream for Pooled {
         Box::pin(self.clone().exchange(request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_takes_no_connection_is_given_up_after_the_deadline_as_not_reached() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // The system takes a few into the backlog, and lets everyone else wait.
+        let mut backlog = Vec::new();
+        while let Ok(connected) = timeout(Duration::from_secs(1), TcpStream::connect(address)).await {
+            backlog.push(connected.unwrap());
+            assert!(backlog.len() < 64, "the backlog has no end here");
+        }
+        let pooled = Pooled::tcp(Duration::from_millis(50));
+        let request = Request::get(format!("http://{address}/")).body(Payload::default()).unwrap();
+        let error = timeout(Duration::from_secs(30), pooled.send(request)).await.unwrap().unwrap_err();
+        assert!(error.never_sent(), "{error:?}");
+        assert_eq!(error.to_string(), format!("connect to {address}"));
+    }
+}

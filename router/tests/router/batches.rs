@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
@@ -175,4 +177,36 @@ async fn answers_that_are_too_long_to_be_merged_are_refused() {
     (0..3).for_each(|_| world.decode().next(Decodes::Whole(long)));
     let answer = world.complete(BATCH).await;
     assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "answer_too_large"));
+}
+
+#[tokio::test]
+async fn each_attempt_is_on_record_by_the_id_that_its_engines_know() {
+    let world = World::new(Setup::default()).await;
+    (0..3).for_each(|_| world.decode().next(Decodes::Whole(ANSWER)));
+    assert_eq!(world.complete(BATCH).await.status.as_u16(), 200);
+    let record = async {
+        loop {
+            let answer = world.get("/v1/requests/test-1").await;
+            if answer.status.as_u16() == 200 {
+                return answer.json();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let record = tokio::time::timeout(std::time::Duration::from_secs(10), record).await.unwrap();
+    let known: BTreeSet<String> = world.journal.events().into_iter().filter_map(sent_id).collect();
+    let attempts = record["attempts"].as_array().unwrap();
+    let on_record: BTreeSet<String> = attempts.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((known.len(), &on_record), (3, &known), "{record}");
+    for attempt in attempts {
+        assert_eq!(attempt["transfer"]["state"], "done", "what D's sidecar says of it is found: {record}");
+    }
+    for id in known {
+        assert_eq!(world.get(&format!("/v1/requests/{id}")).await.json()["id"], "test-1");
+    }
+}
+
+fn sent_id(event: Event) -> Option<String> {
+    let Event::Decode { headers, .. } = event else { return None };
+    Some(headers["x-request-id"].to_str().unwrap().to_owned())
 }

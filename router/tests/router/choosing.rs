@@ -254,7 +254,10 @@ async fn pods_come_are_drained_and_go() {
     assert_eq!((&drained["drained"], &drained["in_flight"]), (&json!(true), &json!(0)));
     assert_eq!(worker(&world, "decode-0@0").await["state"], "drained");
 
+    let figures = async |world: &World| String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(figures(&world).await.contains(r#"side="decode",pod="0""#));
     assert_eq!(world.send("DELETE", "/v1/workers/decode-0", &[], "").await.status.as_u16(), 200);
+    assert!(!figures(&world).await.contains(r#"side="decode",pod="0""#), "its figures go with it");
     assert_eq!(world.send("DELETE", "/v1/workers/decode-0", &[], "").await.code(), "worker_unknown");
     assert_eq!(worker(&world, "decode-0@0").await, Value::Null);
     let json = [("content-type", "application/json")];
