@@ -20,12 +20,10 @@ use crate::spans::{AttemptTrace, TRACE_PARENT};
 use crate::targets::{Fault, Target};
 use crate::ticket::DecodeTicket;
 use crate::trail::Leg;
-use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within, server};
+use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within};
 
 /// Longest answer of a prefill: the token ids of a million tokens with room to spare.
 const MAX_PREFILL_ANSWER: usize = 16 << 20;
-/// Longest error of an engine that is passed on.
-const MAX_ERROR: usize = 256 * 1024;
 
 /// Speaks to all engines.
 #[derive(Clone, Debug)]
@@ -67,11 +65,11 @@ pub(crate) struct Proxied<'a> {
 pub(crate) enum Answer<T> {
     /// What was wanted.
     Given(T),
-    /// The engine finds fault with the client's request: to be passed on, not tried again.
-    ClientError(Response<Bytes>),
+    /// The engine finds fault with the client's request: to be passed on as it comes, however long, and not tried again.
+    ClientError(Decoding),
 }
 
-/// A decode's answer, its beginning held.
+/// An answer for the client. A decode's has its beginning held.
 #[derive(Debug)]
 pub(crate) struct Decoding {
     pub(crate) status: StatusCode,
@@ -168,7 +166,7 @@ impl Engines {
         let request = request(target, call, body, Leg::Prefill)?;
         let answer = fetch(&*self.upstream, request, self.prefill_deadline, MAX_PREFILL_ANSWER).await?;
         if is_clients_fault(answer.status()) {
-            return Ok(Answer::ClientError(answer));
+            return Ok(Answer::ClientError(against_the_request(answer.map(Body::from))));
         }
         if !answer.status().is_success() {
             return Err(refused(answer.status(), answer.headers()));
@@ -204,13 +202,10 @@ impl Engines {
 
     async fn answer(&self, target: &Target, call: &Call, body: Pieces) -> Result<Answer<Decoding>, LegError> {
         let request = request(target, call, body, Leg::Decode)?;
-        let to = server(&request);
         let begin = async {
             let (head, body) = self.upstream.send(request).await?.into_parts();
             if is_clients_fault(head.status) {
-                let body = axum::body::to_bytes(body, MAX_ERROR).await;
-                let body = body.map_err(|source| UpstreamError::Body { to, source: source.into() })?;
-                return Ok(Answer::ClientError(Response::from_parts(head, body)));
+                return Ok(Answer::ClientError(against_the_request(Response::from_parts(head, body))));
             }
             if !head.status.is_success() {
                 return Err(refused(head.status, &head.headers));
@@ -280,14 +275,20 @@ fn request(target: &Target, call: &Call, body: Pieces, leg: Leg) -> Result<Reque
 fn late_verdict(event: ErrorEvent) -> Result<Answer<Decoding>, LegError> {
     match event.status() {
         Some(status) if is_clients_fault(status) => {
-            let mut answer = Response::new(event.body.into());
+            let mut answer = Response::new(Body::from(event.body));
             *answer.status_mut() = status;
             answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Ok(Answer::ClientError(answer))
+            Ok(Answer::ClientError(against_the_request(answer)))
         }
         Some(status) if is_overload(status) => Err(LegError::Overloaded { status, retry_after: None }),
         Some(_) | None => Err(LegError::Decode(event.into())),
     }
+}
+
+/// What an engine says against a request, for the client: vLLM repeats what it finds fault with, which may be long.
+fn against_the_request(answer: Response<Body>) -> Decoding {
+    let (head, body) = answer.into_parts();
+    Decoding { status: head.status, headers: toward_client(&head.headers), held: Held::unread(body) }
 }
 
 /// An engine's refusal that is not the client's fault.

@@ -8,6 +8,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use serving::{Answer, Terms};
 
 use crate::config::RouterConfig;
+use crate::error::Dialect;
 use crate::guard::Guard;
 
 /// One listener's guard and routes.
@@ -23,7 +24,7 @@ impl Answer for Front {
             Ok(()) => self.routes.answer(request).await,
             Err(refused) => {
                 let unauthorized = refused.status == StatusCode::UNAUTHORIZED;
-                let mut response = refused.into_response();
+                let mut response = refused.response_in(Dialect::of(request.uri().path()));
                 if unauthorized {
                     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 }

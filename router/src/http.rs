@@ -7,13 +7,13 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::{Value, json};
 use telemetry::exposition;
 use vllm_wire::body::Endpoint;
 
 use crate::choice::{Avoid, Terms, Wish};
-use crate::error::ApiError;
+use crate::error::{ApiError, Dialect};
 use crate::guard::{Door, Operator};
 use crate::models;
 use crate::request;
@@ -37,9 +37,10 @@ pub(crate) fn routes(shared: Arc<Shared>, door: Door) -> Routes {
         .merge(crate::workers::admin_routes())
         .merge(crate::log_level::routes())
         .fallback(proxied)
-        .method_not_allowed_fallback(async || {
+        .method_not_allowed_fallback(async |uri: Uri| {
             let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
-            ApiError::client(status, code, "the path does not take this method").into_response()
+            let error = ApiError::client(status, code, "the path does not take this method");
+            error.response_in(Dialect::of(uri.path()))
         })
         .with_state(shared)
 }

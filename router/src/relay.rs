@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::warn;
 
 use crate::admission::Running;
-use crate::error::ApiError;
+use crate::error::{ApiError, Dialect};
 use crate::handoff::Claimed;
 use crate::metrics::{Ended, Outcome};
 use crate::targets::Occupied;
@@ -77,6 +77,14 @@ impl RelayError {
     }
 }
 
+/// Who is told when the answer breaks off.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// As the client knows it.
+    pub(crate) request_id: Box<str>,
+    pub(crate) dialect: Dialect,
+}
+
 /// Whether the router's drain timeout is over is asked whenever the engine has nothing yet, and after so many frames of an engine that
 /// always has something: asking takes a lock.
 const CUT_EVERY: u8 = 32;
@@ -95,8 +103,7 @@ pub(crate) struct Relay {
     /// Frames that came at once; see [`CUT_EVERY`].
     since_cut_was_asked: u8,
     holdings: Option<Holdings>,
-    /// Told to the client when the answer breaks off.
-    request_id: Box<str>,
+    reader: Reader,
     over: bool,
 }
 
@@ -107,7 +114,7 @@ impl Relay {
         held: Held,
         silence: Duration,
         cut: CancellationToken,
-        request_id: &str,
+        reader: Reader,
         holdings: Holdings,
     ) -> Self {
         let mut relay = Self {
@@ -120,7 +127,7 @@ impl Relay {
             cut: Box::pin(cut.cancelled_owned()),
             since_cut_was_asked: 0,
             holdings: Some(holdings),
-            request_id: request_id.into(),
+            reader,
             over: false,
         };
         relay.finish_at_end();
@@ -154,7 +161,7 @@ impl Relay {
 
     /// Ends a stream with an event that says why, and another answer with an error.
     fn fail(&mut self, error: RelayError) -> Next {
-        warn!(request_id = %self.request_id, error = &error as &dyn std::error::Error, "answer breaks off");
+        warn!(request_id = %self.reader.request_id, error = &error as &dyn std::error::Error, "answer breaks off");
         let public = error.public();
         if let Some(holdings) = &mut self.holdings {
             holdings.ended.trail.code = Some(public.code.clone());
@@ -163,7 +170,7 @@ impl Relay {
         self.held.rest = Body::empty();
         self.over = true;
         if self.held.is_stream && self.events.is_between() {
-            let event = public.event(&self.request_id);
+            let event = public.event(self.reader.dialect, &self.reader.request_id);
             return Poll::Ready(Some(Ok(Frame::data(event.into()))));
         }
         Poll::Ready(Some(Err(error)))

@@ -26,7 +26,7 @@ use crate::config::Gate;
 use crate::engine::{Call, Decoding};
 use crate::error::ApiError;
 use crate::handoff::Claimed;
-use crate::headers::{PREFILL_RANK, Path, toward_client};
+use crate::headers::{PREFILL_RANK, Path};
 use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
 use crate::router::Shared;
@@ -59,7 +59,7 @@ enum Done {
     /// An answer has begun.
     Begun { decoding: Decoding, seat: Occupied, claimed: Option<Claimed> },
     /// The engine found fault with the request.
-    ClientError(Response<Bytes>),
+    ClientError(Decoding),
 }
 
 /// Serves one request.
@@ -75,7 +75,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
 
 async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
     let id = shared.ids.next();
-    let client = Client::of(request.headers(), &id);
+    let client = Client::of(&request, &id);
     let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let span = info_span!("request", request_id = %id, path = endpoint.path(), traceparent);
     let mut trail = Trail::new(id, client.label(), endpoint.path());
@@ -88,13 +88,9 @@ async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -
             let Decoding { status, headers, held } = decoding;
             client.begun(&shared, ended, Begun { status, headers, held, running, seat, claimed })
         }
-        Ok((Done::ClientError(answer), _running)) => {
-            ended.outcome(Outcome::ClientError);
-            let (head, body) = answer.into_parts();
-            let mut response = Response::new(Body::from(body));
-            *response.status_mut() = head.status;
-            *response.headers_mut() = toward_client(&head.headers);
-            client.complete(&shared, ended, response)
+        Ok((Done::ClientError(Decoding { status, headers, held }), running)) => {
+            let seat = Occupied::none();
+            client.passed(&shared, ended, Begun { status, headers, held, running, seat, claimed: None })
         }
         Err(error) => span.in_scope(|| client.failed(&shared, ended, &error)),
     }

@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::time::{Instant, Sleep, sleep};
 use vllm_wire::headers::REQUEST_ID;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Dialect};
 use crate::metrics::Outcome;
 
 /// Longest error that becomes an event as it is.
@@ -47,6 +47,7 @@ where
     let streaming = Streaming::default();
     request.extensions_mut().insert(streaming.clone());
     let request_id = request.headers().get(REQUEST_ID).cloned();
+    let dialect = Dialect::of(request.uri().path());
     let mut work = Box::pin(work(request));
     loop {
         tokio::select! {
@@ -55,7 +56,7 @@ where
         }
     }
     let body = Waiting {
-        work: Some(Box::pin(async { as_events(work.await).await })),
+        work: Some(Box::pin(async move { as_events(work.await, dialect).await })),
         begun: None,
         every,
         next: Box::pin(sleep(Duration::ZERO)),
@@ -71,7 +72,7 @@ where
 }
 
 /// The events of an answer: its own, or one that holds what it says.
-async fn as_events(response: Response<Body>) -> Body {
+async fn as_events(response: Response<Body>, dialect: Dialect) -> Body {
     let (head, body) = response.into_parts();
     let media_type = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     if head.status.is_success() && media_type.starts_with(b"text/event-stream") {
@@ -81,9 +82,12 @@ async fn as_events(response: Response<Body>) -> Body {
         let words = "the request failed, and what there is to say of it is too long for an event";
         let error = ApiError::new(StatusCode::BAD_GATEWAY, "request_failed", words, Outcome::Failed);
         let id = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        return Body::from(error.event(id));
+        return Body::from(error.event(dialect, id));
     };
-    let mut event = Vec::with_capacity(text.len() + 16);
+    let mut event = Vec::with_capacity(text.len() + 32);
+    if dialect == Dialect::Anthropic && !head.status.is_success() {
+        event.extend_from_slice(b"event: error\n");
+    }
     for line in text.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
         event.extend_from_slice(b"data: ");
         event.extend_from_slice(line);

@@ -42,7 +42,7 @@ const ENDPOINT: &str = "proxied";
 /// As [`crate::request::serve`].
 pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
     let id = shared.ids.next();
-    let client = Client::of(request.headers(), &id);
+    let client = Client::of(&request, &id);
     let mut trail = Trail::new(id, client.label(), ENDPOINT);
     trail.trace = RequestTrace::of(shared.metrics.spans(), request.headers());
     let mut ended = shared.metrics.begin(trail);

@@ -1,16 +1,16 @@
 //! The response to the client, whichever way its request went.
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tracing::debug;
 use vllm_wire::headers::REQUEST_ID;
 
 use crate::admission::Running;
-use crate::error::ApiError;
+use crate::error::{ApiError, Dialect};
 use crate::handoff::Claimed;
 use crate::headers::write_trail;
 use crate::metrics::{Ended, Outcome};
-use crate::relay::{Held, Holdings, Relay};
+use crate::relay::{Held, Holdings, Reader, Relay};
 use crate::router::Shared;
 use crate::targets::Occupied;
 
@@ -19,6 +19,7 @@ pub(super) struct Client {
     id: Option<HeaderValue>,
     /// What the client is told: its own id, if it has one.
     shown: String,
+    dialect: Dialect,
 }
 
 /// An answer that an engine has begun.
@@ -33,11 +34,11 @@ pub(super) struct Begun {
 }
 
 impl Client {
-    /// By the headers of its request; `ours` stands in for an id that it does not give.
-    pub(super) fn of(headers: &HeaderMap, ours: &str) -> Self {
-        let id = headers.get(REQUEST_ID).cloned();
+    /// By its request; `ours` stands in for an id that it does not give.
+    pub(super) fn of(request: &Request<Body>, ours: &str) -> Self {
+        let id = request.headers().get(REQUEST_ID).cloned();
         let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(ours).to_owned();
-        Self { id, shown }
+        Self { id, shown, dialect: Dialect::of(request.uri().path()) }
     }
 
     /// Its id, as far as a sidecar takes it for a label.
@@ -47,8 +48,14 @@ impl Client {
 
     /// The answer as it comes.
     pub(super) fn begun(self, shared: &Shared, mut ended: Ended, begun: Begun) -> Response<Body> {
+        ended.first_byte(begun.status);
+        self.passed(shared, ended, begun)
+    }
+
+    /// What an engine says, which need not be the beginning of an answer.
+    pub(super) fn passed(self, shared: &Shared, mut ended: Ended, begun: Begun) -> Response<Body> {
         let Begun { status, mut headers, held, running, seat, claimed } = begun;
-        ended.first_byte(status);
+        ended.trail.status = Some(status);
         self.write(shared, &ended, &mut headers);
         let whole = match status {
             status if status.is_client_error() => Outcome::ClientError,
@@ -56,7 +63,8 @@ impl Client {
             _ => Outcome::Ok,
         };
         let holdings = Holdings { ended, running, decode_rank: seat, claimed, whole };
-        let relay = Relay::new(held, shared.config.deadlines.idle, shared.cut.clone(), &self.shown, holdings);
+        let reader = Reader { request_id: self.shown.as_str().into(), dialect: self.dialect };
+        let relay = Relay::new(held, shared.config.deadlines.idle, shared.cut.clone(), reader, holdings);
         let mut response = Response::new(Body::new(relay));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -75,7 +83,7 @@ impl Client {
         debug!(code = %error.code, status = error.status.as_u16(), "request ends with an error");
         ended.outcome(error.outcome);
         ended.trail.code = Some(error.code.clone());
-        let response = error.answer(&self.shown);
+        let response = error.answer(self.dialect, &self.shown);
         self.complete(shared, ended, response)
     }
 

@@ -233,3 +233,50 @@ async fn engines_get_the_clients_key_unless_they_have_one_of_their_own() {
         }
     }
 }
+
+#[tokio::test]
+async fn keys_change_with_their_file_while_the_router_runs() {
+    let (old, new) = (keys(&[("old-key", "")]), keys(&[("new-key", "")]));
+    let world = World::new(with(&format!("--api-keys-file {}", old.path().display()))).await;
+    let status = async |key: &str| {
+        let header = format!("Bearer {key}");
+        world.post("/v1/completions", BODY, &[("authorization", &header)]).await.status.as_u16()
+    };
+    assert_eq!((status("old-key").await, status("new-key").await), (200, 401));
+    std::fs::copy(new.path(), old.path()).unwrap();
+    let changed = async {
+        while status("new-key").await != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, changed).await.unwrap();
+    assert_eq!(status("old-key").await, 401);
+}
+
+#[tokio::test]
+async fn anthropic_s_clients_are_refused_in_their_own_form() {
+    let file = keys(&[("ann-key", "")]);
+    let mut world = World::new(with(&format!("--api-keys-file {}", file.path().display()))).await;
+    let kind = |json: &serde_json::Value| (json["type"].clone(), json["error"]["type"].clone());
+    let json = world.post("/v1/messages", "{}", &[]).await.json();
+    assert_eq!(kind(&json), ("error".into(), "authentication_error".into()), "{json}");
+    world.bearer = Some("ann-key");
+    let json = world.post("/v1/messages", "[]", &[("x-request-id", "mine")]).await.json();
+    assert_eq!(kind(&json), ("error".into(), "invalid_request_error".into()), "{json}");
+    assert_eq!((&json["request_id"], &json["error"]["code"]), (&"mine".into(), &"body_invalid".into()));
+    let json = world.get("/v1/messages").await.json();
+    assert_eq!(kind(&json), ("error".into(), "invalid_request_error".into()), "405: {json}");
+    let json = world.post("/v1/messages/count_tokens", "[", &[]).await.json();
+    assert_eq!(kind(&json), ("error".into(), "invalid_request_error".into()), "{json}");
+
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::FedThenBreaks(rx));
+    tx.send(Bytes::from("event: ping\ndata: {\"type\": \"ping\"}\n\n")).await.unwrap();
+    let mut answer = world.open("/v1/messages", r#"{"messages":[],"max_tokens":9,"stream":true}"#, &[]).await;
+    next(answer.body_mut()).await;
+    drop(tx);
+    let end = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let data = end.strip_prefix("event: error\ndata: ").unwrap();
+    let json: serde_json::Value = serde_json::from_str(data).unwrap();
+    assert_eq!(kind(&json), ("error".into(), "api_error".into()), "{json}");
+}

@@ -199,3 +199,21 @@ async fn a_lost_answer_ends_that_transfer_before_its_prefill_is_released() {
     let ended = |event: &Event| matches!(event, Event::Finished { transfer } if transfer == "t-test-1-1");
     assert!(events.iter().position(ended).unwrap() < events.iter().position(old).unwrap());
 }
+
+#[tokio::test]
+async fn an_engine_s_objection_is_passed_on_however_long_it_is_and_blamed_on_nobody() {
+    let world = World::new(Setup::default()).await;
+    let long: &'static str = Box::leak(format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(1 << 20)).into());
+    for prefills in [true, false] {
+        if prefills {
+            world.prefill.next(Prefills::Status(400, long));
+        } else {
+            world.decode().next(Decodes::Status(400, long));
+        }
+        let answer = world.complete(r#"{"prompt":"p"}"#).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-attempts")), (400, "1"));
+        assert!(answer.body == long, "byte by byte");
+    }
+    let metrics = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(!metrics.contains("router_attempt_failed_total{"), "{metrics}");
+}
