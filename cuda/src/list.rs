@@ -8,7 +8,7 @@ pub const CHUNK: u64 = 4096;
 /// Bytes that one block of threads zeroes or copies.
 const PIECE: u64 = 16_384;
 /// Threads of every block.
-pub const THREADS: u32 = 128;
+pub(crate) const THREADS: u32 = 128;
 /// Chunks that a block digests: four threads each.
 const CHUNKS_PER_BLOCK: u64 = 32;
 /// Blocks that one launch can have.
@@ -73,7 +73,7 @@ pub enum ListError {
 
 /// Where a memory lies: what entries are checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Address of its first byte.
     pub base: u64,
     /// Its bytes.
@@ -81,7 +81,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    fn address(self, index: usize, offset: u64, len: u64) -> Result<u64, ListError> {
+    pub(crate) fn address(self, index: usize, offset: u64, len: u64) -> Result<u64, ListError> {
         let refused = ListError::OutOfRange { index, offset, len, size: self.len };
         let end = offset.checked_add(len).ok_or(refused)?;
         if end > self.len { Err(refused) } else { self.base.checked_add(offset).ok_or(refused) }
@@ -90,7 +90,7 @@ impl Extent {
 
 /// Words for a launch, and how it is cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct List {
+pub(crate) struct List {
     /// `WORDS` of each entry, in the order of the kernels' structs.
     pub words: Vec<u64>,
     /// Entries.
@@ -108,12 +108,12 @@ impl List {
     }
 
     /// Blocks of a launch that digests the chunks of pages.
-    pub fn chunk_blocks(&self) -> u64 {
+    pub(crate) fn chunk_blocks(&self) -> u64 {
         self.pieces.div_ceil(CHUNKS_PER_BLOCK)
     }
 
     /// Blocks of a launch with a thread per entry.
-    pub fn entry_blocks(&self) -> u64 {
+    pub(crate) fn entry_blocks(&self) -> u64 {
         self.count.div_ceil(u64::from(THREADS))
     }
 }
@@ -122,7 +122,7 @@ impl List {
 ///
 /// # Errors
 /// [`ListError`].
-pub fn pages(memory: Extent, pages: &[Page]) -> Result<List, ListError> {
+pub(crate) fn pages(memory: Extent, pages: &[Page]) -> Result<List, ListError> {
     let mut list = List::default();
     for (index, page) in pages.iter().enumerate() {
         let &Page { offset, block_len, stride, blocks } = page;
@@ -146,7 +146,7 @@ pub fn pages(memory: Extent, pages: &[Page]) -> Result<List, ListError> {
 ///
 /// # Errors
 /// [`ListError`].
-pub fn ranges(memory: Extent, ranges: &[Range<u64>]) -> Result<List, ListError> {
+pub(crate) fn ranges(memory: Extent, ranges: &[Range<u64>]) -> Result<List, ListError> {
     let mut list = List::default();
     for (index, range) in ranges.iter().enumerate() {
         let len = range.end.saturating_sub(range.start);
@@ -160,7 +160,7 @@ pub fn ranges(memory: Extent, ranges: &[Range<u64>]) -> Result<List, ListError> 
 ///
 /// # Errors
 /// [`ListError`].
-pub fn moves(from: Extent, to: Extent, moves: &[Move]) -> Result<List, ListError> {
+pub(crate) fn moves(from: Extent, to: Extent, moves: &[Move]) -> Result<List, ListError> {
     let mut list = List::default();
     for (index, each) in moves.iter().enumerate() {
         let source = from.address(index, each.from, each.bytes)?;

@@ -1,7 +1,7 @@
 //! The CUDA kernels compiled for the host: the very source that nvcc compiles, behind a thin layer of macros (`kernels/threads.cuh`).
 //!
 //! For tests on machines without a GPU. A launch takes what it takes on the device: a list of work as words (`cuda`'s `list`), with
-//! addresses of this process in it.
+//! addresses of this process in it. [`driver`] is a library in the place of `libcuda.so.1` that launches them.
 #![allow(unsafe_code, reason = "calls C++, which follows addresses")]
 #![allow(
     missing_docs,
@@ -9,6 +9,8 @@
     clippy::missing_safety_doc,
     reason = "cxx repeats the bridge's items without their docs, by their full names"
 )]
+
+pub mod driver;
 
 pub use ffi::{Order, copy_ranges, digest_chunks, fold_chunks, zero_ranges};
 

@@ -1,0 +1,92 @@
+//! The kernels on the device against the host's own computation. Their arithmetic in all its cases: `src/list/tests.rs`.
+
+use cuda::{DeviceMemory, Move, Page};
+use cuda_host::driver::Count;
+use kv::digest::PageDigest;
+
+use crate::{Rig, bytes};
+
+fn of_host(memory: &[u8], page: &Page) -> u64 {
+    let mut digest = PageDigest::new();
+    for block in 0..page.blocks {
+        let start = usize::try_from(page.offset + block * page.stride).unwrap();
+        digest.update(&memory[start..start + usize::try_from(page.block_len).unwrap()]);
+    }
+    digest.end()
+}
+
+#[test]
+fn digests_equal_the_host_s_whatever_the_pages_are() {
+    let rig = Rig::take();
+    let content = bytes(24 << 20, 3);
+    let memory = DeviceMemory::new(&rig.gpu, 24 << 20).unwrap();
+    memory.write_at(0, &content).unwrap();
+    // Llama 3.1 8B's pages, with gaps, unaligned, short, empty, one of many chunks.
+    let page = |offset, block_len, stride, blocks| Page { offset, block_len, stride, blocks };
+    let mut pages: Vec<Page> = (0..200).map(|slot| page(slot * 65_536, 32_768, 32_768, 2)).collect();
+    pages.extend((0..50).map(|slot| page(slot * 100_001 + 1, 1000 + slot, 2000, 1 + slot % 7)));
+    pages.extend([page(0, 4096, 8192, 300), page(7, 1, 1, 31), page(9, 5, 5, 0), page(0, 24 << 20, 24 << 20, 1)]);
+    let digests = memory.digests(&pages).unwrap();
+    for (page, digest) in pages.iter().zip(&digests) {
+        assert_eq!(*digest, of_host(&content, page), "{page:?}");
+    }
+    assert_eq!(digests.len(), pages.len());
+    let chunks = memory.chunk_digests(&pages).unwrap();
+    assert_eq!(
+        chunks[..16],
+        content[..65_536].chunks(4096).map(|chunk| xxhash_rust::xxh64::xxh64(chunk, 0)).collect::<Vec<_>>()
+    );
+    assert!(memory.digests(&[]).unwrap().is_empty() && memory.chunk_digests(&[page(9, 5, 5, 0)]).unwrap().is_empty());
+    // One byte more or less is seen.
+    memory.write_at(3 * 65_536 + 77, &[content[3 * 65_536 + 77] ^ 1]).unwrap();
+    let again = memory.digests(&pages[..200]).unwrap();
+    let changed: Vec<usize> = (0..200).filter(|slot| again[*slot] != digests[*slot]).collect();
+    assert_eq!(changed, [3]);
+}
+
+#[test]
+fn zeroing_gathering_and_scattering_move_what_they_name() {
+    let rig = Rig::take();
+    let content = bytes(4 << 20, 5);
+    let memory = DeviceMemory::new(&rig.gpu, 4 << 20).unwrap();
+    memory.write_at(0, &content).unwrap();
+    let slots: Vec<u64> = vec![9, 2, 30, 31, 0, 17];
+    let range = DeviceMemory::new(&rig.gpu, 6 * 65_536).unwrap();
+    let gather: Vec<Move> =
+        (0..).zip(&slots).map(|(at, slot)| Move { from: slot * 65_536, to: at * 65_536, bytes: 65_536 }).collect();
+    range.copy_all_from(&memory, &gather).unwrap();
+    let mut gathered = vec![0; 6 * 65_536];
+    range.read_at(0, &mut gathered).unwrap();
+    for (slot, block) in slots.iter().zip(gathered.chunks(65_536)) {
+        let from = usize::try_from(slot * 65_536).unwrap();
+        assert!(block == &content[from..from + 65_536], "slot {slot}");
+    }
+    let ranges: Vec<_> = slots.iter().map(|slot| slot * 65_536 + 3..(slot + 1) * 65_536 - 5).collect();
+    memory.zero(&ranges).unwrap();
+    let mut expected = content.clone();
+    for range in ranges {
+        expected[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].fill(0);
+    }
+    let mut zeroed = vec![1; 4 << 20];
+    memory.read_at(0, &mut zeroed).unwrap();
+    assert!(zeroed == expected);
+    let scatter: Vec<Move> =
+        gather.iter().map(|each| Move { from: each.to, to: each.from, bytes: each.bytes }).collect();
+    memory.copy_all_from(&range, &scatter).unwrap();
+    memory.read_at(0, &mut zeroed).unwrap();
+    assert!(zeroed == content, "gathered and scattered is as before");
+    assert!(memory.copy_all_from(&memory, &gather).is_err(), "one memory would read what it writes");
+    assert!(range.copy_all_from(&memory, &[Move { from: 0, to: 6 * 65_536 - 1, bytes: 2 }]).is_err());
+    memory.zero(&[]).unwrap();
+}
+
+#[test]
+fn what_a_nic_wrote_is_flushed_before_it_is_looked_at() {
+    let rig = Rig::take();
+    let Some(before) = rig.count(Count::Flushes) else { return };
+    let memory = DeviceMemory::new(&rig.gpu, 4096).unwrap();
+    let page = Page { offset: 0, block_len: 4096, stride: 4096, blocks: 1 };
+    let _digests = (memory.digests(&[page]).unwrap(), memory.chunk_digests(&[page]).unwrap());
+    memory.read_at(0, &mut [0; 8]).unwrap();
+    assert_eq!(rig.count(Count::Flushes), Some(before + 3));
+}
