@@ -3,10 +3,11 @@ SHELL := /bin/bash
 CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ROWS ?=
+BENCH_AREAS ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo test test-vllm bench-nixl bench-vllm bench-router bench-sidecar lint fmt bindings-check kernels kernels-check clean
+.PHONY: help setup setup-browser build demo test test-vllm bench bench-nixl bench-vllm bench-router bench-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,10 @@ test: setup $(if $(findstring browser,$(REQUIRE)),setup-browser)  ## every test,
 test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk and of memory); VLLM_VERSION=0.32.0
 	$(CARGO) build --locked
 	@$(PYTHON) tests/vllm/run.py
+
+bench: build  ## every bench beside its peers within 30 minutes (BENCH_MINUTES); target/bench/results.json, tables and plots of docs/benchmarks.md (BENCH_AREAS="nixl router")
+	$(CARGO) build --release --locked -p bench-nixl -p bench-plots -p bench-router -p bench-sidecar
+	@$(PYTHON) bench/run.py $(BENCH_AREAS)
 
 bench-vllm: build  ## the same pair: what the gate costs and saves, as ratios; target/bench/vllm.json (BENCH_ROWS="tiny seats-8")
 	@$(PYTHON) bench/vllm.py $(BENCH_ROWS)
