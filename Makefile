@@ -53,6 +53,19 @@ bench-sidecar: build  ## what the sidecar adds to a transfer, and its memory; ta
 	$(CARGO) build --release --locked -p bench-sidecar
 	@$(PYTHON) bench/sidecar.py $(BENCH_ROWS)
 
+.PHONY: deploy-check deploy-manifests image-check
+deploy-check: setup  ## chart, manifests, Dockerfile, scripts and alerts of deploy/, one line per document; no cluster needed
+	@scripts/fetch-deploy-tools
+	$(CARGO) build --locked
+	@scripts/deploy-check
+
+deploy-manifests:  ## render deploy/manifests and what else is kept as rendered from the chart
+	@scripts/fetch-deploy-tools
+	@scripts/deploy-check --refresh
+
+image-check:  ## build the Dockerfile with buildah and stand-ins for its base images (root, 6 GB); run it non-root on a read-only root
+	@scripts/image-check wheel
+
 lint:  ## formatting, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings

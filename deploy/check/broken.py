@@ -1,0 +1,143 @@
+"""The check itself, checked: each of these breaks one thing in a good deployment, and the words must be among the findings."""
+
+import copy
+
+from . import cases, objects
+
+
+def run(findings_of):
+    """(what was not found, how many were tried)."""
+    good = cases.SEED.documents() + cases.parse(MONITORS.text(more=["--show-only", "templates/podmonitor.yaml"]))
+    missed = []
+    for what, wanted, breaks in BROKEN:
+        documents = copy.deepcopy(good)
+        breaks(documents)
+        found = [word for words in findings_of(documents).values() for word in words]
+        if not any(wanted in word for word in found):
+            missed.append(f"{what}: expected {wanted!r}, found {found[:3]}")
+    for what, wanted, case in REFUSED:
+        try:
+            case.documents()
+            missed.append(f"{what}: rendered")
+        except cases.RenderError as error:
+            if wanted not in str(error):
+                missed.append(f"{what}: expected {wanted!r}, helm says {error}")
+    return missed, len(BROKEN) + len(REFUSED)
+
+
+MONITORS = cases.Case("monitors", "llama31", values=(cases.LLAMA / "values.yaml",), settings=("podMonitor.enabled=true",))
+
+
+def one(documents, kind, ending):
+    return next(document for document in documents if document["kind"] == kind and document["metadata"]["name"].endswith(ending))
+
+
+def container(documents, ending, name):
+    return objects.named(one(documents, "Deployment", ending), name)
+
+
+def argument(ending, name, old, new):
+    def breaks(documents):
+        held = container(documents, ending, name)
+        assert any(old in word for word in held["args"]), old
+        held["args"] = [word.replace(old, new) for word in held["args"]]
+
+    return breaks
+
+
+def variable(ending, name, key, value):
+    def breaks(documents):
+        held = container(documents, ending, name)
+        entry = next(entry for entry in held["env"] if entry["name"] == key)
+        if value is None:
+            held["env"].remove(entry)
+        else:
+            entry.pop("valueFrom", None)
+            entry["value"] = value
+
+    return breaks
+
+
+def member(kind, ending, path, value):
+    def breaks(documents):
+        held = one(documents, kind, ending)
+        for part in path[:-1]:
+            held = held[part]
+        if value is None:
+            del held[path[-1]]
+        else:
+            held[path[-1]] = value
+
+    return breaks
+
+
+POD = ("spec", "template", "spec")
+ROUTER = (*POD, "containers", 0)
+BROKEN = [
+    # Fields and values that Kubernetes does not know.
+    ("an unknown field of a pod", "restartPolice", member("Deployment", "-decode", (*POD, "restartPolice"), "Always")),
+    ("an unknown field of a container", "imagePullPolice", member("Deployment", "-llama31", (*ROUTER, "imagePullPolice"), "Always")),
+    ("a word for a number", "is not of type", member("Deployment", "-decode", ("spec", "replicas"), "one")),
+    ("a container without a name", "'name' is a required property", member("Deployment", "-llama31", (*ROUTER, "name"), None)),
+    ("a kind that is not there", "knows no", member("Deployment", "-decode", ("apiVersion",), "apps/v1beta1")),
+    ("a port out of range", "is no port", member("Service", "-llama31", ("spec", "ports", 0, "port"), 70000)),
+    ("a name with capitals", "is no name", member("ConfigMap", "-scripts", ("metadata", "name"), "Scripts")),
+    ("an unknown field of a PodMonitor", "portName", member("PodMonitor", "-decode", ("spec", "podMetricsEndpoints", 0, "portName"), "kvgate")),
+    # Ports.
+    ("a Service's port that its pods lack", "is none of", member("Service", "-llama31", ("spec", "ports", 0, "targetPort"), "htpp")),
+    ("a PodMonitor's port that its pods lack", "is none of", member("PodMonitor", "-decode", ("spec", "podMetricsEndpoints", 0, "port"), "sidecar")),
+    ("a NetworkPolicy's port that its pods lack", "is none of", member("NetworkPolicy", "-decode", ("spec", "ingress", 0, "ports", 0, "port"), 8201)),
+    ("a probe of another port", "which the container does not have", member("Deployment", "-llama31", (*ROUTER, "livenessProbe", "httpGet", "port"), "web")),
+    ("the engine on another port", "vLLM listens on port 8201", argument("-decode", "vllm", "--port=8200", "--port=8201")),
+    ("the router asks another port", "no Service", argument("-llama31", "router", "decode:8200", "decode:8300")),
+    ("the router asks another host", "no Service", argument("-llama31", "router", "-decode:8200", "-dcode:8200")),
+    ("the router listens on another port", "is no port of its container", argument("-llama31", "router", "--port=10001", "--port=10002")),
+    ("the sidecar listens on another port", "does not declare", variable("-decode", "kvgate", "KVGATE_LISTEN", "0.0.0.0:7701")),
+    ("the sidecar's ports in vLLM's range", "is for vLLM's side channels and", variable("-decode", "kvgate", "KVGATE_SIDE_CHANNEL_LISTEN", "127.0.0.1:5601")),
+    # Variables.
+    ("no address for the side channel", "is not status.podIP", variable("-prefill", "vllm", "VLLM_NIXL_SIDE_CHANNEL_HOST", None)),
+    ("loopback for the side channel", "is not status.podIP", variable("-prefill", "vllm", "VLLM_NIXL_SIDE_CHANNEL_HOST", "127.0.0.1")),
+    ("another side-channel port", "vLLM's side channel is at", variable("-prefill", "vllm", "VLLM_NIXL_SIDE_CHANNEL_PORT", "5700")),
+    ("an open API without a token", "--token-file", variable("-decode", "kvgate", "KVGATE_TOKEN_FILE", None)),
+    ("a variable that kvgate does not know", "knows no variable KVGATE_STAGING_BITES", lambda documents: container(documents, "-decode", "kvgate")["env"].append({"name": "KVGATE_STAGING_BITES", "value": "1GiB"})),
+    ("a size that is none", "a size is a number of bytes", variable("-decode", "kvgate", "KVGATE_STAGING_BYTES", "much")),
+    ("UCX settings that differ", "UCX_TLS is", lambda documents: container(documents, "-decode", "vllm")["env"].append({"name": "UCX_TLS", "value": "tcp"})),
+    ("another lease", "kv_lease_duration is 30", variable("-prefill", "kvgate", "KVGATE_KV_LEASE", "20s")),
+    # Command lines.
+    ("a flag that kvgate does not know", "--gaet", argument("-llama31", "router", "--gate=", "--gaet=")),
+    ("a value that kvgate does not take", "exits 64", argument("-llama31", "router", "--gate=stage", "--gate=both")),
+    ("another number of ranks", "but vLLM has --data-parallel-size=4", argument("-decode", "vllm", "--data-parallel-size=8", "--data-parallel-size=4")),
+    ("fewer GPUs than ranks", "nvidia.com/gpu is 4", member("Deployment", "-decode", (*POD, "containers", 0, "resources", "limits", "nvidia.com/gpu"), "4")),
+    ("P's role on D", "kv_role is kv_producer", argument("-decode", "vllm", "kv_consumer", "kv_producer")),
+    ("recompute on failure", "kv_load_failure_policy is recompute", argument("-decode", "vllm", '"fail"', '"recompute"')),
+    ("two block sizes", "--block-size is", lambda documents: container(documents, "-decode", "vllm")["args"].append("--block-size=64")),
+    ("two vLLM releases", "two releases of vLLM", member("Deployment", "-decode", (*POD, "containers", 0, "image"), "vllm/vllm-openai:v0.31.0")),
+    # Pods.
+    ("a sidecar that starts as a container", "is no native sidecar", lambda documents: native_no_more(one(documents, "Deployment", "-decode"))),
+    ("no startup probe", "its startupProbe must ask /livez", lambda documents: container(documents, "-decode", "kvgate").pop("startupProbe")),
+    ("too short a grace", "terminationGracePeriodSeconds is 30", member("Deployment", "-decode", (*POD, "terminationGracePeriodSeconds"), 30)),
+    ("a volume that is not there", "which is no volume", lambda documents: container(documents, "-decode", "vllm")["volumeMounts"].append({"name": "nowhere", "mountPath": "/x"})),
+    ("no shared memory for the sidecar", "has no /dev/shm", lambda documents: unmount(container(documents, "-decode", "kvgate"), "/dev/shm")),
+    ("too little memory for staging", "staging takes 8 x 4GiB", member("Deployment", "-decode", (*POD, "initContainers", 1, "resources", "requests", "memory"), "8Gi")),
+    ("nobody copies NIXL", "no container that ends before the sidecar", lambda documents: objects.pod(one(documents, "Deployment", "-decode"))["initContainers"].pop(0)),
+    ("a sidecar as root", "runAsNonRoot must be True", lambda documents: container(documents, "-decode", "kvgate")["securityContext"].pop("runAsNonRoot")),
+    ("another secret for the router", "out of one secret", lambda documents: objects.pod(one(documents, "Deployment", "-llama31"))["volumes"][0]["secret"].update(secretName="other")),
+    ("no IPC_LOCK", "lacks the capability IPC_LOCK", lambda documents: container(documents, "-prefill", "vllm")["securityContext"]["capabilities"]["add"].remove("IPC_LOCK")),
+    ("an API token that nobody uses", "carries an API token", lambda documents: objects.pod(one(documents, "Deployment", "-decode")).pop("automountServiceAccountToken")),
+    ("a selector that takes no pod", "selects no pod", member("PodDisruptionBudget", "-decode", ("spec", "selector", "matchLabels", "app.kubernetes.io/component"), "decoder")),
+]
+
+
+def native_no_more(workload):
+    objects.named(workload, "kvgate").pop("restartPolicy")
+
+
+def unmount(held, path):
+    held["volumeMounts"] = [mount for mount in held["volumeMounts"] if mount["mountPath"] != path]
+
+
+REFUSED = [
+    ("a value that the chart does not know", "not allowed", cases.Case("x", "x", settings=("router.prot=8000",))),
+    ("a port of the system's", "minimum", cases.Case("x", "x", settings=("router.port=80",))),
+    ("a gate that is none", "router/gate", cases.Case("x", "x", settings=("router.gate=both",))),
+]

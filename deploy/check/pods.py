@@ -1,0 +1,155 @@
+"""Ports, names, mounts and selectors that have to agree, within a pod and between documents."""
+
+from . import objects
+from .objects import containers, labels, of_kind, pod, ports, selected, workloads
+
+
+def check(documents):
+    for workload in workloads(documents):
+        for judge in (selectors, unique, probes, mounts, sidecars, rights, accounts):
+            for words in judge(workload, documents):
+                yield workload, words
+    for service in of_kind(documents, "Service"):
+        for words in targets(documents, service, service["spec"].get("selector"), [port.get("targetPort", port.get("port")) for port in service["spec"]["ports"]]):
+            yield service, words
+    for monitor in of_kind(documents, "PodMonitor"):
+        for words in targets(documents, monitor, monitor["spec"]["selector"], [end["port"] for end in monitor["spec"]["podMetricsEndpoints"]]):
+            yield monitor, words
+    for policy in of_kind(documents, "NetworkPolicy"):
+        wanted = [port["port"] for rule in policy["spec"].get("ingress", []) for port in rule.get("ports", [])]
+        for words in targets(documents, policy, policy["spec"]["podSelector"], wanted):
+            yield policy, words
+    for budget in of_kind(documents, "PodDisruptionBudget"):
+        for words in targets(documents, budget, budget["spec"]["selector"], []):
+            yield budget, words
+    for scaler in of_kind(documents, "HorizontalPodAutoscaler"):
+        reference = scaler["spec"]["scaleTargetRef"]
+        if not any((one["kind"], one["metadata"]["name"]) == (reference["kind"], reference["name"]) for one in workloads(documents)):
+            yield scaler, f"scales {reference['kind']}/{reference['name']}, which is not there"
+
+
+def targets(documents, one, selector, wanted):
+    """A selector must take pods, and each port must be one of theirs."""
+    taken = selected(documents, selector)
+    if not taken:
+        yield f"{one['kind']} selects no pod: {selector}"
+    for workload in taken:
+        for port in wanted:
+            if port not in ports(workload):
+                yield f"port {port} is none of {workload['metadata']['name']}'s: {', '.join(str(known) for known in ports(workload))}"
+
+
+def selectors(workload, _):
+    wanted = workload["spec"].get("selector", {}).get("matchLabels", {})
+    if not wanted.items() <= labels(workload).items():
+        yield f"its selector {wanted} does not take its own pods"
+
+
+def unique(workload, _):
+    for what, found in (
+        ("container", [one.get("name") for one in containers(workload)]),
+        ("port name", [port["name"] for one in containers(workload) for port in one.get("ports", []) if "name" in port]),
+        ("port", [port.get("containerPort") for one in containers(workload) for port in one.get("ports", [])]),
+    ):
+        for name in sorted({name for name in found if found.count(name) > 1}, key=str):
+            yield f"two of its containers have the {what} {name}"
+        for name in found:
+            if what == "port name" and len(name) > 15:
+                yield f"the port name {name} is longer than 15 characters"
+
+
+def probes(workload, _):
+    for container in containers(workload):
+        own = {port.get("name") for port in container.get("ports", [])} | {port.get("containerPort") for port in container.get("ports", [])}
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = container.get(kind, {}).get("httpGet", {}).get("port")
+            if asked is not None and asked not in own:
+                yield f"{container['name']}: {kind} asks port {asked}, which the container does not have"
+
+
+def mounts(workload, documents):
+    volumes = {volume["name"]: volume for volume in pod(workload).get("volumes", [])}
+    used = set()
+    maps = {one["metadata"]["name"]: one for one in of_kind(documents, "ConfigMap")}
+    for container in containers(workload):
+        paths = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+        for path in {path for path in paths if paths.count(path) > 1}:
+            yield f"{container['name']}: two volumes at {path}"
+        for mount in container.get("volumeMounts", []):
+            used.add(mount["name"])
+            if mount["name"] not in volumes:
+                yield f"{container['name']} mounts {mount['name']}, which is no volume of the pod"
+    for name, volume in volumes.items():
+        if name not in used:
+            yield f"the volume {name} is mounted nowhere"
+        wanted = volume.get("configMap", {}).get("name")
+        if wanted is not None and wanted not in maps:
+            yield f"the volume {name} is the config map {wanted}, which is not there"
+
+
+def sidecars(workload, _):
+    """kvgate beside an engine is a native sidecar that answers before the engine is up, and is stopped after it."""
+    for container in containers(workload):
+        if objects.arguments(container)[:1] != ["sidecar"]:
+            continue
+        if container not in pod(workload).get("initContainers", []) or container.get("restartPolicy") != "Always":
+            yield f"{container['name']} is no native sidecar: an init container with restartPolicy Always"
+        for kind, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+            if container.get(kind, {}).get("httpGet", {}).get("path") != path:
+                yield f"{container['name']}: its {kind} must ask {path}"
+    spec = pod(workload)
+    if spec.get("terminationGracePeriodSeconds", 30) < needed_to_end(workload):
+        yield f"terminationGracePeriodSeconds is {spec.get('terminationGracePeriodSeconds', 30)}; its containers may need {needed_to_end(workload)}"
+
+
+def needed_to_end(workload):
+    """Seconds: the longest wait before the signal, the drain of what serves, and the sidecar's own end after that."""
+    first = last = 0
+    for container in containers(workload):
+        notice = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        drain = int((objects.flag(container, "shutdown-timeout") or objects.flag(container, "drain-timeout") or "0").rstrip("s"))
+        if objects.arguments(container)[:1] == ["sidecar"]:
+            last = max(last, 29)
+        else:
+            first = max(first, notice + drain)
+    return first + last
+
+
+def rights(workload, _):
+    """kvgate's own containers: no root, nothing to write, no capability."""
+    for container in containers(workload):
+        if objects.arguments(container)[:1] not in (["sidecar"], ["router"]):
+            continue
+        context = container.get("securityContext", {})
+        wanted = {"runAsNonRoot": True, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False}
+        for key, value in wanted.items():
+            if context.get(key) is not value:
+                yield f"{container['name']}: securityContext.{key} must be {value}"
+        if context.get("capabilities") != {"drop": ["ALL"]}:
+            yield f"{container['name']}: securityContext.capabilities must drop ALL and add none"
+        if ":" not in container.get("image", "").rsplit("/", 1)[-1]:
+            yield f"{container['name']}: the image {container.get('image')} has no tag"
+
+
+def accounts(workload, documents):
+    """A pod that asks the API needs an account whose role allows it; one that does not must not carry a token."""
+    spec = pod(workload)
+    asks = any(word.startswith("--service-discovery") for container in containers(workload) for word in objects.arguments(container))
+    carries = spec.get("automountServiceAccountToken", True)
+    if carries and not asks:
+        yield "it carries an API token that none of its containers uses"
+    if asks and not carries:
+        yield "its router watches pods, but automountServiceAccountToken is off"
+    if not asks:
+        return
+    account = spec.get("serviceAccountName")
+    if account not in [one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")]:
+        yield f"its service account {account} is not there"
+    bound = [
+        one["roleRef"]["name"]
+        for one in of_kind(documents, "RoleBinding")
+        if any((subject["kind"], subject["name"]) == ("ServiceAccount", account) for subject in one["subjects"])
+    ]
+    rules = [rule for role in of_kind(documents, "Role") if role["metadata"]["name"] in bound for rule in role["rules"]]
+    if not any("pods" in rule["resources"] and {"list", "watch"} <= set(rule["verbs"]) for rule in rules):
+        yield f"no role lets {account} list and watch pods"
