@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod doctor_lines;
 mod expressions;
 #[path = "../support/promtool.rs"]
 #[expect(dead_code, reason = "its other half is for pages")]

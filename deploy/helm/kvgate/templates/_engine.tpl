@@ -126,12 +126,17 @@ spec:
             httpGet: {path: /readyz, port: kvgate}
             periodSeconds: 5
           securityContext:
+            {{- if $v.sidecar.root }}
+            runAsUser: 0
+            capabilities: {drop: [ALL], add: [IPC_LOCK]}
+            {{- else }}
             runAsNonRoot: true
             runAsUser: 65532
             runAsGroup: 65532
+            capabilities: {drop: [ALL]}
+            {{- end }}
             readOnlyRootFilesystem: true
             allowPrivilegeEscalation: false
-            capabilities: {drop: [ALL]}
             seccompProfile: {type: RuntimeDefault}
           resources:
             {{- /* Staging of all ranks is touched sooner or later; a GiB is the process with NIXL. */}}
