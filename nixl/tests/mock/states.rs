@@ -85,6 +85,31 @@ fn an_unknown_status_is_a_value() {
 }
 
 #[test]
+fn a_terminal_status_that_is_no_success_never_lands() {
+    let mock = Mock::take();
+    let pair = mock.pair();
+    // The C API's own numbers, some that the C++ API has for cancelled and disconnected, and nonsense; 0 is success, 1 "in progress".
+    let codes = (-20..0).chain([2, 3, 77, -77, i64::from(i32::MIN), i64::from(i32::MAX)]);
+    let mut buried = 0;
+    for code in codes {
+        for knob in [Knob::EndStatus, Knob::PostStatus] {
+            mock.set(Knob::Polls, 2);
+            mock.set(knob, code);
+            let error = pair.reader.read(pair.read()).done.wait().unwrap_err();
+            let told = matches!(error, FabricError::Transfer(cause) if i64::from(cause.code) == code);
+            assert!(told && !error.memory_is_quiet(), "{knob:?} {code}: {error:?}");
+            mock.set(knob, 0);
+            buried += 1;
+        }
+    }
+    assert!(pair.reader.read(pair.read()).done.wait().is_ok(), "others go on");
+    wait_until("they are counted", || pair.reader.stats().buried == buried);
+    assert_eq!(pair.reader.close(DEADLINE).wait(), Ok(Closed::Destroyed));
+    assert_eq!(pair.source.close(DEADLINE).wait(), Ok(Closed::Quiet));
+    mock.is_clean();
+}
+
+#[test]
 fn a_dropped_read_goes_on_and_pins_its_memory_to_its_end() {
     let mock = Mock::take();
     let pair = mock.pair();

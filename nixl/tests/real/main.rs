@@ -10,8 +10,12 @@
     reason = "a test fails by panicking, prints what it measured, watches the real clock; a peer ends without ado"
 )]
 
+mod broken;
 mod in_flight;
 mod load;
+mod many;
 mod peer;
 mod reads;
+#[path = "../../../tests/support/sockets.rs"]
+mod sockets;
 mod soundness;

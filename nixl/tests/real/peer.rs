@@ -13,6 +13,8 @@ use nixl::{
     RemoteDescs,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Set in a process that is a peer; its value is the peer's name and the bytes to serve.
 pub(crate) const ROLE: &str = "NIXL_TEST_PEER";
 
@@ -149,6 +151,16 @@ impl Peer {
 
     pub(crate) fn alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Stops it, as a machine does that has no time for it.
+    pub(crate) fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
     pub(crate) fn kill(&mut self) {
