@@ -18,7 +18,7 @@
 //! | `records` | what is shown of transfers, also after their end |
 //! | `shown` | what is shown of the rank |
 //! | `verify` | comparing what has landed with what P holds |
-//! | `telling` | notifications to P's workers |
+//! | `telling` | what P's workers are told |
 //! | `jobs`, `timers`, `board` | what runs beside the loop; wake-ups; what everyone may read |
 
 mod admission;
@@ -172,6 +172,8 @@ enum Wake {
     Transfer(TransferId),
     /// A heartbeat to P.
     Beat(TransferId),
+    /// P has not been told yet.
+    Tell(TransferId),
     /// A claim, or a quiet period.
     Landed(EngineRequestId),
     /// Someone's wait for staging is over.
@@ -288,8 +290,8 @@ impl Rank {
             Event::ReadEnded { transfer, shard, answer } => self.on_read_ended(&transfer, shard, answer),
             Event::Sourced { transfer, answer, took } => self.on_sourced(&transfer, answer, took),
             Event::Verified { landed, compared } => self.on_verified(landed, compared),
-            Event::Beaten { transfer, sent_at, sent } => self.on_beaten(&transfer, sent_at, sent),
-            Event::Told { transfer, failed } => self.on_told(&transfer, failed),
+            Event::Beaten { transfer, sent_at, told } => self.on_beaten(&transfer, sent_at, &told),
+            Event::Told { transfer, told } => self.on_told(&transfer, told),
             Event::Notified { session, shard, notification } => self.on_notification(&session, shard, &notification),
             Event::Zeroed { session, slots } => self.on_zeroed(&session, slots),
             Event::Renewed { session, answer } => self.on_renewed(&session, answer),
@@ -303,7 +305,8 @@ impl Rank {
         while let Some(wake) = self.timers.pop_due(now) {
             match wake {
                 Wake::Transfer(transfer) => self.drive(&transfer, kv::transfer::Event::Tick),
-                Wake::Beat(transfer) => self.beat(&transfer),
+                Wake::Beat(transfer) => self.beat_due(&transfer),
+                Wake::Tell(transfer) => self.connect(&transfer),
                 Wake::Landed(request) => self.collect(&request, kv::collect::Event::Tick),
                 Wake::Queue => self.expire_queue(now),
                 Wake::Engine => self.engine_pause_over(),

@@ -19,10 +19,16 @@ mod on_nixl;
 mod refusals;
 #[path = "core/releases.rs"]
 mod releases;
+#[path = "../../tests/support/sockets.rs"]
+mod sockets;
 #[path = "core/sources.rs"]
 mod sources;
+#[path = "core/stalls.rs"]
+mod stalls;
 #[path = "core/storm.rs"]
 mod storm;
+#[path = "core/strangers.rs"]
+mod strangers;
 #[path = "core/trouble.rs"]
 mod trouble;
 #[path = "core/verify.rs"]

@@ -172,6 +172,7 @@ impl Rank {
             slots: None,
             assignment: None,
             peer: None,
+            untold: None,
             error: None,
             gave_up: CancellationToken::new(),
             waiters: waiter.into_iter().collect(),

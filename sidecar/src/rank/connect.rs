@@ -42,7 +42,10 @@ impl Rank {
     }
 
     fn note_contact(&mut self, transfer: &TransferId, contact: Contact) {
-        self.records.change(transfer, |shown| shown.facts_mut().contact = contact);
+        // What has landed looks for the peer to tell it so; how it was read does not change by that.
+        if self.records.get(transfer).is_some_and(|shown| shown.virtual_request.is_none()) {
+            self.records.change(transfer, |shown| shown.facts_mut().contact = contact);
+        }
     }
 
     pub(super) fn on_peer(&mut self, by: &Asked, engine: &EngineId, answered: PeerAnswer) {
@@ -74,6 +77,10 @@ impl Rank {
 
     fn peer_known(&mut self, transfer: &TransferId, peer: Arc<Peer>) {
         let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        if matches!(active.state, State::Landed { .. }) {
+            active.peer = Some(peer);
+            return self.tell(transfer);
+        }
         // A read goes on by the agents that it was begun with.
         if !matches!(active.state, State::Queued(_) | State::AwaitingPeer(_)) {
             return;
@@ -91,6 +98,9 @@ impl Rank {
 
     fn peer_failed(&mut self, transfer: &TransferId, error: TransferError) {
         let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
+        if matches!(active.state, State::Landed { .. }) {
+            return self.not_told(transfer);
+        }
         active.error = Some(error);
         let event = if matches!(active.state, State::Queued(_)) { E::Cancel(Failure::Peer) } else { E::PeerFailed };
         self.drive(transfer, event);

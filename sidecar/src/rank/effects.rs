@@ -9,12 +9,10 @@ use kv::ids::{EngineRequestId, TpRank, TransferId};
 use kv::slots::SlotSet;
 use kv::transfer::{Effect as F, Event as E, Failure, State};
 use tokio::time::Instant;
-use vllm_wire::notif;
 
-use super::jobs::{self, Event, ReadShard};
+use super::jobs::{self, ReadShard};
 use super::records::Outcome;
 use super::stage::LandedSlots;
-use super::telling::{Telling, notify_all};
 use super::{Rank, Wake, answer};
 use crate::latency::Series;
 use crate::model::counters::add;
@@ -277,61 +275,6 @@ impl Rank {
         stage.landed.insert(request.clone(), entry);
         self.timers.set(&Wake::Landed(request), due);
         self.set_attention();
-    }
-
-    fn tell_producer(&mut self, transfer: &TransferId) {
-        let Some(stage) = &self.stage else { return };
-        let Some(active) = stage.active.get(transfer) else { return };
-        let Some(peer) = &active.peer else { return };
-        let lines = peer.lines();
-        let message = notif::done(&active.params.remote_request_id, 1);
-        let (transfer, events) = (transfer.clone(), self.events.clone());
-        let (until, stop) = (active.lease_over, self.shared.stop.clone());
-        let telling = Telling { to: lines, message, until, stop, lost: 0 };
-        self.shared.tasks.spawn(async move {
-            let failed = telling.all().await;
-            jobs::report(&events, Event::Told { transfer, failed }).await;
-        });
-    }
-
-    pub(super) fn on_told(&mut self, transfer: &TransferId, failed: u64) {
-        let shards = u64::from(self.shared.config.tp_size);
-        add(&self.shared.counters.told, shards.saturating_sub(failed));
-        add(&self.shared.counters.tells_failed, failed);
-        self.drive(transfer, E::Told { sent: failed == 0 });
-    }
-
-    /// Sends one heartbeat to P's shards if it is still wanted, and plans the next.
-    pub(super) fn beat(&mut self, transfer: &TransferId) {
-        if self.shared.config.faults.no_heartbeat {
-            return;
-        }
-        let Some(stage) = &self.stage else { return };
-        let Some(active) = stage.active.get(transfer) else { return };
-        let (Some(peer), Some(lease)) = (&active.peer, active.state.wants_beats()) else { return };
-        let now = Instant::now();
-        let next = now + lease.beat_every();
-        let lines = peer.lines();
-        let message = notif::heartbeat([&active.params.remote_request_id]);
-        let (id, events) = (transfer.clone(), self.events.clone());
-        self.shared.tasks.spawn(async move {
-            let sent = notify_all(&lines, &message).await == 0;
-            jobs::report(&events, Event::Beaten { transfer: id, sent_at: now, sent }).await;
-        });
-        self.timers.set(&Wake::Beat(transfer.clone()), Some(next));
-    }
-
-    pub(super) fn on_beaten(&mut self, transfer: &TransferId, sent_at: Instant, sent: bool) {
-        if sent {
-            add(&self.shared.counters.heartbeats, u64::from(self.shared.config.tp_size));
-            self.drive(transfer, E::BeatSent(sent_at.into_std()));
-            let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) else { return };
-            if let Some(lease) = active.state.wants_beats() {
-                active.lease_over = Instant::from_std(lease.over_at());
-            }
-        } else {
-            add(&self.shared.counters.tells_failed, 1);
-        }
     }
 
     fn take_slots(&mut self, transfer: &TransferId) -> Option<SlotSet> {

@@ -7,16 +7,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kv::ids::{DpRank, EngineId, EngineRequestId};
 use kv::lease::Lease;
 use kv::readiness::RankState;
-use nixl::{AgentName, Fabric};
+use nixl::Fabric;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use vllm_wire::notif;
 
 use super::jobs::{self, Event};
-use super::telling::Telling;
+use super::stage::Stage;
+use super::telling::{Line, Telling};
 use super::{Rank, Wake, answer};
 use crate::digest::reader::Digester;
 use crate::model::counters::add;
@@ -99,11 +101,6 @@ impl Handles {
         self.ids = self.ids.saturating_sub(removed.as_ref().map_or(0, Handle::kept_ids));
         removed.is_some()
     }
-
-    fn lines(&self) -> Vec<(Arc<dyn Fabric>, AgentName)> {
-        let Some(teller) = &self.teller else { return Vec::new() };
-        teller.workers.iter().map(|worker| (Arc::clone(&teller.fabric), worker.clone())).collect()
-    }
 }
 
 impl Handle {
@@ -117,6 +114,14 @@ fn count(ids: &[Vec<u32>]) -> usize {
 }
 
 impl Rank {
+    /// The engine's workers, each with the blob that it is loaded from.
+    fn own_workers(&self) -> Vec<(Line, Bytes)> {
+        let (Some(teller), Some(identity)) = (&self.handles.teller, &self.engine.identity) else { return Vec::new() };
+        let blobs = identity.shards.iter().map(|shard| shard.metadata.agent_metadata.clone());
+        let lines = teller.workers.iter().map(|worker| (Arc::clone(&teller.fabric), worker.clone()));
+        lines.zip(blobs).collect()
+    }
+
     /// The engine of this rank, when handles can be kept for it.
     fn handles_engine(&self) -> Result<EngineId, HandleError> {
         if self.shared.config.role != Role::Prefill {
@@ -204,11 +209,12 @@ impl Rank {
         self.timers.set(&Wake::Handle(request.clone()), Some(now + self.shared.config.kv_lease));
         let until = self.handles.handles.get(&request).map_or(now, |handle| Instant::from_std(handle.lease.over_at()));
         let (message, events, stop) = (notif::done(&request, 1), self.events.clone(), self.shared.stop.clone());
-        let mut telling = Telling { to: self.handles.lines(), message, until, stop, lost: 0 };
+        let to = self.own_workers();
+        let mut telling = Telling { to, message, until, stop, lost: 0 };
         self.shared.tasks.spawn(async move {
             telling.once().await;
             answer(reply, Ok(()));
-            let failed = telling.all().await;
+            let failed = telling.rest().await;
             jobs::report(&events, Event::HandleReleased { request, failed }).await;
         });
     }
@@ -262,7 +268,11 @@ impl Rank {
 
     /// The rank's state and why.
     pub(super) fn readiness(&self) -> (RankState, Vec<String>) {
-        self.engine.facts(self.shared.gate.is_cancelled()).assess()
+        let mut facts = self.engine.facts(self.shared.gate.is_cancelled());
+        if self.stage.as_ref().is_some_and(Stage::is_lost) {
+            facts.blocked_by = Some("all of its staging is in quarantine until the sidecar restarts".to_owned());
+        }
+        facts.assess()
     }
 }
 

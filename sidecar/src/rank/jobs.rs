@@ -13,6 +13,7 @@ use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::telling::Told;
 use super::verify::{Compared, Comparison};
 use crate::digest::Digests;
 use crate::model::{Landed, ReceiptSink, Spoil, TransferError};
@@ -42,10 +43,10 @@ pub(crate) enum Event {
     Sourced { transfer: TransferId, answer: Result<Digests, TransferError>, took: Duration },
     /// What landed was compared, and put on record unless it differs.
     Verified { landed: Arc<Landed>, compared: Compared },
-    /// A heartbeat went out to all of P's shards, or did not.
-    Beaten { transfer: TransferId, sent_at: Instant, sent: bool },
-    /// P's shards were told, or not.
-    Told { transfer: TransferId, failed: u64 },
+    /// A heartbeat went out to P's shards, or did not.
+    Beaten { transfer: TransferId, sent_at: Instant, told: Told },
+    /// P's shards were told that their blocks are free, or not.
+    Told { transfer: TransferId, told: Told },
     /// D said something.
     Notified { session: EngineId, shard: TpRank, notification: Notification },
     /// Slots were zeroed.

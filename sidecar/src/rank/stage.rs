@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use vllm_wire::params::KvTransferParams;
 
 use super::Waiter;
+use super::telling::Untold;
 use super::verify::Verification;
 use crate::model::{Landed, StagingFigures, TransferError};
 use crate::peers::{Peer, Peers};
@@ -41,6 +42,8 @@ pub(super) struct Active {
     pub error: Option<TransferError>,
     /// Cancelled: reads not posted yet shall not be.
     pub gave_up: CancellationToken,
+    /// Who of P has to be told that it has landed.
+    pub untold: Option<Untold>,
     /// Who waits for the end.
     pub waiters: Vec<Waiter>,
     /// It goes on without anybody waiting.
@@ -197,6 +200,12 @@ impl Stage {
             }
         }
         bytes
+    }
+
+    /// Whether no slot is left that may ever be used again: agents that could not be destroyed may still write all of them.
+    pub(super) fn is_lost(&self) -> bool {
+        let usage = self.slots.usage();
+        usage.quarantined == usage.capacity
     }
 
     /// The figures to show.

@@ -189,6 +189,7 @@ impl Rank {
             self.drive(transfer, E::Cancel(Failure::ShuttingDown));
             self.timers.set(&Wake::Transfer(transfer.clone()), None);
             self.timers.set(&Wake::Beat(transfer.clone()), None);
+            self.timers.set(&Wake::Tell(transfer.clone()), None);
             // What still quiesces ends with its agents; nobody will hear of it again.
             let quiescing = self.stage.as_mut().and_then(|stage| stage.active.remove(transfer));
             if quiescing.is_some_and(|active| matches!(active.state, State::Quiescing { .. })) {

@@ -226,10 +226,27 @@ async fn p_is_told_again_where_it_could_not_be_and_each_worker_once() {
     let landed = world.land("cmpl-1", &[1]).await;
     tokio::time::sleep(secs(1)).await;
     assert_eq!(world.plan.injected(), 2);
+    let asked = world.p.desk.asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(asked, 6, "two shards, three times: the connection may be to blame, so it is made anew");
     assert_eq!(world.p.dones("cmpl-1"), [1, 1], "N");
     assert_eq!(world.count(|counters| &counters.told), 2);
     assert_eq!(world.count(|counters| &counters.tells_failed), 0);
     assert_eq!(world.shown(&landed).state, TransferPhase::Landed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_does_not_get_out_while_staging_is_waited_for_goes_out_by_a_new_connection() {
+    let world = World::ready(Setup { slots: 1, lease: secs(3), ..Setup::default() }).await;
+    world.plan.next_read(Some(ReadFault::Delay(secs(2))));
+    let first = world.pod.begin(world.start(world.p.prefill("cmpl-1", &[1]))).await.unwrap();
+    world.settle().await;
+    world.pod.finish(&first).await.unwrap();
+    // The second one waits for two seconds; its first heartbeat is refused, the next is due half a second later.
+    world.plan.next_notification(Some(NotifyFault::Refuse));
+    let landed = world.land("cmpl-2", &[2]).await;
+    assert_eq!(world.plan.injected(), 2);
+    assert_eq!(world.p.desk.asked.load(std::sync::atomic::Ordering::Relaxed), 2, "P was asked anew");
+    assert!(landed.receipt.source_lease_left > secs(1), "{:?}", landed.receipt.source_lease_left);
 }
 
 #[tokio::test]
