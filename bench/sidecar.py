@@ -146,6 +146,7 @@ def measure(rows):
         whole, arena = memory(sidecar)
         runs.append({"row": name, **run, "rss_bytes": whole, "arena_rss_bytes": arena})
         say(f"{name}: {run['transfers'] / run['seconds']:.0f} transfers/s; overhead {run['overhead']}; wire {run['wire']}")
+        say(f"{name}: stages p50 {run['stages_p50_us']} µs")
         if name == "one":
             row(name, "overhead p50, 1 client", run["overhead"]["p50_us"], "µs", 300, figures)
         elif name == "many":

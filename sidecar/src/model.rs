@@ -584,6 +584,9 @@ pub trait ReceiptSink: Debug + Send + Sync + 'static {
     /// # Errors
     /// Whatever the file said; it is logged.
     fn withdraw(&self, landed: &Landed) -> io::Result<()>;
+
+    /// Whether [`Self::record`] does anything: where it does not, no thread is asked for it.
+    fn keeps(&self) -> bool;
 }
 
 /// A sink that keeps nothing.
@@ -597,5 +600,9 @@ impl ReceiptSink for NoReceiptSink {
 
     fn withdraw(&self, _landed: &Landed) -> io::Result<()> {
         Ok(())
+    }
+
+    fn keeps(&self) -> bool {
+        false
     }
 }

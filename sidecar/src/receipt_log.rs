@@ -63,6 +63,10 @@ impl ReceiptLog {
         file.write_all(&text)?;
         file.flush()
     }
+
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 impl ReceiptSink for ReceiptLog {

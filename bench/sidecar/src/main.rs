@@ -39,6 +39,9 @@ struct Args {
     warm: u64,
 }
 
+/// The stages before the receipt, as it tells them.
+const STAGES: [&str; 5] = ["queued", "handshake", "post", "wire", "verify"];
+
 /// What all clients share.
 #[derive(Debug)]
 struct Work {
@@ -54,12 +57,19 @@ struct Times {
     overhead: Histogram<u64>,
     whole: Histogram<u64>,
     wire: Histogram<u64>,
+    /// By the names in [`STAGES`].
+    stages: [Histogram<u64>; STAGES.len()],
 }
 
 impl Times {
     fn new() -> Result<Self> {
         let empty = || Histogram::new_with_bounds(1, 60_000_000, 3);
-        Ok(Self { overhead: empty()?, whole: empty()?, wire: empty()? })
+        Ok(Self {
+            overhead: empty()?,
+            whole: empty()?,
+            wire: empty()?,
+            stages: [empty()?, empty()?, empty()?, empty()?, empty()?],
+        })
     }
 }
 
@@ -78,6 +88,9 @@ async fn main() -> Result<()> {
         all.overhead.add(times.overhead)?;
         all.whole.add(times.whole)?;
         all.wire.add(times.wire)?;
+        for (all, stage) in all.stages.iter_mut().zip(times.stages) {
+            all.add(stage)?;
+        }
     }
     let shown = |times: &Histogram<u64>| {
         json!({
@@ -85,10 +98,16 @@ async fn main() -> Result<()> {
             "p99_us": times.value_at_quantile(0.99), "max_us": times.max(),
         })
     };
+    let stages: serde_json::Map<String, Value> = STAGES
+        .iter()
+        .zip(&all.stages)
+        .map(|(name, times)| ((*name).to_owned(), json!(times.value_at_quantile(0.5))))
+        .collect();
     let seconds = since.elapsed().as_secs_f64();
     let result = json!({
         "clients": args.clients, "transfers": all.overhead.len(), "seconds": seconds,
         "overhead": shown(&all.overhead), "whole": shown(&all.whole), "wire": shown(&all.wire),
+        "stages_p50_us": stages,
     });
     println!("{result}");
     Ok(())
@@ -123,6 +142,10 @@ async fn client(work: Arc<Work>) -> Result<Times> {
             times.whole.saturating_record(whole);
             times.wire.saturating_record(wire);
             times.overhead.saturating_record(whole.saturating_sub(wire));
+            for (times, name) in times.stages.iter_mut().zip(STAGES) {
+                let stage = answer.pointer("/receipt/stages_us").and_then(|stages| stages.get(name));
+                times.saturating_record(stage.and_then(Value::as_u64).unwrap_or_default());
+            }
         }
         let path = format!("/v1/transfers/{}", answer.get("transfer_id").and_then(Value::as_str).unwrap_or_default());
         sidecar.send("DELETE", &path, &name, &Value::Null, PATIENCE).await.context("let it go")?;

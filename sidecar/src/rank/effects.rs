@@ -144,6 +144,9 @@ impl Rank {
         active.landed = Some(Arc::clone(&landed));
         let spoil =
             self.shared.config.faults.spoil.zip(active.assignment.clone()).map(|(how, slots)| (how, arenas, slots));
+        if spoil.is_none() && comparison.is_none() && !self.shared.receipts.keeps() {
+            return vec![E::Verified];
+        }
         let receipts = Arc::clone(&self.shared.receipts);
         self.shared.tasks.spawn(jobs::verify(landed, receipts, (spoil, comparison), self.events.clone()));
         Vec::new()

@@ -129,6 +129,10 @@ impl ReceiptSink for Receipts {
         self.withdrawn.lock().push(landed.transfer.clone());
         Ok(())
     }
+
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 struct FakeShard {
