@@ -114,7 +114,8 @@ impl Rank {
                 due,
                 events: self.events.clone(),
             };
-            self.shared.tasks.spawn(read.run());
+            let begun = read.begin_small();
+            self.shared.tasks.spawn(read.run(begun));
         }
         let bytes = stage.bytes_of(&active.params.remote_block_ids);
         let handshake = active.marks.granted.map(|granted| due.duration_since(granted));

@@ -7,9 +7,11 @@ use kv::blocks::GroupedBlocks;
 use kv::copy::{CopyPlan, PlanError, SlotAssignment};
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
 use kv::slots::SlotSet;
-use nixl::{AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, RemoteDescs};
+use nixl::{
+    AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, Reading, RemoteDescs,
+};
 use side_channel::Endpoint;
-use tokio::sync::{SemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -95,10 +97,45 @@ pub(crate) struct ReadShard {
     pub events: mpsc::Sender<Event>,
 }
 
+/// More blocks than this are described on the read's own task: the rank's does not stop for it.
+const DESCRIBED_AT_ONCE: usize = 256;
+
+/// A read that the agent has.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    reading: Reading,
+    agent: AgentName,
+    pieces: u64,
+    planned: Duration,
+    /// Its place with the agent.
+    turn: OwnedSemaphorePermit,
+}
+
+/// A read whose descriptors are made.
+struct Described {
+    read: Read,
+    pieces: u64,
+    planned: Duration,
+}
+
 impl ReadShard {
-    /// Posts the read and reports how it goes. The memory is pinned by the agent, not by this future.
-    pub(crate) async fn run(self) {
-        let answer = self.read().await;
+    /// Hands a small read to the agent at once, if it has a place: another task's wake-up would be a twelfth of what the sidecar adds to a
+    /// transfer (`bench/sidecar`).
+    pub(crate) fn begin_small(&self) -> Option<Result<Begun, ReadError>> {
+        if self.hold.is_some() || self.blocks.total() > DESCRIBED_AT_ONCE || self.gave_up.is_cancelled() {
+            return None;
+        }
+        let turn = Arc::clone(&self.puller.turns).try_acquire_owned().ok()?;
+        Some(self.described().map(|described| self.post(described, turn)))
+    }
+
+    /// Posts the read, if that has not begun, and reports how it goes. The memory is pinned by the agent, not by this future.
+    pub(crate) async fn run(self, begun: Option<Result<Begun, ReadError>>) {
+        let answer = match begun {
+            Some(Ok(begun)) => self.follow(begun).await,
+            Some(Err(error)) => Err(error),
+            None => self.read().await,
+        };
         let (transfer, shard) = (self.transfer, self.shard);
         report(&self.events, Event::ReadEnded { transfer, shard, answer }).await;
     }
@@ -110,13 +147,29 @@ impl ReadShard {
                 () = self.gave_up.cancelled() => {}
             }
         }
-        let planning = Instant::now();
-        let (read, pieces) = self.descriptors()?;
-        let planned = planning.elapsed();
+        let described = self.described()?;
+        let turn = self.turn().await.ok_or(ReadError::GivenUp)?;
+        self.follow(self.post(described, turn)).await
+    }
+
+    /// Waits, in order, for a place with the agent; none when the transfer is given up before.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = self.gave_up.cancelled() => None,
+            turn = Arc::clone(&self.puller.turns).acquire_owned() => turn.ok(),
+        }
+    }
+
+    fn post(&self, described: Described, turn: OwnedSemaphorePermit) -> Begun {
+        let Described { read, pieces, planned } = described;
         let agent = read.peer.clone();
-        // Kept to the read's end: the agent refuses what it has no place for.
-        let Some(_turn) = self.turn().await else { return Err(ReadError::GivenUp) };
-        let reading = self.puller.fabric.read(read);
+        Begun { reading: self.puller.fabric.read(read), agent, pieces, planned, turn }
+    }
+
+    async fn follow(&self, begun: Begun) -> Result<ReadEnd, ReadError> {
+        // The turn is kept to the read's end: the agent refuses what it has no place for.
+        let Begun { reading, agent, pieces, planned, turn: _turn } = begun;
         let posted = reading.posted.await.is_ok();
         let took = self.due.elapsed();
         if posted {
@@ -128,13 +181,10 @@ impl ReadShard {
         Ok(ReadEnd { waited: took.saturating_sub(done.post), done, agent, pieces, planned, ended })
     }
 
-    /// Waits, in order, for a place with the agent; none when the transfer is given up before.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        tokio::select! {
-            biased;
-            () = self.gave_up.cancelled() => None,
-            turn = self.puller.turns.acquire() => turn.ok(),
-        }
+    fn described(&self) -> Result<Described, ReadError> {
+        let planning = Instant::now();
+        let (read, pieces) = self.descriptors()?;
+        Ok(Described { read, pieces, planned: planning.elapsed() })
     }
 
     /// The read, and the kernel blocks in it.
