@@ -4,10 +4,10 @@
 
 pub(crate) mod counters;
 mod errors;
+mod receipts;
 mod timeline;
 
 use std::fmt::Debug;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use vllm_wire::params::KvTransferParams;
 pub use counters::{Counters, DurationHistogram, Ended, RankStages, StageHistograms};
 pub use kv::readiness::RankState;
 pub use vllm_wire::metrics::RankLoad;
+
+pub use receipts::{NoReceiptSink, ReceiptSink};
 
 pub use timeline::{Contact, DigestFacts, QueuedBehind, ReadFacts, ShardRead, Span};
 
@@ -569,40 +571,4 @@ pub enum ShutDown {
     Stopped,
     /// Hardware may still write: memory stays pinned until the process ends.
     Stuck,
-}
-
-/// Where receipts are put on record before they are answered.
-pub trait ReceiptSink: Debug + Send + Sync + 'static {
-    /// Writes one receipt. Runs on a blocking thread.
-    ///
-    /// # Errors
-    /// Whatever the file said; the receipt is given all the same, and the error logged.
-    fn record(&self, landed: &Landed) -> io::Result<()>;
-
-    /// Writes that a receipt that was put on record has not been given: its transfer ended otherwise in that moment. Runs on a blocking thread.
-    ///
-    /// # Errors
-    /// Whatever the file said; it is logged.
-    fn withdraw(&self, landed: &Landed) -> io::Result<()>;
-
-    /// Whether [`Self::record`] does anything: where it does not, no thread is asked for it.
-    fn keeps(&self) -> bool;
-}
-
-/// A sink that keeps nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoReceiptSink;
-
-impl ReceiptSink for NoReceiptSink {
-    fn record(&self, _landed: &Landed) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn withdraw(&self, _landed: &Landed) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn keeps(&self) -> bool {
-        false
-    }
 }

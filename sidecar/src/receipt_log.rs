@@ -63,10 +63,6 @@ impl ReceiptLog {
         file.write_all(&text)?;
         file.flush()
     }
-
-    fn keeps(&self) -> bool {
-        true
-    }
 }
 
 impl ReceiptSink for ReceiptLog {
@@ -76,6 +72,10 @@ impl ReceiptSink for ReceiptLog {
 
     fn withdraw(&self, landed: &Landed) -> io::Result<()> {
         self.write(landed, true)
+    }
+
+    fn keeps(&self) -> bool {
+        true
     }
 }
 

@@ -285,6 +285,12 @@ pub enum TransferError {
         /// The other transfer.
         by: TransferId,
     },
+    /// The prefill has been moved.
+    #[error("{request} was moved by an earlier transfer, and its prefill engine has been told to free it")]
+    SourceMoved {
+        /// P's request.
+        request: EngineRequestId,
+    },
     /// A claim for something that is not (or no longer) landed.
     #[error("transfer {transfer} is {state}, only a landed one can be claimed")]
     NotLanded {
@@ -454,7 +460,7 @@ impl TransferError {
         match self {
             Self::ParamsInvalid(_) => Code::ParamsInvalid,
             Self::NotFound(_) => Code::NotFound,
-            Self::AttemptConflict { .. } | Self::SourceTaken { .. } => Code::AttemptConflict,
+            Self::AttemptConflict { .. } | Self::SourceTaken { .. } | Self::SourceMoved { .. } => Code::AttemptConflict,
             Self::NotLanded { .. } | Self::Cancelled => Code::Cancelled,
             Self::RankUnknown { .. } => Code::RankUnknown,
             Self::RequestExceedsStaging { .. } => Code::RequestExceedsStaging,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vllm_wire::params::KvTransferParams;
 
+use super::board::Taken;
 use super::stage::{Active, Marks, Stage};
 use super::verify::Verification;
 use super::{Rank, Waiter, answer};
@@ -63,7 +64,10 @@ impl Rank {
     /// One prefill lands once: P is told then, and may reuse the blocks that another attempt would still be reading.
     fn take_source(&self, transfer: &TransferId, start: &StartTransfer) -> Result<(), TransferError> {
         let (engine, request) = (&start.params.remote_engine_id, &start.params.remote_request_id);
-        let taken = |by| TransferError::SourceTaken { request: request.clone(), by };
+        let taken = |taken| match taken {
+            Taken::By(by) => TransferError::SourceTaken { request: request.clone(), by },
+            Taken::Before => TransferError::SourceMoved { request: request.clone() },
+        };
         let kv_lease = self.shared.config.kv_lease;
         let until = Instant::now() + start.lease.map_or(kv_lease, |lease| lease.max(kv_lease));
         self.shared.board.take_source(engine, request, transfer, until).map_err(taken)

@@ -7,6 +7,7 @@ use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{Landed, TransferFilter, TransferSnapshot};
 
@@ -46,10 +47,37 @@ type Source = (EngineId, EngineRequestId);
 /// Prefills that are being moved or have been: once P is told, its blocks may be reused.
 #[derive(Debug, Default)]
 struct Sources {
-    /// Each with the end of its lease: whoever asks for it from then on is refused for that.
+    /// Of transfers that are shown, each with the end of its lease.
     holders: BTreeMap<Source, (TransferId, Instant)>,
-    /// Those whose transfer is forgotten, by that end.
-    passing: BTreeSet<(Instant, Source)>,
+    /// Of transfers that are forgotten, by that end: whoever asks for one from then on is refused for its age.
+    passing: BTreeSet<(Instant, Fingerprint)>,
+    /// The same.
+    passed: BTreeSet<Fingerprint>,
+}
+
+/// A forgotten prefill: there are up to [`PASSING`], and their names would take 400 bytes each. Two with one fingerprint would refuse a
+/// prefill, never let one be moved twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Fingerprint(u128);
+
+impl Fingerprint {
+    fn of((engine, request): &Source) -> Self {
+        let mut hash = Xxh3::new();
+        hash.update(engine.as_str().as_bytes());
+        // No id has this byte.
+        hash.update(&[0xff]);
+        hash.update(request.as_str().as_bytes());
+        Self(hash.digest128())
+    }
+}
+
+/// Who has a prefill.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// This transfer.
+    By(TransferId),
+    /// One that is forgotten by now.
+    Before,
 }
 
 impl Board {
@@ -89,23 +117,26 @@ impl Board {
     /// Takes a prefill for a transfer, on whichever rank of the pod; its lease is over at `until` unless P is sent heartbeats.
     ///
     /// # Errors
-    /// The transfer that has it.
+    /// Who has it.
     pub(crate) fn take_source(
         &self,
         engine: &EngineId,
         request: &EngineRequestId,
         transfer: &TransferId,
         until: Instant,
-    ) -> Result<(), TransferId> {
+    ) -> Result<(), Taken> {
         let mut sources = self.sources.lock();
         let now = Instant::now();
         while sources.passing.first().is_some_and(|(end, _)| *end <= now) || sources.passing.len() > PASSING {
             let Some((_, source)) = sources.passing.pop_first() else { break };
-            sources.holders.remove(&source);
+            sources.passed.remove(&source);
         }
         let source = (engine.clone(), request.clone());
+        if sources.passed.contains(&Fingerprint::of(&source)) {
+            return Err(Taken::Before);
+        }
         let (holder, _) = sources.holders.entry(source).or_insert_with(|| (transfer.clone(), until));
-        if holder == transfer { Ok(()) } else { Err(holder.clone()) }
+        if holder == transfer { Ok(()) } else { Err(Taken::By(holder.clone())) }
     }
 
     /// Frees a prefill for another attempt, if this transfer has it.
@@ -121,9 +152,13 @@ impl Board {
     pub(crate) fn outlive(&self, engine: &EngineId, request: &EngineRequestId, transfer: &TransferId) {
         let key = (engine.clone(), request.clone());
         let mut sources = self.sources.lock();
-        if let Some((_, until)) = sources.holders.get(&key).filter(|(holder, _)| holder == transfer) {
-            let until = *until;
-            sources.passing.insert((until, key));
+        if sources.holders.get(&key).is_none_or(|(holder, _)| holder != transfer) {
+            return;
+        }
+        if let Some((_, until)) = sources.holders.remove(&key) {
+            let source = Fingerprint::of(&key);
+            sources.passing.insert((until, source));
+            sources.passed.insert(source);
         }
     }
 

@@ -150,6 +150,7 @@ async fn a_moved_prefill_stays_moved_while_its_lease_could_run_however_much_has_
     }
     assert!(world.pod.get(&landed.transfer).is_none(), "its record is forgotten");
     assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "attempt_conflict");
+    world.land("cmpl-2", &[1]).await;
     assert_eq!(world.p.dones("cmpl-1"), [1]);
     tokio::time::sleep(Duration::from_secs(31)).await;
     world.land("cmpl-1", &[1]).await;
