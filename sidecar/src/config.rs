@@ -4,7 +4,7 @@
 
 pub(crate) mod parse;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -164,6 +164,11 @@ pub enum ConfigError {
     /// A host that cannot be sent to an engine.
     #[error("--advertise-host {0:?} is not a host name or an IP address")]
     AdvertiseHost(String),
+    /// An address that nobody can be sent to.
+    #[error(
+        "--advertise-host {0} is every address and none: give the one by which the decode engine reaches this sidecar"
+    )]
+    AdvertiseNowhere(String),
     /// A lease too short to be kept alive.
     #[error("--kv-lease must be between 1s and 24h; vLLM's own default is 30s")]
     Lease,
@@ -207,6 +212,9 @@ impl Args {
         let host = &self.advertise_host;
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) {
             return Err(ConfigError::AdvertiseHost(host.clone()));
+        }
+        if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+            return Err(ConfigError::AdvertiseNowhere(host.clone()));
         }
         Ok(PodConfig {
             role: self.role.into(),

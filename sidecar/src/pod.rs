@@ -6,7 +6,7 @@ use std::time::Duration;
 use kv::ids::{DpRank, EngineId, EngineRequestId, LocalRank, TransferId};
 use kv::layout::KvLayout;
 use kv::shards::MAX_SHARDS;
-use side_channel::{Endpoint, Server, SideChannel};
+use side_channel::{Endpoint, SideChannel};
 use telemetry::trace::Spans;
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -25,11 +25,11 @@ use crate::model::{
 };
 use crate::peer_book::KnownPeer;
 use crate::rank::board::AttemptKey;
+use crate::rank::door::Door;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
 use crate::session::{Builder, Directory};
 use crate::staging;
 use crate::transport::Transport;
-use crate::virtual_engine::Desk;
 use crate::watcher::{EngineView, watch_engine};
 
 /// What a pod is given to work with.
@@ -60,8 +60,8 @@ struct Inner {
     shared: Shared,
     ranks: Vec<RankHandle>,
     view: watch::Receiver<Arc<Vec<RankSnapshot>>>,
-    /// The virtual engines' listeners; dropped with the pod.
-    servers: Vec<Server>,
+    /// Where the virtual engines listen, by local rank.
+    side_channel_ports: Vec<u16>,
     fabrics: Arc<dyn Fabrics>,
     /// Asked once, after an agent was made.
     transport: OnceCell<Arc<Transport>>,
@@ -83,7 +83,8 @@ impl Pod {
     /// Binds the virtual engines' side channels (decode role) and starts one task per rank on `tasks`.
     ///
     /// # Errors
-    /// [`StartError`] for a configuration that cannot work or a port that is taken. A missing engine is no error: its ranks are not ready.
+    /// [`StartError`] for a configuration that cannot work, or when no rank can listen for D. A missing engine is no error, and neither is
+    /// a port that somebody else has: those ranks are not ready.
     pub async fn start(
         config: PodConfig,
         parts: Parts,
@@ -113,17 +114,20 @@ impl Pod {
             spans: parts.spans.clone(),
         };
         let directory = Arc::new(Directory::default());
-        let (mut handles, mut servers, mut owns) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut handles, mut side_channel_ports, mut owns) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut open, mut closed) = (0, None);
         for local_rank in locals() {
             let dp_rank = local_rank.global(config.rank_offset);
-            let desk = match config.role {
+            let door = match config.role {
                 Role::Prefill => None,
                 Role::Decode => {
-                    let desk = Arc::new(Desk::new());
-                    let server = listen(&config, local_rank, &*parts.side_channel, Arc::clone(&desk)).await?;
-                    let endpoint = Endpoint::new(config.advertise_host.clone(), server.local_endpoint().port);
-                    servers.push(server);
-                    Some((endpoint, desk))
+                    let listen = listens_at(&config, local_rank);
+                    let opening = Door::open(&*parts.side_channel, listen, &config.advertise_host, dp_rank);
+                    let (door, refused) = opening.await;
+                    open += usize::from(refused.is_none());
+                    closed = closed.or(refused);
+                    side_channel_ports.push(door.endpoint.port);
+                    Some(door)
                 }
             };
             let port = config.engine_side_channel.port.saturating_add(dp_rank.0);
@@ -131,7 +135,7 @@ impl Pod {
                 dp_rank,
                 local_rank,
                 engine_endpoint: config.engine_side_channel.with_port(port),
-                desk,
+                door,
                 builder: Builder {
                     fabrics: Arc::clone(&parts.fabrics),
                     directory: Arc::clone(&directory),
@@ -139,6 +143,10 @@ impl Pod {
                     staging_bytes: config.staging_bytes,
                 },
             });
+        }
+        // One port that somebody else has costs its rank; when none can be had, the address is wrong.
+        if let Some(error) = closed.filter(|_| open == 0) {
+            return Err(error);
         }
         // Nothing runs before everything is bound: a pod that cannot start leaves nothing behind.
         for own in owns {
@@ -157,7 +165,7 @@ impl Pod {
                 shared,
                 ranks: handles,
                 view,
-                servers,
+                side_channel_ports,
                 fabrics: parts.fabrics,
                 transport: OnceCell::new(),
             }),
@@ -169,9 +177,9 @@ impl Pod {
         &self.inner.fabrics
     }
 
-    /// The ports on which the virtual engines listen, by local rank; empty in the prefill role.
+    /// The ports on which the virtual engines listen, by local rank, also those that are still tried; empty in the prefill role.
     pub fn side_channel_ports(&self) -> Vec<u16> {
-        self.inner.servers.iter().map(|server| server.local_endpoint().port).collect()
+        self.inner.side_channel_ports.clone()
     }
 
     /// Pulls one prefill's KV into staging and returns when it has landed.
@@ -510,17 +518,9 @@ fn check(config: &PodConfig) -> Result<(), StartError> {
     Ok(())
 }
 
-async fn listen(
-    config: &PodConfig,
-    local: LocalRank,
-    side_channel: &dyn SideChannel,
-    desk: Arc<Desk>,
-) -> Result<Server, StartError> {
+fn listens_at(config: &PodConfig, local: LocalRank) -> Endpoint {
     let base = &config.side_channel_listen;
-    let endpoint = if base.port == 0 { base.clone() } else { base.with_port(base.port.saturating_add(local.0)) };
-    let rank = local.global(config.rank_offset);
-    let listening = side_channel.serve(&endpoint, desk).await;
-    listening.map_err(|source| StartError::Listen { endpoint, rank, source })
+    if base.port == 0 { base.clone() } else { base.with_port(base.port.saturating_add(local.0)) }
 }
 
 fn unknown_rank(config: &PodConfig, local_rank: LocalRank) -> RankSnapshot {

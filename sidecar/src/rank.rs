@@ -8,6 +8,7 @@
 //! | `engine` | follows the rank's engine from start to restart |
 //! | `stage` | the decode role's state: a session and everything that lives in it |
 //! | `admission` | beginning transfers |
+//! | `door` | where D finds the rank |
 //! | `connect` | the remote engines that they read from |
 //! | `transfers` | driving transfers |
 //! | `effects` | doing what the transfer machine asks for |
@@ -24,6 +25,7 @@
 mod admission;
 pub(crate) mod board;
 mod connect;
+pub(crate) mod door;
 mod effects;
 mod engine;
 mod handles;
@@ -62,11 +64,11 @@ use crate::model::{
 };
 use crate::peer_book::PeerBook;
 use crate::session::Builder;
-use crate::virtual_engine::Desk;
 use crate::watcher::EngineView;
 use board::Board;
 pub(crate) use jobs::close_all as close_agents;
 
+use door::Door;
 use engine::Engine;
 use handles::Handles;
 use jobs::Event;
@@ -159,8 +161,8 @@ pub(crate) struct Own {
     pub local_rank: LocalRank,
     /// The engine's side channel of this rank.
     pub engine_endpoint: Endpoint,
-    /// Where D finds the virtual engine, and who answers there (decode role).
-    pub desk: Option<(Endpoint, Arc<Desk>)>,
+    /// Where D finds the virtual engine (decode role).
+    pub door: Option<Door>,
     /// Makes sessions.
     pub builder: Builder,
 }
@@ -180,6 +182,8 @@ enum Wake {
     Queue,
     /// Ask the engine again.
     Engine,
+    /// Try again to listen for D.
+    Door,
     /// Try again to end a quarantine.
     Recycle,
     /// P's lease on a handle.
@@ -228,6 +232,7 @@ impl Rank {
         };
         let (mut batch_of_events, mut batch_of_commands) = (Vec::new(), Vec::new());
         let (mut gated, mut engine_watched) = (false, true);
+        rank.watch_door();
         rank.show();
         loop {
             let wake = rank.timers.next();
@@ -296,6 +301,7 @@ impl Rank {
             Event::Zeroed { session, slots } => self.on_zeroed(&session, slots),
             Event::Renewed { session, answer } => self.on_renewed(&session, answer),
             Event::Gone { session, generation, quiet } => self.on_gone(&session, generation, quiet),
+            Event::Listening { answer } => self.on_listening(answer),
             Event::HandleReleased { request, failed } => self.on_handle_released(&request, failed),
         }
     }
@@ -310,6 +316,7 @@ impl Rank {
                 Wake::Landed(request) => self.collect(&request, kv::collect::Event::Tick),
                 Wake::Queue => self.expire_queue(now),
                 Wake::Engine => self.engine_pause_over(),
+                Wake::Door => self.open_door(),
                 Wake::Recycle => {}
                 Wake::Handle(request) => self.handle_due(&request),
                 Wake::Show => self.show(),
@@ -336,8 +343,8 @@ impl Rank {
         if let Some(digester) = self.handles.take_digester() {
             agents.extend(digester.end().await);
         }
-        if let Some((_, desk)) = &self.own.desk {
-            desk.set(None);
+        if let Some(door) = &self.own.door {
+            door.desk.set(None);
         }
         if let Some(stage) = self.stage.take() {
             agents.extend(stage.agents());

@@ -34,7 +34,10 @@ const READS: usize = 1000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
     /// No answer: worth another try.
-    #[error("ask the engine's side channel: {source}")]
+    #[error(
+        "ask the engine's side channel: {source}; vLLM listens on its VLLM_NIXL_SIDE_CHANNEL_HOST (localhost where that is not set), \
+         which --engine-side-channel must name"
+    )]
     Ask {
         /// Why.
         source: AskError,

@@ -3,6 +3,8 @@
 
 #[path = "core/collection.rs"]
 mod collection;
+#[path = "core/doors.rs"]
+mod doors;
 #[path = "core/engine.rs"]
 mod engine;
 #[path = "core/handles.rs"]

@@ -66,6 +66,8 @@ fn combinations_that_cannot_run_are_refused_by_the_name_of_the_flag() {
         (&["--kv-lease", "10ms"], "--kv-lease"),
         (&["--staging-wait-ms", "600001"], "--staging-wait-ms"),
         (&["--advertise-host", "a b"], "--advertise-host"),
+        (&["--advertise-host", "0.0.0.0"], "every address and none"),
+        (&["--advertise-host", "::"], "every address and none"),
         (&["--token-file", "no/such/file"], "--token-file"),
     ] {
         let refusal = refusal(more);

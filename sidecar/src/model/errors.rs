@@ -1,5 +1,6 @@
 //! Everything that can end badly, with what the caller may do about it.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -346,7 +347,7 @@ pub enum TransferError {
         rank: DpRank,
     },
     /// P's side channel does not answer.
-    #[error("ask {endpoint} for its agent metadata")]
+    #[error("ask {endpoint} for its agent metadata{}", here(endpoint))]
     PeerUnreachable {
         /// P's side channel.
         endpoint: Endpoint,
@@ -364,7 +365,7 @@ pub enum TransferError {
         source: Arc<FabricError>,
     },
     /// Another engine answers there now.
-    #[error("engine {expected} prefilled, but {found} answers at {endpoint}")]
+    #[error("engine {expected} prefilled, but {found} answers at {endpoint}{}", here(endpoint))]
     PeerChanged {
         /// P's side channel.
         endpoint: Endpoint,
@@ -452,6 +453,17 @@ pub enum TransferError {
     /// Out of time.
     #[error("the transfer was not done at its deadline")]
     Deadline,
+}
+
+/// What may be wrong with P's word on where it is, when it leads nowhere.
+fn here(endpoint: &Endpoint) -> &'static str {
+    let name = endpoint.host.eq_ignore_ascii_case("localhost");
+    let address = endpoint.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    if name || address {
+        ": that is this pod itself; the prefill engine's VLLM_NIXL_SIDE_CHANNEL_HOST must be an address of its own pod"
+    } else {
+        ""
+    }
 }
 
 impl TransferError {

@@ -170,7 +170,7 @@ impl Rank {
         let active = stage.active.get(transfer)?;
         let shown = self.records.get(transfer)?;
         let State::Verifying { bytes } = active.state else { return None };
-        let (endpoint, _) = self.own.desk.as_ref()?;
+        let endpoint = &self.own.door.as_ref()?.endpoint;
         let now = Instant::now();
         let request = EngineRequestId::new(format!("kvgate-{}", uuid::Uuid::new_v4().simple()));
         let virtual_engine = &stage.session.virtual_engine;

@@ -142,8 +142,8 @@ impl Rank {
     pub(super) fn on_session(&mut self, identity: &Arc<Identity>, answer: Result<Box<Session>, SessionError>) {
         let Some(session) = self.built(identity, answer) else { return };
         let mut session = *session;
-        if let Some((_, desk)) = &self.own.desk {
-            desk.set(Some(Arc::clone(&session.virtual_engine)));
+        if let Some(door) = &self.own.door {
+            door.desk.set(Some(Arc::clone(&session.virtual_engine)));
         }
         for (shard, mut stream) in session.notifications.drain(..) {
             let (events, stop) = (self.events.clone(), self.shared.stop.clone());
@@ -215,8 +215,8 @@ impl Rank {
     /// Ends the session: transfers fail, landed slots are gone with their engine, the agents are closed beside the loop.
     fn retire(&mut self) {
         self.cancel_all(&TransferError::EngineRestarted { rank: self.own.dp_rank });
-        if let Some((_, desk)) = &self.own.desk {
-            desk.set(None);
+        if let Some(door) = &self.own.door {
+            door.desk.set(None);
         }
         let mut agents = self.handles.take_agents();
         if let Some(digester) = self.handles.take_digester() {

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use vllm_wire::notif;
 
+use super::door::Door;
 use super::jobs::{self, Event};
 use super::stage::Stage;
 use super::telling::{Line, Telling};
@@ -269,6 +270,9 @@ impl Rank {
     /// The rank's state and why.
     pub(super) fn readiness(&self) -> (RankState, Vec<String>) {
         let mut facts = self.engine.facts(self.shared.gate.is_cancelled());
+        if let Some(why) = self.own.door.as_ref().and_then(Door::closed_because) {
+            facts.blocked_by = Some(why.to_owned());
+        }
         if self.stage.as_ref().is_some_and(Stage::is_lost) {
             facts.blocked_by = Some("all of its staging is in quarantine until the sidecar restarts".to_owned());
         }

@@ -10,7 +10,7 @@ use kv::slots::SlotSet;
 use nixl::{
     AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, Reading, RemoteDescs,
 };
-use side_channel::Endpoint;
+use side_channel::{Endpoint, ServeError, Server};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,8 @@ pub(crate) enum Event {
     Renewed { session: EngineId, answer: Result<Vec<Puller>, SessionError> },
     /// Pull agents of an earlier generation were closed; `quiet`: no hardware writes for them any more.
     Gone { session: EngineId, generation: u64, quiet: bool },
+    /// Another try to listen for D.
+    Listening { answer: Result<Server, ServeError> },
     /// The engine was told that nobody reads a handle.
     HandleReleased { request: EngineRequestId, failed: u64 },
 }

@@ -68,7 +68,7 @@ impl Rank {
             compatibility_hash: identity.map(|identity| identity.hash.clone()),
             engine_version: self.engine.view.version_text.clone(),
             virtual_engine_id: self.stage.as_ref().map(|stage| stage.id().clone()),
-            side_channel: self.own.desk.as_ref().map(|(endpoint, _)| endpoint.clone()),
+            side_channel: self.own.door.as_ref().map(|door| door.endpoint.clone()),
             layout: identity.and_then(|identity| identity.shards.first()).map(|shard| Arc::clone(&shard.layout)),
             tp_size: self.shared.config.tp_size,
             load: self.load(),
