@@ -14,6 +14,7 @@
 //! | [`agent`] | the real fabric: a NIXL agent on its own thread |
 //! | [`loopback`] | a fabric inside one process, by `memcpy` |
 //! | [`faulty`] | a fabric around another one that goes wrong on purpose |
+//! | [`bulk`] | work over bytes, where it disturbs nobody |
 //!
 //! # What the crate promises
 //!
@@ -22,6 +23,7 @@
 //! * Nobody gets a reference into registered memory, only copies in and out.
 
 pub mod agent;
+pub mod bulk;
 pub mod descs;
 pub mod error;
 pub mod fabric;
@@ -38,5 +40,5 @@ pub use error::{DescError, FabricError, NixlError};
 pub use fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading};
 pub use memory::{HugePages, Memory, MemoryError};
 pub use name::AgentName;
-pub use pending::Pending;
+pub use pending::{Answer, Pending};
 pub use region::{OutOfRange, Region};

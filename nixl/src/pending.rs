@@ -24,11 +24,11 @@ enum State<T> {
 }
 
 /// The end that answers. Dropping it unused answers [`FabricError::Lost`].
-pub(crate) struct Answer<T>(Option<oneshot::Sender<Result<T, FabricError>>>);
+pub struct Answer<T>(Option<oneshot::Sender<Result<T, FabricError>>>);
 
 impl<T> Answer<T> {
     /// Answers; a receiver that has gone is fine, nobody wants to know.
-    pub(crate) fn send(self, answer: Result<T, FabricError>) {
+    pub fn send(self, answer: Result<T, FabricError>) {
         if let Some(sender) = self.0 {
             drop(sender.send(answer));
         }
@@ -47,7 +47,8 @@ impl<T> fmt::Debug for Answer<T> {
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn pair() -> (Answer<T>, Self) {
+    /// An answer to come, and the end that gives it: for implementations of [`crate::Fabric`] outside this crate too.
+    pub fn pair() -> (Answer<T>, Self) {
         let (sender, receiver) = oneshot::channel();
         (Answer(Some(sender)), Self(State::Waiting(receiver)))
     }

@@ -3,7 +3,7 @@
 mod line;
 mod payload;
 mod pool;
-mod tcp;
+mod pooled;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 
+pub use line::Wire;
 pub use payload::Payload;
-pub use tcp::Pooled;
+pub use pooled::{Connect, Pooled};
 
 /// Something that sends HTTP requests. The body of a response comes as it arrives; dropping it (or the future) closes
 /// the connection, which is how a request is cancelled.

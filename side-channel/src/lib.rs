@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`channel`] | the trait [`SideChannel`], the [`Answer`] of a server, endpoints and errors |
 //! | [`zmq`] | the real one: ZMTP 3.0 over TCP, `REQ` asks and `ROUTER` answers |
+//! | [`network`] | what carries its bytes |
 //! | [`subscribe`] | numbered messages of a publisher, live (`SUB`) or repeated (`REQ`), as vLLM's KV events come |
 //! | [`in_process`] | the same without sockets, for tests and simulations |
 //!
@@ -13,12 +14,14 @@
 
 pub mod channel;
 pub mod in_process;
+pub mod network;
 pub mod subscribe;
 pub mod zmq;
 mod zmtp;
 
 pub use channel::{Answer, Answered, AskError, Endpoint, EndpointError, ServeError, Server, SideChannel, Step};
 pub use in_process::InProcess;
+pub use network::{Network, Tcp};
 pub use subscribe::{Numbered, Replay, Subscription};
 pub use zmq::{Limits, Zmq};
 pub use zmtp::WireError;

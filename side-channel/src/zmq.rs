@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channel::{Answer, Answered, AskError, Endpoint, ServeError, Server, SideChannel, Step};
+use crate::network::{Network, Tcp};
 use crate::zmtp::{Connection, MessageLimits, SocketType, WireError};
 
 /// What a peer may cost.
@@ -49,20 +50,34 @@ const MAX_FRAMES: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The side channel of vLLM: ZMTP 3.0 over TCP.
-#[derive(Clone, Debug, Default)]
-pub struct Zmq {
+#[derive(Clone, Debug)]
+pub struct Zmq<N = Tcp> {
     limits: Limits,
+    network: N,
+}
+
+impl Default for Zmq {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Zmq {
     /// With the default [`Limits`].
     pub fn new() -> Self {
-        Self::default()
+        Self::with_limits(Limits::default())
     }
 
     /// With limits of the caller's choice.
     pub fn with_limits(limits: Limits) -> Self {
-        Self { limits }
+        Self { limits, network: Tcp }
+    }
+}
+
+impl<N: Network> Zmq<N> {
+    /// Over another network, with the default [`Limits`].
+    pub fn over(network: N) -> Self {
+        Self { limits: Limits::default(), network }
     }
 
     async fn ask_on_one_connection(
@@ -71,10 +86,9 @@ impl Zmq {
         requests: Vec<Bytes>,
         step: &Mutex<Step>,
     ) -> Result<Vec<Vec<Bytes>>, AskError> {
-        let connecting = TcpStream::connect((to.host.as_str(), to.port)).await;
+        let connecting = self.network.connect(to).await;
         let stream = connecting.map_err(|source| AskError::Connect { endpoint: to.clone(), source })?;
         let wire = |source| AskError::Wire { endpoint: to.clone(), source };
-        stream.set_nodelay(true).map_err(|error| wire(error.into()))?;
         *step.lock() = Step::Greet;
         let limits = MessageLimits { bytes: self.limits.answer_bytes, frames: MAX_FRAMES };
         let mut connection = Connection::greet(stream, SocketType::Req, limits).await.map_err(wire)?;
@@ -93,7 +107,7 @@ impl Zmq {
     }
 }
 
-impl SideChannel for Zmq {
+impl<N: Network> SideChannel for Zmq<N> {
     fn ask_all<'a>(
         &'a self,
         to: &'a Endpoint,
@@ -122,11 +136,10 @@ impl SideChannel for Zmq {
                     ServeError::Bind { endpoint, source }
                 }
             };
-            let listener = TcpListener::bind((on.host.as_str(), on.port)).await.map_err(failed)?;
-            let port = listener.local_addr().map_err(failed)?.port();
+            let (listener, port) = self.network.listen(on).await.map_err(failed)?;
             let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
             let service = Service { answer, limits: self.limits, stop: stop.clone(), tasks: tasks.clone() };
-            tasks.spawn(service.accept(listener));
+            tasks.spawn(service.accept::<N>(listener));
             Ok(Server::new(on.with_port(port), stop, tasks))
         })
     }
@@ -142,15 +155,15 @@ struct Service {
 }
 
 impl Service {
-    async fn accept(self, listener: TcpListener) {
+    async fn accept<N: Network>(self, listener: N::Listener) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = N::accept(&listener) => accepted,
             };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "side channel cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -177,8 +190,7 @@ impl Service {
     }
 
     /// Answers one peer until it leaves, is silent for too long or speaks nonsense.
-    async fn converse(&self, stream: TcpStream) -> Result<(), WireError> {
-        stream.set_nodelay(true)?;
+    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), WireError> {
         let limits = MessageLimits { bytes: self.limits.request_bytes, frames: MAX_FRAMES };
         let greeting = Connection::greet(stream, SocketType::Router, limits);
         let Ok(greeted) = timeout(self.limits.peer, greeting).await else { return Ok(()) };

@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 
 /// The most bytes of a page that are read. vLLM's `/metrics` of 16 ranks is below 2 MiB.
@@ -70,17 +70,24 @@ pub enum GetError {
     },
 }
 
-/// An engine behind a TCP address.
+/// An engine behind an address that its connector reaches.
 #[derive(Clone, Debug)]
-pub struct TcpEngine {
+pub struct TcpEngine<C = HttpConnector> {
     base: Uri,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<C, Empty<Bytes>>,
 }
 
 impl TcpEngine {
     /// The engine at `base` (`http://host:port`; a path is kept as a prefix).
     pub fn new(base: Uri) -> Self {
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(2).build_http();
+        Self::over(HttpConnector::new(), base)
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> TcpEngine<C> {
+    /// The same over another network.
+    pub fn over(connector: C, base: Uri) -> Self {
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(2).build(connector);
         Self { base, client }
     }
 
@@ -105,7 +112,7 @@ impl TcpEngine {
     }
 }
 
-impl EngineHttp for TcpEngine {
+impl<C: Connect + Clone + Send + Sync + Debug + 'static> EngineHttp for TcpEngine<C> {
     fn get<'a>(&'a self, path: &'static str, deadline: Duration) -> BoxFuture<'a, Result<Page, GetError>> {
         Box::pin(async move {
             let url = self.url(path)?;

@@ -3,29 +3,33 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use nixl::{Agent, AgentConfig, AgentName, Fabric};
 
 use crate::transport::Transport;
 
-/// Makes agents. Called on a blocking thread: loading plug-ins takes its time.
+/// Makes agents.
 pub trait Fabrics: Debug + Send + Sync + 'static {
     /// An initiator: reads from peers, has no progress thread, can be recycled.
     ///
     /// # Errors
     /// [`FabricsError`] when NIXL refuses.
-    fn pull(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError>;
+    fn pull(&self, name: AgentName) -> MadeAgent;
 
     /// A passive agent: others read from it, it notices their notifications.
     ///
     /// # Errors
     /// [`FabricsError`] when NIXL refuses.
-    fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError>;
+    fn serve(&self, name: AgentName) -> MadeAgent;
 
     /// What bytes are moved by, as far as that can be known. Called on a blocking thread. None where nothing is known (yet).
     fn transport(&self) -> Option<Transport> {
         None
     }
 }
+
+/// An agent to come: loading plug-ins takes its time.
+pub type MadeAgent = BoxFuture<'static, Result<Arc<dyn Fabric>, FabricsError>>;
 
 /// Why there is no agent.
 #[derive(Debug, thiserror::Error)]
@@ -50,21 +54,25 @@ impl NixlFabrics {
         Self { api }
     }
 
-    fn start(&self, config: AgentConfig) -> Result<Arc<dyn Fabric>, FabricsError> {
-        let name = config.name.clone();
-        match Agent::start(self.api, config) {
-            Ok(agent) => Ok(agent),
-            Err(source) => Err(FabricsError { name, source: Box::new(source) }),
-        }
+    fn start(&self, config: AgentConfig) -> MadeAgent {
+        let (api, name) = (self.api, config.name.clone());
+        let starting = tokio::task::spawn_blocking(move || Agent::start(api, config));
+        Box::pin(async move {
+            match starting.await {
+                Ok(Ok(agent)) => Ok(agent as Arc<dyn Fabric>),
+                Ok(Err(source)) => Err(FabricsError { name, source: Box::new(source) }),
+                Err(ended) => Err(FabricsError { name, source: Box::new(ended) }),
+            }
+        })
     }
 }
 
 impl Fabrics for NixlFabrics {
-    fn pull(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
+    fn pull(&self, name: AgentName) -> MadeAgent {
         self.start(AgentConfig::pull(name))
     }
 
-    fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
+    fn serve(&self, name: AgentName) -> MadeAgent {
         self.start(AgentConfig::serve(name))
     }
 

@@ -23,7 +23,7 @@ pub use counters::{Counters, DurationHistogram, Ended, RankStages, StageHistogra
 pub use kv::readiness::RankState;
 pub use vllm_wire::metrics::RankLoad;
 
-pub use receipts::{NoReceiptSink, ReceiptSink};
+pub use receipts::{NoReceiptSink, ReceiptSink, Recorded};
 
 pub use timeline::{Contact, DigestFacts, QueuedBehind, ReadFacts, ShardRead, Span};
 

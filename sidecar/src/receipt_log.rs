@@ -6,17 +6,18 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::model::{Landed, ReceiptSink};
+use crate::model::{Landed, ReceiptSink, Recorded};
 
 /// An open log; lines of concurrent receipts never mix.
 #[derive(Debug)]
 pub struct ReceiptLog {
-    file: Mutex<File>,
+    file: Arc<Mutex<File>>,
 }
 
 #[derive(Serialize)]
@@ -40,43 +41,50 @@ impl ReceiptLog {
     /// What the file system says.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
-        Ok(Self { file: Mutex::new(file) })
+        Ok(Self { file: Arc::new(Mutex::new(file)) })
     }
 
-    fn write(&self, landed: &Landed, withdrawn: bool) -> io::Result<()> {
-        let receipt = &landed.receipt;
-        let line = Line {
-            at_us: unix_micros(),
-            transfer_id: landed.transfer.as_str(),
-            attempt_id: landed.attempt.as_str(),
-            dp_rank: receipt.dp_rank.0,
-            virtual_engine_id: receipt.virtual_engine_id.as_str(),
-            request_id: receipt.request_id.as_str(),
-            blocks: receipt.blocks,
-            bytes: receipt.bytes,
-            withdrawn,
-        };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        // One write per line: a reader sees whole lines, also after a crash of this process.
-        let mut file = self.file.lock();
-        file.write_all(&text)?;
-        file.flush()
+    /// Writing waits for the disk: on a thread of its own.
+    fn write(&self, landed: Arc<Landed>, withdrawn: bool) -> Recorded {
+        let file = Arc::clone(&self.file);
+        let writing = tokio::task::spawn_blocking(move || append(&file, &landed, withdrawn));
+        Box::pin(async move { writing.await.unwrap_or_else(|ended| Err(io::Error::other(ended))) })
     }
 }
 
 impl ReceiptSink for ReceiptLog {
-    fn record(&self, landed: &Landed) -> io::Result<()> {
+    fn record(&self, landed: Arc<Landed>) -> Recorded {
         self.write(landed, false)
     }
 
-    fn withdraw(&self, landed: &Landed) -> io::Result<()> {
+    fn withdraw(&self, landed: Arc<Landed>) -> Recorded {
         self.write(landed, true)
     }
 
     fn keeps(&self) -> bool {
         true
     }
+}
+
+fn append(file: &Mutex<File>, landed: &Landed, withdrawn: bool) -> io::Result<()> {
+    let receipt = &landed.receipt;
+    let line = Line {
+        at_us: unix_micros(),
+        transfer_id: landed.transfer.as_str(),
+        attempt_id: landed.attempt.as_str(),
+        dp_rank: receipt.dp_rank.0,
+        virtual_engine_id: receipt.virtual_engine_id.as_str(),
+        request_id: receipt.request_id.as_str(),
+        blocks: receipt.blocks,
+        bytes: receipt.bytes,
+        withdrawn,
+    };
+    let mut text = serde_json::to_vec(&line)?;
+    text.push(b'\n');
+    // One write per line: a reader sees whole lines, also after a crash of this process.
+    let mut file = file.lock();
+    file.write_all(&text)?;
+    file.flush()
 }
 
 /// The wall clock, for records that are compared with other processes' records. Microseconds since 1970.

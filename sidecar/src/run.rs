@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener, ListenerExt as _};
 use nixl_sys::LoadError;
 use serde::Serialize;
 use side_channel::Zmq;
@@ -142,7 +142,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_parts(
     settings: Settings,
-    listener: TcpListener,
+    listener: impl Listener<Addr = SocketAddr>,
     parts: Parts,
     (build, log_filter): (Build, LogFilter),
     budgets: Budgets,
@@ -152,12 +152,6 @@ pub async fn run_parts(
     let address = listener.local_addr().map_err(|source| RunError::Listen { address: settings.listen, source })?;
     let pod = Pod::start(settings.pod, parts, lifecycle.tasks(), lifecycle.core().clone()).await?;
     let api = Api::new(pod.clone(), settings.token, build, log_filter, &lifecycle);
-    // Small answers and events must not wait for an acknowledgement of the ones before.
-    let listener = listener.tap_io(|socket| {
-        if let Err(refused) = socket.set_nodelay(true) {
-            debug!(error = %refused, "TCP_NODELAY was refused");
-        }
-    });
     let server = lifecycle.tasks().spawn(serve(listener, api, terms(settings.max_connections)));
 
     let ports = Ports { http: address.port(), side_channel: pod.side_channel_ports() };
@@ -183,8 +177,14 @@ pub fn this_build(git_sha: &'static str) -> Build {
 ///
 /// # Errors
 /// [`RunError::Listen`], for example when the port is taken.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
+pub async fn bind(address: SocketAddr) -> Result<impl Listener<Addr = SocketAddr>, RunError> {
+    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
+    // Small answers and events must not wait for an acknowledgement of the ones before.
+    Ok(listener.tap_io(|socket| {
+        if let Err(refused) = socket.set_nodelay(true) {
+            debug!(error = %refused, "TCP_NODELAY was refused");
+        }
+    }))
 }
 
 fn open_receipts(path: Option<&Path>) -> Result<Arc<dyn ReceiptSink>, RunError> {

@@ -140,9 +140,9 @@ pub(crate) enum SessionError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The blocking thread that starts agents is gone: the process ends.
-    #[error("the process is ending")]
-    Ending,
+    /// A bug: no name can be made for an agent.
+    #[error("name a NIXL agent")]
+    Name(#[source] nixl::name::AgentNameError),
     /// A command that an agent did not carry out.
     #[error("{what}: {source}")]
     Fabric {
@@ -315,13 +315,12 @@ impl Builder {
             Kind::Serve => "serve",
         };
         let name = format!("kvgate-dp{}-tp{shard}-{word}-{}", self.rank, uuid::Uuid::new_v4().simple());
-        let Ok(name) = AgentName::new(name) else { return Err(SessionError::Ending) };
-        let fabrics = Arc::clone(&self.fabrics);
-        let made = tokio::task::spawn_blocking(move || match kind {
-            Kind::Pull => fabrics.pull(name),
-            Kind::Serve => fabrics.serve(name),
-        });
-        Ok(made.await.map_err(|_ended| SessionError::Ending)??)
+        let name = AgentName::new(name).map_err(SessionError::Name)?;
+        let made = match kind {
+            Kind::Pull => self.fabrics.pull(name),
+            Kind::Serve => self.fabrics.serve(name),
+        };
+        Ok(made.await?)
     }
 }
 

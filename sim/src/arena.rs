@@ -1,6 +1,6 @@
 //! The KV memory of one DP rank: one registered arena per TP shard, filled and digested in chunks.
 //!
-//! Everything here is heavy (hundreds of megabytes) and runs on blocking threads only.
+//! Filling and digesting may be heavy (hundreds of megabytes): both belong into `nixl::bulk`.
 
 use std::sync::Arc;
 
@@ -76,6 +76,13 @@ impl Arena {
     /// The shards with their ranks.
     pub fn ranked(&self) -> impl Iterator<Item = (TpRank, &Shard)> {
         (0..).map(TpRank).zip(&self.shards)
+    }
+
+    /// Bytes of so many blocks, all layers and shards together.
+    pub fn bytes_of(&self, blocks: usize) -> u64 {
+        let shards = u64::from(self.geometry.tensor_parallel);
+        let block = self.geometry.page_bytes().saturating_mul(u64::from(self.geometry.layers)).saturating_mul(shards);
+        block.saturating_mul(u64::try_from(blocks).unwrap_or(u64::MAX))
     }
 
     /// Writes the KV of `pages`: what a prefill computes.

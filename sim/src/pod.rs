@@ -100,9 +100,15 @@ pub enum StartError {
     /// The request log.
     #[error(transparent)]
     RequestLog(#[from] RequestLogError),
-    /// A thread that started an agent died.
-    #[error("start the agents of DP rank {0}")]
-    Died(DpRank),
+    /// A bug: no name can be made for an agent.
+    #[error("name an agent of DP rank {rank}")]
+    Name {
+        /// Which rank.
+        rank: DpRank,
+        /// Why.
+        #[source]
+        source: nixl::name::AgentNameError,
+    },
 }
 
 /// A running pod.
@@ -274,10 +280,9 @@ impl Starting<'_> {
     }
 
     async fn agent(&self, rank: DpRank) -> Result<Arc<dyn Fabric>, StartError> {
-        let name = AgentName::new(Uuid::new_v4().to_string()).map_err(|_| StartError::Died(rank))?;
-        let agents = Arc::clone(&self.seams.agents);
-        let made = self.tasks.spawn_blocking(move || agents.agent(name)).await;
-        made.map_err(|_| StartError::Died(rank))?.map_err(|source| StartError::Agents { rank, source })
+        let name = AgentName::new(Uuid::new_v4().to_string());
+        let name = name.map_err(|source| StartError::Name { rank, source })?;
+        self.seams.agents.agent(name).await.map_err(|source| StartError::Agents { rank, source })
     }
 
     /// Starts the scheduler and what brings it the agents' notifications.

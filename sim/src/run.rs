@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Args, ConfigError};
 use crate::pod::{Pod, StartError};
 use crate::request_log::RequestLogError;
-use crate::seams::{Agents, AgentsError, Seams};
+use crate::seams::{Agents, AgentsError, MadeAgent, Seams};
 
 /// How long an ending pod waits for its requests, and then for its transfers.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -135,11 +135,16 @@ impl NixlAgents {
 }
 
 impl Agents for NixlAgents {
-    fn agent(&self, name: AgentName) -> Result<Arc<dyn Fabric>, AgentsError> {
+    fn agent(&self, name: AgentName) -> MadeAgent {
         let config = AgentConfig { backend_params: self.params.clone(), ..AgentConfig::serve(name.clone()) };
-        match Agent::start(self.api, config) {
-            Ok(agent) => Ok(agent),
-            Err(source) => Err(AgentsError { name, source: Box::new(source) }),
-        }
+        let api = self.api;
+        let starting = tokio::task::spawn_blocking(move || Agent::start(api, config));
+        Box::pin(async move {
+            match starting.await {
+                Ok(Ok(agent)) => Ok(agent as Arc<dyn Fabric>),
+                Ok(Err(source)) => Err(AgentsError { name, source: Box::new(source) }),
+                Err(ended) => Err(AgentsError { name, source: Box::new(ended) }),
+            }
+        })
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric};
 use side_channel::SideChannel;
@@ -16,14 +17,17 @@ pub struct Seams {
     pub side_channel: Arc<dyn SideChannel>,
 }
 
-/// Makes agents; may block, so it is called on a blocking thread.
+/// Makes agents.
 pub trait Agents: Debug + Send + Sync + 'static {
     /// A new agent that both serves and reads.
     ///
     /// # Errors
     /// When it cannot be started.
-    fn agent(&self, name: AgentName) -> Result<Arc<dyn Fabric>, AgentsError>;
+    fn agent(&self, name: AgentName) -> MadeAgent;
 }
+
+/// An agent to come: loading plug-ins takes its time.
+pub type MadeAgent = BoxFuture<'static, Result<Arc<dyn Fabric>, AgentsError>>;
 
 /// An agent could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +58,8 @@ impl Debug for LoopbackAgents {
 }
 
 impl Agents for LoopbackAgents {
-    fn agent(&self, name: AgentName) -> Result<Arc<dyn Fabric>, AgentsError> {
-        Ok(self.0.agent(name))
+    fn agent(&self, name: AgentName) -> MadeAgent {
+        let agent: Arc<dyn Fabric> = self.0.agent(name);
+        Box::pin(async { Ok(agent) })
     }
 }

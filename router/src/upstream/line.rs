@@ -15,29 +15,33 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::rt::{Read, Write};
 
 use super::Payload;
 use super::pool::{Pool, ServerKey};
+
+/// What a line may run over.
+pub trait Wire: Read + Write + Unpin + Send + 'static {}
+
+impl<W: Read + Write + Unpin + Send + 'static> Wire for W {}
 
 /// The most that is read ahead of an answer whose client is slow; also the longest head of an answer.
 const READ_AHEAD: usize = 64 * 1024;
 
 /// A connection and the only one who sends on it.
-pub(super) struct Line {
+pub(super) struct Line<W: Wire> {
     sender: SendRequest<Payload>,
-    connection: Connection<TokioIo<TcpStream>, Payload>,
+    connection: Connection<W, Payload>,
     /// The connection has come to its end.
     over: bool,
     turns: Arc<Turns>,
     waker: Waker,
 }
 
-impl Line {
+impl<W: Wire> Line<W> {
     /// Boxed: it goes from hand to hand.
-    pub(super) async fn over(io: TokioIo<TcpStream>) -> hyper::Result<Box<Self>> {
-        let (sender, connection) = Builder::new().max_buf_size(READ_AHEAD).handshake(io).await?;
+    pub(super) async fn over(wire: W) -> hyper::Result<Box<Self>> {
+        let (sender, connection) = Builder::new().max_buf_size(READ_AHEAD).handshake(wire).await?;
         let turns = Arc::new(Turns::default());
         let waker = Waker::from(Arc::clone(&turns));
         Ok(Box::new(Self { sender, connection, over: false, turns, waker }))
@@ -78,8 +82,8 @@ impl Line {
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 
 /// Polls a connection and the one who waits for it in turns, until both have nothing to do before something comes from outside.
-fn drive<T>(
-    connection: &mut Connection<TokioIo<TcpStream>, Payload>,
+fn drive<W: Wire, T>(
+    connection: &mut Connection<W, Payload>,
     over: &mut bool,
     turns: &Turns,
     waker: &Waker,
@@ -148,17 +152,17 @@ impl Wake for Turns {
 }
 
 /// An answer's body. Read to its end, it leaves its connection to the next request; dropped before, it closes it.
-pub(super) struct Answer {
+pub(super) struct Answer<W: Wire> {
     body: Incoming,
-    line: Option<Box<Line>>,
-    pool: Pool,
+    line: Option<Box<Line<W>>>,
+    pool: Pool<W>,
     server: ServerKey,
     /// What broke it off: told a turn later, so that all that came before it has gone out to the client by then.
     broken: Option<hyper::Error>,
 }
 
-impl Answer {
-    pub(super) fn new(body: Incoming, line: Box<Line>, pool: Pool, server: ServerKey) -> Self {
+impl<W: Wire> Answer<W> {
+    pub(super) fn new(body: Incoming, line: Box<Line<W>>, pool: Pool<W>, server: ServerKey) -> Self {
         let mut answer = Self { body, line: Some(line), pool, server, broken: None };
         answer.leave_line();
         answer
@@ -174,13 +178,13 @@ impl Answer {
     }
 }
 
-impl std::fmt::Debug for Answer {
+impl<W: Wire> std::fmt::Debug for Answer<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answer").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
-impl Body for Answer {
+impl<W: Wire> Body for Answer<W> {
     type Data = Bytes;
     type Error = hyper::Error;
 

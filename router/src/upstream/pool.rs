@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
-use super::line::Line;
+use super::line::{Line, Wire};
 
 /// Shorter than the keep-alive of uvicorn (5 s), in front of which vLLM sits: a connection that the engine is about to
 /// close is never used again.
@@ -22,17 +22,30 @@ const MAX_IDLE: usize = 4096;
 pub(super) type ServerKey = Arc<str>;
 
 /// The connections of all servers, each server's with the longest idle first.
-#[derive(Clone, Default)]
-pub(super) struct Pool(Arc<Mutex<Kept>>);
+pub(super) struct Pool<W: Wire>(Arc<Mutex<Kept<W>>>);
 
-#[derive(Default)]
-struct Kept {
-    idle: BTreeMap<ServerKey, Vec<(Instant, Box<Line>)>>,
+/// A connection, and since when it waits.
+type Idle<W> = (Instant, Box<Line<W>>);
+
+struct Kept<W: Wire> {
+    idle: BTreeMap<ServerKey, Vec<Idle<W>>>,
     /// A task closes what has been idle for too long.
     is_swept: bool,
 }
 
-impl Pool {
+impl<W: Wire> Clone for Pool<W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W: Wire> Default for Pool<W> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Kept { idle: BTreeMap::new(), is_swept: false })))
+    }
+}
+
+impl<W: Wire> Pool<W> {
     /// How a server is called here.
     pub(super) fn key(&self, server: &Authority) -> ServerKey {
         match self.0.lock().idle.get_key_value(server.as_str()) {
@@ -42,7 +55,7 @@ impl Pool {
     }
 
     /// The connection to a server that was used last, if one is still open.
-    pub(super) fn take(&self, server: &ServerKey) -> Option<Box<Line>> {
+    pub(super) fn take(&self, server: &ServerKey) -> Option<Box<Line<W>>> {
         let oldest = Instant::now().checked_sub(IDLE);
         loop {
             let (since, mut line) = self.0.lock().idle.get_mut(server)?.pop()?;
@@ -53,7 +66,7 @@ impl Pool {
     }
 
     /// Keeps a connection that is free.
-    pub(super) fn put(&self, server: &ServerKey, line: Box<Line>) {
+    pub(super) fn put(&self, server: &ServerKey, line: Box<Line<W>>) {
         let mut kept = self.0.lock();
         let now = Instant::now();
         match kept.idle.get_mut(server) {
@@ -82,7 +95,7 @@ impl Pool {
     }
 }
 
-impl Kept {
+impl<W: Wire> Kept<W> {
     /// Closes what has been idle for too long; says whether there is anything left.
     fn sweep(&mut self) -> bool {
         let oldest = Instant::now().checked_sub(IDLE);
@@ -95,7 +108,7 @@ impl Kept {
     }
 }
 
-impl std::fmt::Debug for Pool {
+impl<W: Wire> std::fmt::Debug for Pool<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").finish_non_exhaustive()
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kv::digest::pages;
 use kv::layout::KvLayout;
+use nixl::bulk;
 use nixl::{
     AgentName, Closed, Fabric, FabricError, HugePages, LocalDescs, Memory, OutOfRange, Read, Region, RemoteDescs,
 };
@@ -223,7 +224,8 @@ impl Digesting {
 
     async fn on_a_worker(mut self, piece: Option<Piece>) -> Result<Self, DigestError> {
         let Some(piece) = piece else { return Ok(self) };
-        let work = tokio::task::spawn_blocking(move || self.take(&piece).map(|()| self));
+        let bytes = piece.parts.iter().fold(0_u64, |bytes, part| bytes.saturating_add(part.len));
+        let work = bulk::over(bytes, move || self.take(&piece).map(|()| self));
         work.await.map_err(|_ended| DigestError::Compute)?.map_err(|_out_of_range| DigestError::Compute)
     }
 

@@ -183,13 +183,14 @@ struct Opened {
 impl Opened {
     async fn make(fabrics: Arc<dyn Fabrics>, bytes: u64) -> Result<Self, ProbeError> {
         let name = AgentName::new(format!("kvgate-probe-{}", uuid::Uuid::new_v4()))?;
-        // Plug-ins are loaded and pages are touched: not on an async thread.
-        let making = tokio::task::spawn_blocking(move || -> Result<_, ProbeError> {
+        // Every page is touched: not on an async thread.
+        let filling = tokio::task::spawn_blocking(move || -> Result<_, ProbeError> {
             let memory = Memory::host(bytes, HugePages::Try)?;
             write_pattern(&memory)?;
-            Ok((fabrics.serve(name)?, memory))
+            Ok(memory)
         });
-        let (fabric, memory) = making.await.map_err(|_| ProbeError::Thread)??;
+        let memory = filling.await.map_err(|_| ProbeError::Thread)??;
+        let fabric = fabrics.serve(name).await?;
         let region = fabric.register(memory).await?;
         let metadata = fabric.local_metadata().await?;
         Ok(Self { fabric, region, metadata })

@@ -1,5 +1,6 @@
 //! Prefill pods' sidecars, asked over HTTP for digests of their engines' blocks.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -27,8 +28,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 ///
 /// They are asked with this sidecar's own token: who names one has shown that token to get here, so it is told nothing new.
 #[derive(Clone, Debug)]
-pub struct HttpSources {
-    client: Client<HttpConnector, Full<Bytes>>,
+pub struct HttpSources<C = HttpConnector> {
+    client: Client<C, Full<Bytes>>,
     authorization: Option<HeaderValue>,
 }
 
@@ -46,6 +47,13 @@ impl HttpSources {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_WITHIN));
         connector.set_nodelay(true);
+        Self::over(connector, authorization)
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> HttpSources<C> {
+    /// The same over another network.
+    pub fn over(connector: C, authorization: Option<HeaderValue>) -> Self {
         Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(8).build(connector), authorization }
     }
 
@@ -75,7 +83,7 @@ impl HttpSources {
     }
 }
 
-impl SourceDigests for HttpSources {
+impl<C: Connect + Clone + Send + Sync + Debug + 'static> SourceDigests for HttpSources<C> {
     fn ask<'a>(&'a self, sidecar: &'a Uri, ask: &'a DigestAsk) -> BoxFuture<'a, Result<Digests, SourceError>> {
         Box::pin(
             async move { timeout_at(ask.deadline, self.answer(sidecar, ask)).await.unwrap_or(Err(SourceError::Late)) },

@@ -2,24 +2,30 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 
 use super::Landed;
 
+/// A record being made, also when this is dropped.
+pub type Recorded = BoxFuture<'static, io::Result<()>>;
+
 /// Where receipts are put on record before they are answered.
 pub trait ReceiptSink: Debug + Send + Sync + 'static {
-    /// Writes one receipt. Runs on a blocking thread.
+    /// Writes one receipt.
     ///
     /// # Errors
     /// Whatever the file said; the receipt is given all the same, and the error logged.
-    fn record(&self, landed: &Landed) -> io::Result<()>;
+    fn record(&self, landed: Arc<Landed>) -> Recorded;
 
-    /// Writes that a receipt that was put on record has not been given: its transfer ended otherwise in that moment. Runs on a blocking thread.
+    /// Writes that a receipt that was put on record has not been given: its transfer ended otherwise in that moment.
     ///
     /// # Errors
     /// Whatever the file said; it is logged.
-    fn withdraw(&self, landed: &Landed) -> io::Result<()>;
+    fn withdraw(&self, landed: Arc<Landed>) -> Recorded;
 
-    /// Whether [`Self::record`] does anything: where it does not, no thread is asked for it.
+    /// Whether [`Self::record`] does anything: where it does not, no task is made for it.
     fn keeps(&self) -> bool;
 }
 
@@ -28,12 +34,12 @@ pub trait ReceiptSink: Debug + Send + Sync + 'static {
 pub struct NoReceiptSink;
 
 impl ReceiptSink for NoReceiptSink {
-    fn record(&self, _landed: &Landed) -> io::Result<()> {
-        Ok(())
+    fn record(&self, _landed: Arc<Landed>) -> Recorded {
+        Box::pin(async { Ok(()) })
     }
 
-    fn withdraw(&self, _landed: &Landed) -> io::Result<()> {
-        Ok(())
+    fn withdraw(&self, _landed: Arc<Landed>) -> Recorded {
+        Box::pin(async { Ok(()) })
     }
 
     fn keeps(&self) -> bool {

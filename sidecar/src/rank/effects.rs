@@ -16,7 +16,7 @@ use super::stage::LandedSlots;
 use super::{Rank, Wake, answer};
 use crate::latency::Series;
 use crate::model::counters::add;
-use crate::model::{Ended, Landed, Receipt, Stages, TransferError};
+use crate::model::{Ended, Landed, Receipt, Stages, TransferError, TransferPhase};
 
 impl Rank {
     /// Does one thing; what follows from it at once comes back as events.
@@ -245,6 +245,8 @@ impl Rank {
                     shown.stages = stages;
                     shown.bytes = bytes;
                     shown.virtual_request = Some(request);
+                    // Whoever is answered below may look at once.
+                    shown.state = TransferPhase::Landed;
                 });
             }
             Err(error) => {

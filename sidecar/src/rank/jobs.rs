@@ -7,6 +7,7 @@ use kv::blocks::GroupedBlocks;
 use kv::copy::{CopyPlan, PlanError, SlotAssignment};
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
 use kv::slots::SlotSet;
+use nixl::bulk;
 use nixl::{
     AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, Reading, RemoteDescs,
 };
@@ -253,11 +254,8 @@ pub(crate) async fn verify(
     let transfer = landed.transfer.clone();
     let compared = compare(spoil, comparison).await;
     if matches!(compared, Compared::Agrees(_)) {
-        let line = Arc::clone(&landed);
-        let work = tokio::task::spawn_blocking(move || receipts.record(&line));
-        match tokio::time::timeout(RECORD_WITHIN, work).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
+        match tokio::time::timeout(RECORD_WITHIN, receipts.record(Arc::clone(&landed))).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record"),
             Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not put on record in time"),
         }
@@ -268,19 +266,16 @@ pub(crate) async fn verify(
 /// Puts on record that a receipt has not been given.
 pub(crate) async fn withdraw(landed: Arc<Landed>, receipts: Arc<dyn ReceiptSink>) {
     let transfer = landed.transfer.clone();
-    match tokio::task::spawn_blocking(move || receipts.withdraw(&landed)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, transfer_id = %transfer, "receipt not withdrawn"),
-        Err(error) => tracing::error!(%error, transfer_id = %transfer, "receipt not withdrawn"),
+    if let Err(error) = receipts.withdraw(landed).await {
+        tracing::error!(%error, transfer_id = %transfer, "receipt not withdrawn");
     }
 }
 
-/// Heavy: on a worker thread. Without anything to do it takes none.
 async fn compare(spoil: Option<Spoiling>, comparison: Option<Comparison>) -> Compared {
-    if spoil.is_none() && comparison.is_none() {
-        return Compared::Agrees(None);
-    }
-    let work = tokio::task::spawn_blocking(move || {
+    // A fault may take its time.
+    let spoiling = if spoil.is_some() { u64::MAX } else { 0 };
+    let bytes = comparison.as_ref().map_or(0, Comparison::bytes).max(spoiling);
+    let work = bulk::over(bytes, move || {
         if let Some(spoil) = &spoil {
             spoilt(spoil);
         }
@@ -312,7 +307,9 @@ fn spoilt((how, arenas, slots): &Spoiling) {
 
 /// Zeroes slots before they are free.
 pub(crate) async fn zero(session: EngineId, arenas: Vec<Arena>, slots: SlotSet, events: mpsc::Sender<Event>) {
-    let work = tokio::task::spawn_blocking(move || {
+    let slot = arenas.iter().map(|arena| arena.layout.slot_bytes()).sum::<u64>();
+    let bytes = slot.saturating_mul(u64::try_from(slots.ids().len()).unwrap_or(u64::MAX));
+    let work = bulk::over(bytes, move || {
         for arena in &arenas {
             if let Err(error) = arena.zero(slots.ids()) {
                 tracing::error!(%error, "staging not zeroed");

@@ -307,6 +307,13 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
+    /// What there is to read here, at most.
+    pub(crate) fn bytes(&self) -> u64 {
+        let blocks = self.slots.iter().map(Vec::len).fold(0, usize::saturating_add);
+        let each = self.arenas.iter().map(|arena| arena.layout.slot_bytes()).fold(0, u64::saturating_add);
+        each.saturating_mul(u64::try_from(blocks).unwrap_or(u64::MAX))
+    }
+
     /// Digests what landed and compares.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::to_bytes;
+use axum::serve::Listener as _;
 use clap::Parser as _;
 use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};

@@ -20,9 +20,9 @@ use parking_lot::Mutex;
 use side_channel::{Answer, Answered, Endpoint, InProcess, Server, SideChannel};
 use sidecar::digest::source::SourceDigests;
 use sidecar::engine_http::{EngineHttp, GetError, Page};
-use sidecar::fabrics::{Fabrics, FabricsError};
+use sidecar::fabrics::{Fabrics, MadeAgent};
 use sidecar::model::{
-    Faults, Landed, PodConfig, RankSnapshot, ReceiptSink, Role, StagingKind, StartError, StartTransfer,
+    Faults, Landed, PodConfig, RankSnapshot, ReceiptSink, Recorded, Role, StagingKind, StartError, StartTransfer,
     TransferSnapshot,
 };
 use sidecar::pod::{Parts, Pod};
@@ -98,12 +98,14 @@ impl std::fmt::Debug for LoopbackFabrics {
 }
 
 impl Fabrics for LoopbackFabrics {
-    fn pull(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
-        Ok(Faulty::wrap(self.net.agent(name), self.plan.clone()))
+    fn pull(&self, name: AgentName) -> MadeAgent {
+        let agent: Arc<dyn Fabric> = Faulty::wrap(self.net.agent(name), self.plan.clone());
+        Box::pin(async { Ok(agent) })
     }
 
-    fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
-        Ok(self.net.agent(name))
+    fn serve(&self, name: AgentName) -> MadeAgent {
+        let agent: Arc<dyn Fabric> = self.net.agent(name);
+        Box::pin(async { Ok(agent) })
     }
 }
 
@@ -117,17 +119,20 @@ pub(crate) struct Receipts {
 }
 
 impl ReceiptSink for Receipts {
-    fn record(&self, landed: &Landed) -> std::io::Result<()> {
-        self.given.lock().push(landed.clone());
-        if let Some(hold) = self.hold.lock().take() {
-            hold.recv().unwrap_or(());
-        }
-        Ok(())
+    fn record(&self, landed: Arc<Landed>) -> Recorded {
+        self.given.lock().push(Landed::clone(&landed));
+        let hold = self.hold.lock().take();
+        Box::pin(async {
+            if let Some(hold) = hold {
+                tokio::task::spawn_blocking(move || hold.recv().unwrap_or(())).await.unwrap();
+            }
+            Ok(())
+        })
     }
 
-    fn withdraw(&self, landed: &Landed) -> std::io::Result<()> {
+    fn withdraw(&self, landed: Arc<Landed>) -> Recorded {
         self.withdrawn.lock().push(landed.transfer.clone());
-        Ok(())
+        Box::pin(async { Ok(()) })
     }
 
     fn keeps(&self) -> bool {
@@ -182,7 +187,7 @@ impl FakeEngine {
         let mut shards = Vec::new();
         for shard in 0..tp {
             let unique = uuid::Uuid::new_v4();
-            let agent = fabrics.serve(AgentName::new(format!("{id}-{shard}-{unique}")).unwrap()).unwrap();
+            let agent = fabrics.serve(AgentName::new(format!("{id}-{shard}-{unique}")).unwrap()).await.unwrap();
             let memory = Memory::host(BLOCK_BYTES * u64::from(POOL), HugePages::Off).unwrap();
             let region = agent.register(memory).await.unwrap();
             let blob = agent.local_metadata().await.unwrap();

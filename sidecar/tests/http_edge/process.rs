@@ -1,6 +1,7 @@
 //! From the command line to the end of the process, without NIXL.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -188,14 +189,14 @@ async fn a_ports_file_that_cannot_be_written_ends_the_process() {
     assert!(chain(&error).contains("/no/such/folder/ports"));
 }
 
-#[test]
-fn receipts_are_appended_one_line_each() {
+#[tokio::test]
+async fn receipts_are_appended_one_line_each() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("receipts.jsonl");
     std::fs::write(&path, "{\"of\":\"an earlier run\"}\n").unwrap();
     let log = ReceiptLog::open(&path).unwrap();
-    log.record(&rig::landed("t-1")).unwrap();
-    log.record(&rig::landed("t-2")).unwrap();
+    log.record(Arc::new(rig::landed("t-1"))).await.unwrap();
+    log.record(Arc::new(rig::landed("t-2"))).await.unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);

@@ -15,7 +15,7 @@ use side_channel::{Endpoint, InProcess};
 use sidecar::auth::Token;
 use sidecar::digest::source::NoSources;
 use sidecar::engine_http::{EngineHttp, GetError, Page, TcpEngine};
-use sidecar::fabrics::{Fabrics, FabricsError};
+use sidecar::fabrics::{Fabrics, MadeAgent};
 use sidecar::http::{Api, api};
 use sidecar::lifecycle::Lifecycle;
 use sidecar::metrics::Build;
@@ -33,12 +33,13 @@ const NOBODY: &str = "http://127.0.0.1:1";
 pub(crate) struct Loopback(pub(crate) LoopbackNet);
 
 impl Fabrics for Loopback {
-    fn pull(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
-        Ok(self.0.agent(name))
+    fn pull(&self, name: AgentName) -> MadeAgent {
+        let agent: Arc<dyn Fabric> = self.0.agent(name);
+        Box::pin(async { Ok(agent) })
     }
 
-    fn serve(&self, name: AgentName) -> Result<Arc<dyn Fabric>, FabricsError> {
-        Ok(self.0.agent(name))
+    fn serve(&self, name: AgentName) -> MadeAgent {
+        self.pull(name)
     }
 }
 

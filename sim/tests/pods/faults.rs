@@ -8,7 +8,7 @@ use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric};
 use serde_json::{Value, json};
 use side_channel::InProcess;
-use sim::seams::{Agents, AgentsError, LoopbackAgents, Seams};
+use sim::seams::{Agents, LoopbackAgents, MadeAgent, Seams};
 
 use crate::rig::{loopback, pod, prompt, text, wait_for};
 
@@ -19,8 +19,9 @@ struct FaultyAgents {
 }
 
 impl Agents for FaultyAgents {
-    fn agent(&self, name: AgentName) -> Result<Arc<dyn Fabric>, AgentsError> {
-        Ok(Faulty::wrap(self.net.agent(name), self.plan.clone()))
+    fn agent(&self, name: AgentName) -> MadeAgent {
+        let agent: Arc<dyn Fabric> = Faulty::wrap(self.net.agent(name), self.plan.clone());
+        Box::pin(async { Ok(agent) })
     }
 }
 

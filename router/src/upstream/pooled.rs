@@ -1,5 +1,6 @@
-//! Requests over kept TCP connections.
+//! Requests over kept connections.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,17 +8,51 @@ use futures_util::future::BoxFuture;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tower::Service as _;
 
-use super::line::{Answer, Line};
+use super::line::{Answer, Line, Wire};
 use super::pool::Pool;
 use super::{Payload, Upstream, UpstreamError};
 
-/// The client for real networks: HTTP/1.1, connections kept between requests.
-#[derive(Clone, Debug)]
-pub struct Pooled {
-    pool: Pool,
-    connector: HttpConnector,
+/// Opens connections, each within a time of its own.
+pub trait Connect: Clone + Debug + Send + Sync + 'static {
+    /// What it opens.
+    type Wire: Wire;
+
+    /// Opens one to the server in the URI.
+    fn connect(
+        &self,
+        server: Uri,
+    ) -> impl Future<Output = Result<Self::Wire, Box<dyn std::error::Error + Send + Sync>>> + Send;
+}
+
+impl Connect for HttpConnector {
+    type Wire = TokioIo<TcpStream>;
+
+    async fn connect(&self, server: Uri) -> Result<Self::Wire, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.clone().call(server).await?)
+    }
+}
+
+/// The client: HTTP/1.1 over what its connector opens, connections kept between requests.
+pub struct Pooled<C: Connect = HttpConnector> {
+    pool: Pool<C::Wire>,
+    connector: C,
+}
+
+// Derived, both would ask the same of the wires.
+impl<C: Connect> Clone for Pooled<C> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), connector: self.connector.clone() }
+    }
+}
+
+impl<C: Connect> Debug for Pooled<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pooled").field("connector", &self.connector).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +66,24 @@ enum ConnectError {
 }
 
 impl Pooled {
-    /// A client without connections yet; one may take `connect` to be made.
+    /// A client for real networks, without connections yet; one may take `connect` to be made.
     pub fn tcp(connect: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect));
+        Self::over(connector)
+    }
+}
+
+impl<C: Connect> Pooled<C> {
+    /// A client without connections yet.
+    pub fn over(connector: C) -> Self {
         Self { pool: Pool::default(), connector }
     }
 
-    async fn open(&self, server: Uri) -> Result<Box<Line>, ConnectError> {
-        let io = self.connector.clone().call(server).await.map_err(|error| ConnectError::Open(error.into()))?;
-        Ok(Line::over(io).await?)
+    async fn open(&self, server: Uri) -> Result<Box<Line<C::Wire>>, ConnectError> {
+        let wire = self.connector.connect(server).await.map_err(ConnectError::Open)?;
+        Ok(Line::over(wire).await?)
     }
 
     async fn exchange(self, request: Request<Payload>) -> Result<Response<Body>, UpstreamError> {
@@ -94,7 +136,7 @@ fn addressed(request: Request<Payload>) -> Option<(Authority, Request<Payload>)>
     Some((server, Request::from_parts(head, body)))
 }
 
-impl Upstream for Pooled {
+impl<C: Connect> Upstream for Pooled<C> {
     fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
         Box::pin(self.clone().exchange(request))
     }
