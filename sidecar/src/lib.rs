@@ -19,6 +19,7 @@
 //! | [`metrics`], [`receipt_log`] | what is kept on record |
 #![forbid(unsafe_code)]
 
+mod agents;
 pub mod auth;
 pub mod config;
 pub mod digest;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agents::Agents;
 use crate::digest::source::SourceDigests;
 use crate::digest::{DigestAsk, DigestError, Digests};
 use crate::engine_http::EngineHttp;
@@ -63,6 +64,7 @@ struct Inner {
     /// Where the virtual engines listen, by local rank.
     side_channel_ports: Vec<u16>,
     fabrics: Arc<dyn Fabrics>,
+    agents: Agents,
     /// Asked once, after an agent was made.
     transport: OnceCell<Arc<Transport>>,
 }
@@ -75,9 +77,6 @@ struct RankHandle {
 
 /// How long a rank may take to say who holds its blocks.
 const HANDLES_WITHIN: Duration = Duration::from_secs(2);
-
-/// An agent's thread that has been in one call for so long is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 impl Pod {
     /// Binds the virtual engines' side channels (decode role) and starts one task per rank on `tasks`.
@@ -106,14 +105,13 @@ impl Pod {
             gate: CancellationToken::new(),
             stop: stop.child_token(),
             board: Arc::default(),
-            agents: Arc::default(),
             ranks: Arc::new(ranks),
             counters: Arc::default(),
             latency: Arc::default(),
             known_peers: Arc::default(),
             spans: parts.spans.clone(),
         };
-        let directory = Arc::new(Directory::default());
+        let (directory, agents) = (Arc::new(Directory::default()), Agents::default());
         let (mut handles, mut side_channel_ports, mut owns) = (Vec::new(), Vec::new(), Vec::new());
         let (mut open, mut closed) = (0, None);
         for local_rank in locals() {
@@ -138,6 +136,7 @@ impl Pod {
                 door,
                 builder: Builder {
                     fabrics: Arc::clone(&parts.fabrics),
+                    agents: agents.clone(),
                     directory: Arc::clone(&directory),
                     rank: dp_rank,
                     staging_bytes: config.staging_bytes,
@@ -167,6 +166,7 @@ impl Pod {
                 view,
                 side_channel_ports,
                 fabrics: parts.fabrics,
+                agents,
                 transport: OnceCell::new(),
             }),
         })
@@ -175,6 +175,11 @@ impl Pod {
     /// Where agents come from.
     pub(crate) fn fabrics(&self) -> &Arc<dyn Fabrics> {
         &self.inner.fabrics
+    }
+
+    /// Those that are in use.
+    pub(crate) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// The ports on which the virtual engines listen, by local rank, also those that are still tried; empty in the prefill role.
@@ -406,10 +411,7 @@ impl Pod {
 
     /// Whether all agent threads live and get round.
     pub fn alive(&self) -> bool {
-        self.inner.shared.agents.lock().values().flatten().all(|agent| {
-            let stats = agent.stats();
-            stats.alive && stats.lap.is_none_or(|lap| lap < STUCK_AFTER)
-        })
+        self.inner.agents.are_well()
     }
 
     /// Where the spans of traced requests go.

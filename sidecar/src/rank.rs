@@ -41,13 +41,11 @@ mod timers;
 mod transfers;
 mod verify;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kv::ids::{DpRank, EngineRequestId, LocalRank, TransferId};
-use nixl::{Closed, Fabric};
-use parking_lot::Mutex;
+use nixl::Closed;
 use side_channel::Endpoint;
 use telemetry::trace::Spans;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -66,7 +64,6 @@ use crate::peer_book::PeerBook;
 use crate::session::Builder;
 use crate::watcher::EngineView;
 use board::Board;
-pub(crate) use jobs::close_all as close_agents;
 
 use door::Door;
 use engine::Engine;
@@ -116,9 +113,6 @@ pub(crate) enum Command {
     Release(EngineRequestId, LetGo, oneshot::Sender<Result<(), HandleError>>),
 }
 
-/// Lists that the ranks write and everyone reads, by local rank.
-pub(crate) type PerRank<T> = Arc<Mutex<BTreeMap<LocalRank, Vec<T>>>>;
-
 /// What all ranks of a pod share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
@@ -138,8 +132,6 @@ pub(crate) struct Shared {
     pub stop: CancellationToken,
     /// Transfers to be read by everyone.
     pub board: Arc<Board>,
-    /// The agents in use, by local rank.
-    pub agents: PerRank<Arc<dyn Fabric>>,
     /// All ranks, shown.
     pub ranks: Arc<watch::Sender<Arc<Vec<RankSnapshot>>>>,
     /// Totals.
@@ -349,8 +341,7 @@ impl Rank {
         if let Some(stage) = self.stage.take() {
             agents.extend(stage.agents());
         }
-        self.shared.agents.lock().remove(&self.own.local_rank);
-        match (jobs::close_all(agents, CLOSE_WITHIN).await, stuck, idle) {
+        match (self.own.builder.agents.close(agents, CLOSE_WITHIN).await, stuck, idle) {
             (Closed::Stuck, _, _) | (_, true, _) => ShutDown::Stuck,
             (Closed::Quiet | Closed::Destroyed, false, true) => ShutDown::Drained,
             (Closed::Quiet | Closed::Destroyed, false, false) => ShutDown::Stopped,

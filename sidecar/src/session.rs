@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use vllm_wire::handshake::{self, AgentMetadata, HandshakeError, UnsupportedLayout};
 use vllm_wire::versions::Version;
 
+use crate::agents::Agents;
 use crate::fabrics::{Fabrics, FabricsError};
 use crate::model::SlowWire;
 use crate::staging::{self, Arena, StagingError};
@@ -241,6 +242,8 @@ pub(crate) struct Session {
 pub(crate) struct Builder {
     /// Makes agents.
     pub fabrics: Arc<dyn Fabrics>,
+    /// Watches them.
+    pub agents: Agents,
     /// Learns D's workers.
     pub directory: Arc<Directory>,
     /// Whose session (global).
@@ -320,7 +323,9 @@ impl Builder {
             Kind::Pull => self.fabrics.pull(name),
             Kind::Serve => self.fabrics.serve(name),
         };
-        Ok(made.await?)
+        let made = made.await?;
+        self.agents.watch(&made);
+        Ok(made)
     }
 }
 

@@ -119,7 +119,7 @@ impl Digester {
             Some(error) => {
                 // After a failed read hardware may still write the memory, and the agent may not know the engine any more.
                 if matches!(error, DigestError::Read(_)) {
-                    *slot = end(std::mem::replace(&mut *slot, Slot::Empty)).await;
+                    *slot = self.retire(std::mem::replace(&mut *slot, Slot::Empty)).await;
                 }
                 Err(error)
             }
@@ -134,9 +134,19 @@ impl Digester {
         match registering.await.unwrap_or(Err(FabricError::Lost)) {
             Ok(scratch) => Ok(Reader { fabric, workers, scratch }),
             Err(error) => {
-                crate::rank::close_agents(vec![fabric], CLOSE_WITHIN).await;
+                self.builder.agents.close(vec![fabric], CLOSE_WITHIN).await;
                 Err(DigestError::NotBuilt(Arc::new(error)))
             }
+        }
+    }
+
+    /// Closes a reader: what may be asked from then on.
+    async fn retire(&self, slot: Slot) -> Slot {
+        let Slot::Ready(Reader { fabric, workers: _, scratch }) = slot else { return slot };
+        drop(scratch);
+        match self.builder.agents.close(vec![fabric], CLOSE_WITHIN).await {
+            Closed::Quiet | Closed::Destroyed => Slot::Empty,
+            Closed::Stuck => Slot::Stuck,
         }
     }
 
@@ -147,16 +157,6 @@ impl Digester {
             Slot::Ready(reader) => Some(reader.fabric),
             Slot::Empty | Slot::Stuck => None,
         }
-    }
-}
-
-/// Closes a reader: what may be asked from then on.
-async fn end(slot: Slot) -> Slot {
-    let Slot::Ready(Reader { fabric, workers: _, scratch }) = slot else { return slot };
-    drop(scratch);
-    match crate::rank::close_agents(vec![fabric], CLOSE_WITHIN).await {
-        Closed::Quiet | Closed::Destroyed => Slot::Empty,
-        Closed::Stuck => Slot::Stuck,
     }
 }
 

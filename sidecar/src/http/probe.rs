@@ -1,7 +1,7 @@
 //! `/v1/probe`: memory with a known pattern, for a measured test transfer (`kvgate doctor --peer`).
 //!
 //! It has an agent of its own that knows nothing but this memory, so that nothing of a request can be read through it, and goes after some
-//! seconds. One at a time: a client can pin [`MAX_BYTES`] at most.
+//! seconds. One at a time: a client can pin [`MAX_BYTES`] at most, whatever becomes of the agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use nixl::{AgentName, Fabric, FabricError, HugePages, Memory, Region};
+use nixl::{AgentName, Closed, Fabric, FabricError, HugePages, Memory, Region};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
-use crate::fabrics::{Fabrics, FabricsError};
+use crate::fabrics::FabricsError;
 use crate::http::Api;
 use crate::http::input::JsonBody;
 use crate::http::openapi::answers;
 use crate::http::transfer_json::whole_ms;
 use crate::model::Code;
 use crate::problem::{Problem, with_causes};
+use crate::staging::{self, StagingError};
 
 /// Every block begins with its offset as a little-endian u64; [`FILL`] follows.
 const BLOCK: u16 = 4096;
@@ -37,29 +38,55 @@ const MAX_KEEP: Duration = Duration::from_secs(120);
 const MADE_WITHIN: Duration = Duration::from_secs(60);
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
-/// The one that is open: cancelled to end it.
+/// The place for the one that is open.
 #[derive(Debug, Default)]
-pub(super) struct Slot(Mutex<Option<CancellationToken>>);
+pub(super) struct Slot(Mutex<Place>);
 
-/// Whoever holds this has the slot.
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Free,
+    /// Cancelled to end it.
+    Taken(CancellationToken),
+    /// By one that is over and whose agent could not be destroyed.
+    Stuck,
+}
+
+/// Whoever holds this has the place.
 struct Taken(Api);
 
 impl Taken {
-    fn take(api: &Api) -> Option<(Self, CancellationToken)> {
-        let mut slot = api.0.probe.0.lock();
-        if slot.is_some() {
-            return None;
+    fn take(api: &Api) -> Result<(Self, CancellationToken), Problem> {
+        let mut place = api.0.probe.0.lock();
+        match *place {
+            Place::Free => {}
+            Place::Taken(_) => {
+                let detail = "another test transfer is under way on this sidecar";
+                return Err(Problem::new(Code::AttemptConflict, detail));
+            }
+            Place::Stuck => {
+                let detail = "an earlier test transfer's agent could not be destroyed: restart the sidecar";
+                return Err(Problem::new(Code::TransferFailed, detail));
+            }
         }
         // The gate closes it too: a process that drains takes no new work.
         let done = api.0.gate.child_token();
-        *slot = Some(done.clone());
-        Some((Self(api.clone()), done))
+        *place = Place::Taken(done.clone());
+        Ok((Self(api.clone()), done))
+    }
+
+    /// The memory stays pinned until the process ends: there is no place for more.
+    fn stick(self) {
+        *self.0.0.probe.0.lock() = Place::Stuck;
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        *self.0.0.probe.0.lock() = None;
+        let mut place = self.0.0.probe.0.lock();
+        if matches!(*place, Place::Taken(_)) {
+            *place = Place::Free;
+        }
     }
 }
 
@@ -120,13 +147,10 @@ pub(super) async fn open(
     if api.0.gate.is_cancelled() {
         return Err(Problem::new(Code::ShuttingDown, "the sidecar is draining"));
     }
-    let Some((taken, done)) = Taken::take(&api) else {
-        return Err(Problem::new(Code::AttemptConflict, "another test transfer is under way on this sidecar"));
-    };
+    let (taken, done) = Taken::take(&api)?;
     // Once begun it is finished, whether or not the client is still there: what it made goes by itself.
-    let fabrics = Arc::clone(api.pod().fabrics());
     let opened = api.settled(async move {
-        let opened = timeout(MADE_WITHIN, Opened::make(fabrics, bytes)).await.unwrap_or(Err(ProbeError::Late))?;
+        let (taken, opened) = Opened::make(taken, bytes).await?;
         let answer = opened.shown(keep);
         let tasks = taken.0.0.tasks.clone();
         tasks.spawn(opened.keep(keep, done, taken));
@@ -149,7 +173,7 @@ pub(super) async fn open(
     responses((status = 204, description = "Closed, or soon"), answers::Always),
 )]
 pub(super) async fn close(State(api): State<Api>) -> StatusCode {
-    if let Some(done) = api.0.probe.0.lock().as_ref() {
+    if let Place::Taken(done) = &*api.0.probe.0.lock() {
         done.cancel();
     }
     StatusCode::NO_CONTENT
@@ -167,6 +191,8 @@ enum ProbeError {
     Fill(#[from] nixl::OutOfRange),
     #[error("register the probe's memory")]
     Fabric(#[from] FabricError),
+    #[error(transparent)]
+    HostMemory(#[from] StagingError),
     #[error("the probe was not made within {MADE_WITHIN:?}")]
     Late,
     #[error("the probe's thread ended without an answer")]
@@ -181,7 +207,8 @@ struct Opened {
 }
 
 impl Opened {
-    async fn make(fabrics: Arc<dyn Fabrics>, bytes: u64) -> Result<Self, ProbeError> {
+    async fn make(taken: Taken, bytes: u64) -> Result<(Taken, Self), ProbeError> {
+        staging::check_host(bytes)?;
         let name = AgentName::new(format!("kvgate-probe-{}", uuid::Uuid::new_v4()))?;
         // Every page is touched: not on an async thread.
         let filling = tokio::task::spawn_blocking(move || -> Result<_, ProbeError> {
@@ -190,10 +217,24 @@ impl Opened {
             Ok(memory)
         });
         let memory = filling.await.map_err(|_| ProbeError::Thread)??;
-        let fabric = fabrics.serve(name).await?;
-        let region = fabric.register(memory).await?;
-        let metadata = fabric.local_metadata().await?;
-        Ok(Self { fabric, region, metadata })
+        // Plug-ins are loaded: who does not come back keeps the place.
+        let (fabrics, tasks) = (Arc::clone(taken.0.pod().fabrics()), taken.0.0.tasks.clone());
+        let making = tasks.spawn(async move { (fabrics.serve(name).await, taken) });
+        let making = timeout(MADE_WITHIN, making).await.map_err(|_late| ProbeError::Late)?;
+        let (made, taken) = making.map_err(|_| ProbeError::Thread)?;
+        let fabric = made?;
+        taken.0.pod().agents().watch(&fabric);
+        let registering = async {
+            let region = fabric.register(memory).await?;
+            Ok((region, fabric.local_metadata().await?))
+        };
+        match timeout(MADE_WITHIN, registering).await.unwrap_or(Err(ProbeError::Late)) {
+            Ok((region, metadata)) => Ok((taken, Self { fabric, region, metadata })),
+            Err(error) => {
+                end(fabric, taken).await;
+                Err(error)
+            }
+        }
     }
 
     fn shown(&self, keep: Duration) -> ProbeJson {
@@ -216,11 +257,15 @@ impl Opened {
         }
         let Self { fabric, region, metadata: _ } = self;
         drop(region);
-        // Whatever became of it, this agent is not used again.
-        if let Err(error) = fabric.close(CLOSE_WITHIN).await {
-            warn!(error = %error, "the probe's agent did not close");
-        }
-        drop(taken);
+        end(fabric, taken).await;
+    }
+}
+
+/// Closes a probe's agent and gives the place back; not when it cannot be destroyed, for its memory stays pinned.
+async fn end(fabric: Arc<dyn Fabric>, taken: Taken) {
+    match taken.0.pod().agents().close(vec![fabric], CLOSE_WITHIN).await {
+        Closed::Quiet | Closed::Destroyed => drop(taken),
+        Closed::Stuck => taken.stick(),
     }
 }
 

@@ -179,14 +179,11 @@ impl Rank {
             );
         }
         let stage = Stage::new(session);
-        self.shared.agents.lock().insert(self.own.local_rank, stage.agents());
         self.stage = Some(stage);
     }
 
     pub(super) fn on_teller(&mut self, identity: &Arc<Identity>, answer: Result<Teller, SessionError>) {
         let Some(teller) = self.built(identity, answer) else { return };
-        let agents = vec![Arc::clone(&teller.fabric)];
-        self.shared.agents.lock().insert(self.own.local_rank, agents);
         self.handles.adopt(teller, Digester::new(self.own.builder.clone(), Arc::clone(identity)));
     }
 
@@ -218,21 +215,21 @@ impl Rank {
         if let Some(door) = &self.own.door {
             door.desk.set(None);
         }
-        let mut agents = self.handles.take_agents();
+        let (mut closing, agents) = (self.handles.take_agents(), self.own.builder.agents.clone());
         if let Some(digester) = self.handles.take_digester() {
+            let watched = agents.clone();
             self.shared.tasks.spawn(async move {
                 let reader = digester.end().await.into_iter().collect();
-                let _: nixl::Closed = jobs::close_all(reader, CLOSE_WITHIN).await;
+                let _: nixl::Closed = watched.close(reader, CLOSE_WITHIN).await;
             });
         }
         if let Some(stage) = self.stage.take() {
-            agents.extend(stage.agents());
+            closing.extend(stage.agents());
         }
-        self.shared.agents.lock().remove(&self.own.local_rank);
-        if !agents.is_empty() {
-            // The agents keep the arenas until no hardware can write them; `close_all` logs when that cannot be shown.
+        if !closing.is_empty() {
+            // The agents keep the arenas until no hardware can write them; it is logged when that cannot be shown.
             self.shared.tasks.spawn(async move {
-                let _: nixl::Closed = jobs::close_all(agents, CLOSE_WITHIN).await;
+                let _: nixl::Closed = agents.close(closing, CLOSE_WITHIN).await;
             });
         }
     }

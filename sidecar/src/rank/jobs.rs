@@ -8,9 +8,7 @@ use kv::copy::{CopyPlan, PlanError, SlotAssignment};
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
 use kv::slots::SlotSet;
 use nixl::bulk;
-use nixl::{
-    AgentName, Closed, DescError, Fabric, FabricError, LocalDescs, Notification, Read, ReadDone, Reading, RemoteDescs,
-};
+use nixl::{AgentName, DescError, FabricError, LocalDescs, Notification, Read, ReadDone, Reading, RemoteDescs};
 use side_channel::{Endpoint, ServeError, Server};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -320,30 +318,6 @@ pub(crate) async fn zero(session: EngineId, arenas: Vec<Arena>, slots: SlotSet, 
     if let Ok(slots) = work.await {
         report(&events, Event::Zeroed { session, slots }).await;
     }
-}
-
-/// Closes agents one after another, each within `within`; the worst end of all.
-pub(crate) async fn close_all(agents: Vec<Arc<dyn Fabric>>, within: Duration) -> Closed {
-    // Once the agent itself has used up its time, it is given a little more to say so.
-    let patience = within.saturating_add(Duration::from_secs(2));
-    let closing: Vec<_> = agents.iter().map(|agent| agent.close(within)).collect();
-    let mut worst = Closed::Quiet;
-    for (closing, agent) in closing.into_iter().zip(&agents) {
-        let closed = match tokio::time::timeout(patience, closing).await {
-            Ok(Ok(closed)) => closed,
-            Ok(Err(FabricError::Closed)) => Closed::Quiet,
-            Ok(Err(_)) | Err(_) => Closed::Stuck,
-        };
-        if closed == Closed::Stuck {
-            tracing::error!(agent = %agent.name(), "NIXL agent could not be destroyed, its memory stays pinned");
-        }
-        worst = match (worst, closed) {
-            (Closed::Stuck, _) | (_, Closed::Stuck) => Closed::Stuck,
-            (Closed::Destroyed, _) | (_, Closed::Destroyed) => Closed::Destroyed,
-            (Closed::Quiet, Closed::Quiet) => Closed::Quiet,
-        };
-    }
-    worst
 }
 
 /// Sends an event to the rank's task; it is gone only when the process ends.

@@ -62,9 +62,10 @@ impl Rank {
         let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) else {
             // The session has ended meanwhile: what was made for it ends too.
             if let Ok(made) = answer {
-                let agents = made.into_iter().map(|puller| puller.fabric).collect();
+                let (made, agents) =
+                    (made.into_iter().map(|puller| puller.fabric).collect(), self.own.builder.agents.clone());
                 self.shared.tasks.spawn(async move {
-                    let _: Closed = jobs::close_all(agents, CLOSE_WITHIN).await;
+                    let _: Closed = agents.close(made, CLOSE_WITHIN).await;
                 });
             }
             return;
@@ -86,8 +87,6 @@ impl Rank {
         stage.outgoing.insert(stage.generation, Outgoing { agents, closing: false });
         stage.generation = stage.generation.saturating_add(1);
         stage.peers.clear();
-        let agents = stage.agents();
-        self.shared.agents.lock().insert(self.own.local_rank, agents);
         tracing::info!(dp_rank = %self.own.dp_rank, generation = stage.generation, "new pull agents have taken over");
         // Whoever has not begun to read reads by the new agents, which know nobody yet.
         let mut waiting = Vec::new();
@@ -111,10 +110,11 @@ impl Rank {
                 continue;
             }
             outgoing.closing = true;
-            let (agents, events) = (outgoing.agents.clone(), self.events.clone());
+            let (closing, events) = (outgoing.agents.clone(), self.events.clone());
+            let agents = self.own.builder.agents.clone();
             let (session, generation) = (session.clone(), *generation);
             self.shared.tasks.spawn(async move {
-                let quiet = jobs::close_all(agents, CLOSE_WITHIN).await != Closed::Stuck;
+                let quiet = agents.close(closing, CLOSE_WITHIN).await != Closed::Stuck;
                 jobs::report(&events, Event::Gone { session, generation, quiet }).await;
             });
         }
@@ -134,8 +134,6 @@ impl Rank {
             sets.into_iter().for_each(|set| stage.slots.quarantine(set));
             self.give_up_reads(generation);
         }
-        let agents = self.stage.iter().flat_map(Stage::agents).collect();
-        self.shared.agents.lock().insert(self.own.local_rank, agents);
     }
 
     /// Nobody will say how the reads of an agent that cannot be destroyed end.

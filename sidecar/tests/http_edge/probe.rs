@@ -1,12 +1,18 @@
 //! `/v1/probe`: memory for a test transfer, one at a time, bounded, and gone again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use nixl::faulty::{FaultPlan, Faulty};
+use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric, HugePages, LocalDescs, MemKind, Memory, PeerMemory, Read, RemoteDescs};
 use serde_json::{Value, json};
+use sidecar::fabrics::{Fabrics, MadeAgent};
+use sidecar::lifecycle::Lifecycle;
 use sidecar::model::Role;
+use sidecar::pod::Parts;
 
-use crate::rig::{Rig, json_request};
+use crate::rig::{self, Rig, json_request};
 
 fn bytes_of(hex: &str) -> Vec<u8> {
     hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
@@ -85,4 +91,39 @@ async fn what_is_too_much_is_refused_by_name() {
         assert!(answer.detail().starts_with(field), "{}", answer.text);
     }
     assert_eq!(rig.call(json_request("/v1/probe", "{")).await.problem().0, 400);
+}
+
+/// Agents that cannot be destroyed.
+#[derive(Debug)]
+struct Stubborn(LoopbackNet);
+
+impl Fabrics for Stubborn {
+    fn pull(&self, name: AgentName) -> MadeAgent {
+        let agent: Arc<dyn Fabric> = self.0.agent(name);
+        Box::pin(async { Ok(agent) })
+    }
+
+    fn serve(&self, name: AgentName) -> MadeAgent {
+        let plan = FaultPlan::new();
+        plan.stuck(true);
+        let agent: Arc<dyn Fabric> = Faulty::wrap(self.0.agent(name), plan);
+        Box::pin(async { Ok(agent) })
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_cannot_be_destroyed_keeps_the_place() {
+    let parts = Parts { fabrics: Arc::new(Stubborn(LoopbackNet::new())), ..rig::parts() };
+    let rig = Rig::with(rig::config(Role::Decode, 1, 0), parts, Lifecycle::default()).await;
+    assert_eq!(rig.post("/v1/probe", &json!({ "bytes": 1 << 20 })).await.status, 201);
+    assert_eq!(rig.delete("/v1/probe").await.status, 204);
+    let refused = loop {
+        let refused = rig.post("/v1/probe", &json!({ "bytes": 1 << 20 })).await;
+        if refused.problem().1 != "attempt_conflict" {
+            break refused;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!((refused.problem().0, refused.problem().1.as_str()), (502, "transfer_failed"));
+    assert!(refused.detail().contains("restart the sidecar"), "{}", refused.text);
 }

@@ -153,11 +153,15 @@ impl Rig {
 
     /// One rank, and the network that its agents are on.
     pub(crate) async fn on_loopback(role: Role) -> (Self, LoopbackNet) {
-        let (net, lifecycle) = (LoopbackNet::new(), Lifecycle::default());
+        let net = LoopbackNet::new();
         let parts = Parts { fabrics: Arc::new(Loopback(net.clone())), ..parts() };
-        let pod = Pod::start(config(role, 1, 0), parts, lifecycle.tasks(), lifecycle.core().clone()).await.unwrap();
+        (Self::with(config(role, 1, 0), parts, Lifecycle::default()).await, net)
+    }
+
+    pub(crate) async fn with(config: PodConfig, parts: Parts, lifecycle: Lifecycle) -> Self {
+        let pod = Pod::start(config, parts, lifecycle.tasks(), lifecycle.core().clone()).await.unwrap();
         let router = api(Api::new(pod.clone(), None, build(), log_filter(), &lifecycle));
-        (Self { pod, lifecycle, router }, net)
+        Self { pod, lifecycle, router }
     }
 
     pub(crate) async fn decode() -> Self {
