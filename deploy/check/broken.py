@@ -7,14 +7,15 @@ from . import cases, objects
 
 def run(findings_of):
     """(what was not found, how many were tried)."""
-    good = cases.SEED.documents() + cases.parse(MONITORS.text(more=["--show-only", "templates/podmonitor.yaml"]))
+    seed = cases.SEED.documents() + cases.parse(MONITORS.text(more=["--show-only", "templates/podmonitor.yaml"]))
+    found = cases.DEFAULTS.documents()
     missed = []
-    for what, wanted, breaks in BROKEN:
+    for good, (what, wanted, breaks) in [*((seed, row) for row in BROKEN), *((found, row) for row in BROKEN_DISCOVERY)]:
         documents = copy.deepcopy(good)
         breaks(documents)
-        found = [word for words in findings_of(documents).values() for word in words]
-        if not any(wanted in word for word in found):
-            missed.append(f"{what}: expected {wanted!r}, found {found[:3]}")
+        said = [word for words in findings_of(documents).values() for word in words]
+        if not any(wanted in word for word in said):
+            missed.append(f"{what}: expected {wanted!r}, found {said[:3]}")
     for what, wanted, case in REFUSED:
         try:
             case.documents()
@@ -22,7 +23,7 @@ def run(findings_of):
         except cases.RenderError as error:
             if wanted not in str(error):
                 missed.append(f"{what}: expected {wanted!r}, helm says {error}")
-    return missed, len(BROKEN) + len(REFUSED)
+    return missed, len(BROKEN) + len(BROKEN_DISCOVERY) + len(REFUSED)
 
 
 MONITORS = cases.Case("monitors", "llama31", values=(cases.LLAMA / "values.yaml",), settings=("podMonitor.enabled=true",))
@@ -128,6 +129,18 @@ BROKEN = [
 ]
 
 
+# In the deployment whose router watches pods.
+BROKEN_DISCOVERY = [
+    ("a selector of the router that takes no pod", "does not take", argument("-router", "router", "component=decode", "component=decoder")),
+    ("another port for discovered pods", "are looked for at port 8300", argument("-router", "router", "discovery-port=8200", "discovery-port=8300")),
+    ("another port for discovered sidecars", "sidecars are looked for at port 7701", argument("-router", "router", "7700", "7701")),
+    ("nobody may watch pods", "no role lets", member("Role", "-router", ("rules", 0, "resources"), ["secrets"])),
+    ("no account", "service account", member("ServiceAccount", "-router", ("metadata", "name"), "other")),
+    ("an account without a token", "automountServiceAccountToken is off", member("Deployment", "-router", (*POD, "automountServiceAccountToken"), False)),
+    ("a router that knows no pods", "is told of no decode pod", lambda documents: container(documents, "-router", "router")["args"].remove("--service-discovery")),
+]
+
+
 def native_no_more(workload):
     objects.named(workload, "kvgate").pop("restartPolicy")
 
@@ -139,5 +152,6 @@ def unmount(held, path):
 REFUSED = [
     ("a value that the chart does not know", "not allowed", cases.Case("x", "x", settings=("router.prot=8000",))),
     ("a port of the system's", "minimum", cases.Case("x", "x", settings=("router.port=80",))),
+    ("more pods than static discovery can name", "router.discovery is static", cases.Case("x", "x", settings=("router.discovery=static", "decode.replicas=2"))),
     ("a gate that is none", "router/gate", cases.Case("x", "x", settings=("router.gate=both",))),
 ]

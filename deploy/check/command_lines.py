@@ -38,7 +38,7 @@ def judge(container, command):
     with tempfile.TemporaryDirectory() as folder:
         here = functools.partial(localised, variables=variables, folder=pathlib.Path(folder))
         line = [tools.KVGATE, *(here(word) for word in objects.arguments(container)), ENDS[command]]
-        environment = {"PATH": os.environ.get("PATH", "")} | {name: here(value) for name, value in variables.items() if value is not None}
+        environment = {"PATH": os.environ.get("PATH", ""), "KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"} | {name: here(value) for name, value in variables.items() if value is not None}
         code, said = tools.run(line, env=environment)
     if code or "WARN" in said:
         yield f"{container['name']}: kvgate {command} exits {code}: {said[-500:]}"

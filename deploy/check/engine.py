@@ -150,9 +150,28 @@ def router(documents, workload, container, sides):
         theirs = objects.secret_of(sides[side][0], sidecar, variables(sidecar).get("KVGATE_TOKEN_FILE"))
         if ours is None or theirs is None or ours[0] != theirs[0] or not (ours[1] and theirs[1]):
             yield f"router and {side} sidecar do not read their token out of one secret: {ours} and {theirs}"
+        yield from found(container, side, sides[side])
     for name in ("port", "admin-port"):
         if int(flag(container, name) or 0) not in [one.get("containerPort") for one in container.get("ports", [])]:
             yield f"--{name}={flag(container, name)} is no port of its container"
+
+
+def found(container, side, pod):
+    """With discovery: the selectors take the pods, and the ports are theirs."""
+    workload, engine, sidecar = pod
+    if not any(word.startswith("--service-discovery") and "=" not in word for word in objects.arguments(container)):
+        if not flag(container, side):
+            yield f"the router is told of no {side} pod: neither --{side} nor --service-discovery"
+        return
+    selector = dict(pair.split("=", 1) for pair in (flag(container, f"{side}-selector") or "").split())
+    if not selector or not selector.items() <= objects.labels(workload).items():
+        yield f"--{side}-selector {selector} does not take {workload['metadata']['name']}'s pods"
+    port = (flag(container, "decode-discovery-port") if side == "decode" else None) or flag(container, "service-discovery-port")
+    if port != flag(engine, "port"):
+        yield f"{side} pods are looked for at port {port}, but vLLM listens on {flag(engine, 'port')}"
+    listen = variables(sidecar).get("KVGATE_LISTEN", "").rsplit(":", 1)[-1]
+    if flag(container, "sidecar-discovery-port") != listen:
+        yield f"sidecars are looked for at port {flag(container, 'sidecar-discovery-port')}, but listen on {listen}"
 
 
 def quantity(text):

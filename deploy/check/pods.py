@@ -139,7 +139,7 @@ def rights(workload, _):
 def accounts(workload, documents):
     """A pod that asks the API needs an account whose role allows it; one that does not must not carry a token."""
     spec = pod(workload)
-    asks = any(word.startswith("--service-discovery") for container in containers(workload) for word in objects.arguments(container))
+    asks = any("--service-discovery" in objects.arguments(container) for container in containers(workload))
     carries = spec.get("automountServiceAccountToken", True)
     if carries and not asks:
         yield "it carries an API token that none of its containers uses"

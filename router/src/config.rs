@@ -5,6 +5,7 @@
 pub mod choice;
 pub mod command_line;
 pub mod deadlines;
+pub mod discovery;
 pub mod failure;
 pub mod limits;
 pub mod listen;
@@ -26,6 +27,8 @@ pub use pod_url::{PodUrl, PodUrlError};
 pub struct Args {
     #[command(flatten)]
     pub targets: targets::TargetArgs,
+    #[command(flatten)]
+    pub discovery: discovery::DiscoveryArgs,
     #[command(flatten)]
     pub listen: listen::ListenArgs,
     #[command(flatten)]
@@ -92,6 +95,7 @@ pub enum TokenError {
 #[expect(missing_docs, reason = "each field is the group of the same name in `Args`")]
 pub struct RouterConfig {
     pub targets: targets::Targets,
+    pub discovery: discovery::Discovery,
     pub listen: listen::Listen,
     pub choice: choice::Choice,
     pub deadlines: deadlines::Deadlines,
@@ -117,8 +121,10 @@ impl Args {
     /// # Errors
     /// The first value that cannot be used.
     pub fn check(&self) -> Result<RouterConfig, ConfigError> {
+        let discovery = self.discovery.check()?;
         Ok(RouterConfig {
-            targets: self.targets.check()?,
+            targets: self.targets.check(discovery.finds())?,
+            discovery,
             listen: self.listen.check()?,
             choice: self.choice.check()?,
             deadlines: self.deadlines.check()?,

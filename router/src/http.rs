@@ -72,7 +72,15 @@ async fn ready(State(shared): State<Arc<Shared>>, operator: Option<Extension<Ope
         .map(|rank| shown(rank, operator.is_some()))
         .collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "draining": draining, "inside": shared.admission.inside(), "targets": targets });
+    let mut body =
+        json!({ "ready": ready, "draining": draining, "inside": shared.admission.inside(), "targets": targets });
+    let discovery = shared.discovery.shown();
+    if operator.is_some()
+        && !discovery.is_empty()
+        && let Some(body) = body.as_object_mut()
+    {
+        body.insert("discovery".to_owned(), discovery.into());
+    }
     (status, Json(body)).into_response()
 }
 

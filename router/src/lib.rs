@@ -19,6 +19,7 @@
 //! | `request` | one client request: read, admitted, split or whole |
 //! | `admission` | how many at once |
 //! | `targets`, `watch`, `workers` | pods, ranks, and what is known of them; how they come and go |
+//! | `discover` | pods that are found in Kubernetes or by DNS, kept on the board |
 //! | `choice`, `breaker`, `ladder` | which ranks; which not for a while; what after a failure |
 //! | `engine` | the legs to vLLM |
 //! | `sidecar`, `handoff` | the sidecars' API; what is owed to them |
@@ -33,6 +34,7 @@ mod admission;
 mod breaker;
 mod choice;
 pub mod config;
+mod discover;
 mod engine;
 mod error;
 pub mod faults;

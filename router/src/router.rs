@@ -15,7 +15,9 @@ use tracing::{debug, info, warn};
 
 use crate::admission::{Admission, Limits};
 use crate::choice::Policies;
+use crate::config::discovery::Discovery;
 use crate::config::{Gate, RouterConfig};
+use crate::discover::{self, Hands};
 use crate::engine::Engines;
 use crate::front::{self, Front};
 use crate::guard::{Door, Guard};
@@ -73,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) git_sha: &'static str,
     pub(crate) log_filter: LogFilter,
     pub(crate) board: Arc<Board>,
+    pub(crate) discovery: discover::Sources,
     pub(crate) policies: Arc<Policies>,
     pub(crate) watchers: Watchers,
     pub(crate) admission: Arc<Admission>,
@@ -121,8 +124,13 @@ impl Router {
             sidecars: sidecars.clone(),
             tasks: tasks.clone(),
         };
-        for (side, urls) in [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)] {
-            let ranks = config.targets.ranks(side);
+        let named = [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)]
+            .map(|(side, urls)| (side, urls.as_slice(), config.targets.ranks(side)));
+        let hands = Hands { board: Arc::clone(&board), watchers: watchers.clone(), stop: stop.clone(), gated };
+        let discovery = discover::Sources::start(&config.discovery, named, &hands);
+        // With DNS, a name stands for pods and is none itself.
+        let by_name = matches!(config.discovery, Discovery::Dns { .. });
+        for (side, urls, ranks) in named.into_iter().filter(|_| !by_name) {
             for url in urls {
                 let (engine, sidecar) = (url.engine.clone(), gated.then(|| url.sidecar.clone()));
                 match board.add(PodSpec { side, engine, sidecar, ranks }) {
@@ -143,6 +151,7 @@ impl Router {
                 collectors: Vec::new(),
             }),
             board,
+            discovery,
             policies,
             watchers,
             admission,

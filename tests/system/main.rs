@@ -6,6 +6,7 @@ mod browser;
 mod debug_page;
 mod demo;
 mod deployment;
+mod discovery;
 mod doctor;
 mod exit_codes;
 mod idle_cpu;

@@ -78,7 +78,8 @@ impl Targets {
 }
 
 impl TargetArgs {
-    pub(super) fn check(&self) -> Result<Targets, ConfigError> {
+    /// With `found`, pods come by discovery and none has to be named.
+    pub(super) fn check(&self, found: bool) -> Result<Targets, ConfigError> {
         let ranks = self.intra_node_data_parallel_size;
         let prefill_ranks = self.prefill_data_parallel_size.unwrap_or(ranks);
         let decode_ranks = self.decode_data_parallel_size.unwrap_or(ranks);
@@ -90,8 +91,9 @@ impl TargetArgs {
             range((1..=MAX_RANKS_PER_POD).contains(&ranks), flag, "between 1 and 1024")?;
         }
         let prefill: Vec<PodUrl> = self.prefill.iter().filter_map(PrefillUrl::pod).cloned().collect();
-        range(!prefill.is_empty(), "--prefill", "given at least once")?;
-        range(!self.decode.is_empty(), "--decode", "given at least once")?;
+        let wanted = "given at least once, or pods found by --service-discovery";
+        range(found || !prefill.is_empty(), "--prefill", wanted)?;
+        range(found || !self.decode.is_empty(), "--decode", wanted)?;
         for pods in [&prefill, &self.decode] {
             for (n, pod) in pods.iter().enumerate() {
                 if pods.iter().take(n).any(|other| other.engine == pod.engine) {

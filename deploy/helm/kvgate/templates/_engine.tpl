@@ -17,7 +17,9 @@ metadata:
     {{- include "kvgate.labels" $top | nindent 4 }}
     app.kubernetes.io/component: {{ $part }}
 spec:
+  {{- if not $v.autoscaling.enabled }}
   replicas: {{ $side.replicas }}
+  {{- end }}
   # Old and new pods side by side would need twice the GPUs.
   strategy:
     type: RollingUpdate

@@ -98,7 +98,7 @@ fn a_flag_of_the_peer_that_kvgate_lacks_is_refused_in_words() {
         ("--cors-allowed-origins http://a http://b", "proxy"),
         ("--kv-connector mooncake", "only connector"),
         ("--log-level loud", "critical"),
-        ("--prefill-selector a=b c=d", "Kubernetes"),
+        ("--selector a=b", "--decode-selector"),
     ] {
         let words = why(&format!("router {PODS} {extra}"));
         assert!(words.contains(word) && words.contains("vllm-router"), "{extra}: {words}");

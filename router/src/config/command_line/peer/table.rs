@@ -57,7 +57,6 @@ const KV_AWARE: &str = "kv_aware is taken as kv-events, which knows one tier of 
 const KV_SOURCES: &str = "for kv-events the publishers are found at --kv-events-port and --kv-events-replay-port of each engine's host; block sizes come with the events";
 const POLICY: &str =
     "the same names but for sticky_least_loaded; kv_aware is kv-events; the default is least-loaded, not cache_aware";
-const SELECTORS: &str = "the router asks no Kubernetes API: name the pods with --prefill and --decode";
 const EVENTS: &str =
     "the sidecars say within a second when a rank is lost, so there is no threshold or interval to set";
 const WASM: &str = "no code runs inside the router; put a proxy before it";
@@ -117,12 +116,12 @@ pub(in crate::config::command_line) const FLAGS: &[PeerFlag] = &[
         verdict: Verdict::Worded { ours: "log", words: LEVELS },
         words: "warning is warn and critical is error there; --log also takes filters such as info,router=debug",
     },
-    refused("service-discovery", SELECTORS),
-    refused("selector", SELECTORS),
-    refused("service-discovery-port", SELECTORS),
-    refused("service-discovery-namespace", SELECTORS),
-    refused("prefill-selector", SELECTORS),
-    refused("decode-selector", SELECTORS),
+    same("service-discovery", "pods come and go without a restart; the account needs get, list and watch on pods"),
+    refused("selector", "name each side's pods: --prefill-selector and --decode-selector"),
+    same("service-discovery-port", "8000 unless given; --decode-discovery-port where decode pods have another"),
+    same("service-discovery-namespace", "the router's own unless given; all namespaces at once is not possible"),
+    same("prefill-selector", "all labels must fit"),
+    same("decode-selector", "all labels must fit"),
     refused("vllm-discovery-address", "engines do not register with kvgate: name them with --prefill and --decode"),
     PeerFlag { flag: "kv-connector", verdict: Verdict::Only { value: "nixl" }, words: "nixl is the only connector" },
     renamed("prometheus-port", "admin-port", "no such listener unless given; the client port has /metrics too"),

@@ -1,0 +1,163 @@
+//! Keeps the board as discovery sees the world: pods that appear are added and watched, pods that are told to end get no new work, pods
+//! that have gone are removed while what is under way there goes on to its end.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ::discovery::{Found, Seen, dns, kubernetes};
+use http::Uri;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::config::PodUrl;
+use crate::config::discovery::{Discovery, Selected};
+use crate::targets::{AlreadyThere, Board, Pod, PodSpec, Side};
+use crate::watch::Watchers;
+
+/// One place where pods are found, and how they are talked to.
+#[derive(Clone, Debug)]
+struct Source {
+    side: Side,
+    /// What is asked for, for operators.
+    what: String,
+    engine_port: u16,
+    /// `None` with the direct gate.
+    sidecar_port: Option<u16>,
+    ranks: u16,
+}
+
+/// What every source has seen, for `/readyz`.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(Vec<(Source, watch::Receiver<Seen>)>);
+
+/// What discovery works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Hands {
+    pub(crate) board: Arc<Board>,
+    pub(crate) watchers: Watchers,
+    pub(crate) stop: CancellationToken,
+    /// Whether sidecars are asked.
+    pub(crate) gated: bool,
+}
+
+impl Sources {
+    /// Starts to follow everything that is configured.
+    pub(crate) fn start(discovery: &Discovery, named: [(Side, &[PodUrl], u16); 2], hands: &Hands) -> Self {
+        let mut sources = Self::default();
+        match discovery {
+            Discovery::Off => {}
+            Discovery::Dns { every } => {
+                for (side, urls, ranks) in named {
+                    for url in urls {
+                        let Some((source, host)) = of_name(side, url, ranks, hands.gated) else { continue };
+                        let seen = sources.follow(source, hands);
+                        hands.watchers.tasks.spawn(dns::follow(host, *every, seen, hands.stop.clone()));
+                    }
+                }
+            }
+            Discovery::Kubernetes(selected) => {
+                for (side, _, ranks) in named {
+                    let (source, wanted) = of_labels(side, selected, ranks, hands.gated);
+                    let seen = sources.follow(source, hands);
+                    let api = selected.api.clone();
+                    hands.watchers.tasks.spawn(kubernetes::follow(api, wanted, seen, hands.stop.clone()));
+                }
+            }
+        }
+        sources
+    }
+
+    fn follow(&mut self, source: Source, hands: &Hands) -> watch::Sender<Seen> {
+        let (sender, receiver) = watch::channel(Seen::default());
+        self.0.push((source.clone(), receiver.clone()));
+        hands.watchers.tasks.spawn(keep(source, receiver, hands.clone()));
+        sender
+    }
+
+    /// For operators: what is followed, how many pods there are, and what is wrong.
+    pub(crate) fn shown(&self) -> Vec<Value> {
+        let shown = |(source, seen): &(Source, watch::Receiver<Seen>)| {
+            let seen = seen.borrow();
+            json!({ "side": source.side.as_str(), "of": source.what, "pods": seen.pods.len(), "heard": seen.heard, "trouble": seen.trouble })
+        };
+        self.0.iter().map(shown).collect()
+    }
+}
+
+fn of_name(side: Side, url: &PodUrl, ranks: u16, gated: bool) -> Option<(Source, String)> {
+    let host = url.engine.host()?.trim_matches(['[', ']']).to_owned();
+    let engine_port = url.engine.port_u16().unwrap_or(80);
+    let sidecar_port = gated.then(|| url.sidecar.port_u16().unwrap_or(80));
+    Some((Source { side, what: host.clone(), engine_port, sidecar_port, ranks }, host))
+}
+
+fn of_labels(side: Side, selected: &Selected, ranks: u16, gated: bool) -> (Source, kubernetes::Wanted) {
+    let (wanted, engine_port) = match side {
+        Side::Prefill => (&selected.prefill, selected.prefill_port),
+        Side::Decode => (&selected.decode, selected.decode_port),
+    };
+    let what = format!("{} in {}", wanted.selector, wanted.namespace);
+    let sidecar_port = gated.then_some(selected.sidecar_port);
+    (Source { side, what, engine_port, sidecar_port, ranks }, wanted.clone())
+}
+
+async fn keep(source: Source, mut seen: watch::Receiver<Seen>, hands: Hands) {
+    let mut known = BTreeMap::new();
+    loop {
+        let pods = seen.borrow_and_update().pods.clone();
+        reconcile(&source, &pods, &mut known, &hands);
+        tokio::select! {
+            () = hands.stop.cancelled() => return,
+            changed = seen.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Makes the board so. `known` are the pods that this source has added; others are the operators' own.
+fn reconcile(source: &Source, pods: &[Found], known: &mut BTreeMap<String, Arc<Pod>>, hands: &Hands) {
+    // First those that have gone: a new pod may have got the address of one.
+    known.retain(|key, pod| {
+        let there = pods.iter().any(|found| found.key == *key);
+        if !there && hands.board.remove(pod.id).is_some() {
+            info!(pod = %pod.id, engine = %pod.engine, in_flight = pod.in_flight(), "pod has gone");
+        }
+        there
+    });
+    for found in pods {
+        if let Some(pod) = known.get(&found.key) {
+            if found.leaving && !pod.draining.swap(true, Ordering::Relaxed) {
+                info!(pod = %pod.id, "pod is told to end: it gets no new work");
+            }
+            continue;
+        }
+        if found.leaving {
+            // It would be gone before it is ready.
+            continue;
+        }
+        let Some(engine) = at(found.address, source.engine_port) else { continue };
+        let sidecar = source.sidecar_port.and_then(|port| at(found.address, port));
+        match hands.board.add(PodSpec { side: source.side, engine, sidecar, ranks: source.ranks }) {
+            Ok(pod) => {
+                info!(pod = %pod.id, engine = %pod.engine, "pod is found");
+                hands.watchers.start(Arc::clone(&pod));
+                known.insert(found.key.clone(), pod);
+            }
+            Err(AlreadyThere(pod)) => debug!(%pod, address = %found.address, "a pod that is found is known already"),
+        }
+    }
+}
+
+fn at(address: IpAddr, port: u16) -> Option<Uri> {
+    let host = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    format!("http://{host}:{port}/").parse().ok()
+}
+
+#[cfg(test)]
+mod tests;
