@@ -4,10 +4,12 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ROWS ?=
 BENCH_AREAS ?=
+PROFILE ?=
+RECORD ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo test test-vllm bench bench-nixl bench-vllm bench-router bench-sidecar lint fmt bindings-check kernels kernels-check clean
+.PHONY: help setup setup-browser build demo test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-sidecar profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +38,12 @@ test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk a
 
 bench: build  ## every bench beside its peers within 30 minutes (BENCH_MINUTES); target/bench/results.json, tables and plots of docs/benchmarks.md (BENCH_AREAS="nixl router")
 	$(CARGO) build --release --locked -p bench-nixl -p bench-plots -p bench-router -p bench-sidecar
+	$(CARGO) build --profile hot --locked -p bench-hot
 	@$(PYTHON) bench/run.py $(BENCH_AREAS)
+
+bench-quick:  ## instructions of the hot paths beside stored ones, over 5 % more is a failure (BENCH_ROWS="router kv", RECORD=1)
+	$(CARGO) build --profile hot --locked -p bench-hot
+	@$(PYTHON) bench/quick.py $(if $(RECORD),--record) $(BENCH_ROWS)
 
 bench-vllm: build  ## the same pair: what the gate costs and saves, as ratios; target/bench/vllm.json (BENCH_ROWS="tiny seats-8")
 	@$(PYTHON) bench/vllm.py $(BENCH_ROWS)
@@ -65,6 +72,14 @@ deploy-manifests:  ## render deploy/manifests and what else is kept as rendered 
 
 image-check:  ## build the Dockerfile with buildah and stand-ins for its base images (root, 6 GB); run it non-root on a read-only root
 	@scripts/image-check wheel
+
+profile-router: build  ## flame graph of the router under load: target/bench/profile/router-stage.svg (PROFILE=direct, PROFILE=stream)
+	$(CARGO) build --release --locked -p bench-router
+	@$(PYTHON) bench/profile.py router $(PROFILE)
+
+profile-sidecar: build  ## flame graph of a decode pod's sidecar under load: target/bench/profile/sidecar.svg
+	$(CARGO) build --release --locked -p bench-sidecar
+	@$(PYTHON) bench/profile.py sidecar
 
 lint:  ## formatting, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the benches measured, as targets and as tables: target/bench/results.json, and the marked parts of docs/*.md and README.md.
 
-  report.py          reads target/bench/{nixl,router,sidecar,scale,vllm}.json, whichever are there
+  report.py          reads target/bench/{nixl,router,allocations,sidecar,scale,vllm}.json, whichever are there
 
 A marked part begins with `<!-- bench:AREA -->` and ends with `<!-- /bench -->`; what is between them is replaced by the area's tables with the
 machine, the versions and the commit that they were measured with. An area without figures keeps what is written.
@@ -15,7 +15,7 @@ import sys
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench"
-AREAS = ("nixl", "router", "sidecar", "scale", "vllm")
+AREAS = ("nixl", "router", "allocations", "sidecar", "scale", "vllm")
 MARKED = re.compile(r"(<!-- bench:([a-z-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 

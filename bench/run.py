@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench`: every bench, one after another, within BENCH_MINUTES (30); writes target/bench/results.json and the tables of the docs.
 
-  run.py [AREA…]       areas: nixl router sidecar scale vllm (all by default)
+  run.py [AREA…]       areas: nixl router allocations sidecar scale vllm (all by default)
   BENCH_MINUTES        the time for all of them; an area that does not get done in what is left is given up, and said to be
 
 Prints one table per area, each target beside its figure, met or short. Exit 0 when every area was measured, whatever the figures are.
@@ -24,6 +24,7 @@ PLOTS = pathlib.Path(os.environ.get("BENCH_PLOTS_BIN") or TREE / "target" / "rel
 AREAS = {
     "nixl": (["nixl.py"], 9),
     "router": (["router.py"], 8),
+    "allocations": (["allocations.py"], 2),
     "sidecar": (["sidecar.py"], 5),
     "scale": (["scale.py"], 6),
     "vllm": (["vllm.py", "tiny", "seats-8"], 15),
