@@ -8,6 +8,7 @@ use http::{StatusCode, Uri};
 
 use super::{DigestAsk, Digests};
 use crate::model::Code;
+use crate::problem::Kind;
 
 /// Asks prefill pods' sidecars for digests.
 pub trait SourceDigests: Debug + Send + Sync + 'static {
@@ -46,6 +47,16 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether it had no room for the question at that moment.
+    pub fn is_for_now(&self) -> bool {
+        match self {
+            Self::Refused { status, code, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS || code == Kind::TooManyConnections.code()
+            }
+            Self::Address | Self::Write(_) | Self::Send(_) | Self::Late | Self::Answer(_) => false,
+        }
+    }
+
     /// What it means for the transfer: P cannot be asked, or is another one by now.
     pub fn code(&self) -> Code {
         match self {

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::digest::source::{SourceDigests, SourceError};
 use crate::digest::{DigestAsk, Digests};
@@ -23,6 +23,9 @@ use crate::http::edge::TRACE_PARENT;
 /// Bytes of an answer: as many digests as may be asked for at a time take 3 MiB at most.
 const MAX_ANSWER: usize = 4 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// Before a sidecar that had no room is asked again.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The sidecars that transfers name as `source_sidecar`.
 ///
@@ -57,7 +60,19 @@ impl<C: Connect + Clone + Send + Sync + 'static> HttpSources<C> {
         Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(8).build(connector), authorization }
     }
 
+    /// A sidecar that has no room for the question just now is asked again: nobody else can answer for P's blocks, and P is well.
     async fn answer(&self, sidecar: &Uri, ask: &DigestAsk) -> Result<Digests, SourceError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.once(sidecar, ask).await {
+                Err(busy) if busy.is_for_now() && Instant::now() + pause < ask.deadline => sleep(pause).await,
+                answer => return answer,
+            }
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn once(&self, sidecar: &Uri, ask: &DigestAsk) -> Result<Digests, SourceError> {
         let write = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Write(Arc::from(error));
         let send = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Send(Arc::from(error));
         let body = serde_json::to_vec(&AskBody::new(ask, Instant::now())).map_err(|error| write(Box::new(error)))?;

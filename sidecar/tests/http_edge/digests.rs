@@ -2,20 +2,26 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::Request;
 use kv::digest::Verify;
+use kv::ids::{BlockId, EngineId, EngineRequestId};
 use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess, SideChannel};
 use sidecar::auth::Token;
+use sidecar::digest::DigestAsk;
+use sidecar::digest::source::SourceDigests as _;
 use sidecar::http::{Api, HttpSources, api, serve, terms};
 use sidecar::lifecycle::Lifecycle;
-use sidecar::model::{Faults, Role, Spoil};
+use sidecar::model::{Code, Faults, Role, Spoil};
 use sidecar::pod::{Parts, Pod};
 use sim::seams::{LoopbackAgents, Seams};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::landing::{complete, engine, prefill, prompt, start};
 use crate::rig::{self, Answer, Loopback, Rig, RouterEngine, json_request};
@@ -224,4 +230,43 @@ async fn digests_are_told_by_shard_and_block() {
     assert_eq!(refused("deadline_ms", json!(0)).await, (400, "params_invalid".to_owned()));
     assert_eq!(pair.decode.post("/v1/digests", &body).await.problem().1, "params_invalid", "D holds no prefills");
     assert_eq!(pair.prefill.post("/v1/digests", &body).await.problem().0, 401, "no token");
+}
+
+/// Answers each question with the next of these refusals, and then with the last for ever.
+async fn refusing(answers: &'static [(u16, &'static str)]) -> (http::Uri, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let refuse = async move || {
+        let nth = counted.fetch_add(1, Ordering::SeqCst);
+        let (status, code) = answers[nth.min(answers.len() - 1)];
+        (http::StatusCode::from_u16(status).unwrap(), json!({ "code": code, "detail": "so" }).to_string())
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let routes = axum::Router::new().route("/v1/digests", axum::routing::post(refuse));
+    TaskTracker::new().spawn(async move { axum::serve(listener, routes).await });
+    (uri, asked)
+}
+
+#[tokio::test]
+async fn a_source_that_has_no_room_just_now_is_asked_again_until_nobody_waits() {
+    let ask = |within: u64| DigestAsk {
+        engine: EngineId::new("p"),
+        request: EngineRequestId::new("r"),
+        blocks: vec![vec![BlockId(1)]],
+        deadline: Instant::now() + Duration::from_millis(within),
+        trace: None,
+    };
+    let sources = HttpSources::new(None);
+    let answers = &[(429, "staging_full"), (503, "too_many_connections"), (502, "peer_changed")];
+    let (uri, asked) = refusing(answers).await;
+    let error = sources.ask(&uri, &ask(60_000)).await.unwrap_err();
+    assert_eq!((error.code(), asked.load(Ordering::SeqCst)), (Code::PeerChanged, 3), "{error}");
+    let (uri, asked) = refusing(&[(429, "staging_full")]).await;
+    let error = sources.ask(&uri, &ask(300)).await.unwrap_err();
+    assert_eq!(error.code(), Code::PeerUnreachable);
+    assert!(asked.load(Ordering::SeqCst) > 1);
+    let (uri, asked) = refusing(&[(503, "rank_not_ready")]).await;
+    sources.ask(&uri, &ask(60_000)).await.unwrap_err();
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "that is no matter of room");
 }
