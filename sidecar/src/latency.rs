@@ -18,10 +18,9 @@ use std::time::Duration;
 
 use kv::ids::{DpRank, EngineId};
 use parking_lot::Mutex;
-use side_channel::Endpoint;
 use tokio::time::Instant;
 
-use crate::model::Stages;
+use crate::model::{ReadFacts, Stages};
 pub use query::{By, Figures, Group, Query, Report};
 pub use why::{Usual, Why, why};
 use window::Windows;
@@ -33,8 +32,11 @@ pub(crate) const BEFORE_RECEIPT: usize = 5;
 pub(crate) const TOTAL: usize = 7;
 /// Where the size is counted, in KiB.
 pub(crate) const SIZE: usize = 8;
-/// What is counted: the seven stages, the whole, the size.
-pub(crate) const MEASURES: usize = 9;
+/// Where of `verify` is counted what P's sidecar was waited for, and what is ours.
+pub(crate) const AWAITED: usize = 9;
+pub(crate) const OWN_VERIFY: usize = 10;
+/// What is counted: the seven stages, the whole, the size, the two parts of `verify`.
+pub(crate) const MEASURES: usize = 11;
 
 /// Whose transfers are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,14 +66,19 @@ impl Latency {
     }
 
     /// Counts the stages up to the receipt.
-    pub(crate) fn landed(&self, series: &Series, address: Option<&Endpoint>, stages: &Stages, bytes: u64) {
+    pub(crate) fn landed(&self, series: &Series, read: &ReadFacts, stages: &Stages, bytes: u64) {
         let times = stages.named().into_iter().take(BEFORE_RECEIPT).enumerate();
         let mut values: Vec<(usize, u64)> =
             times.filter_map(|(stage, (_, time))| Some((stage, micros(time?)))).collect();
         let total = values.iter().map(|(_, time)| time).sum();
         values.push((TOTAL, total));
         values.push((SIZE, bytes / 1024));
-        self.windows.lock().observe(series, address, &values, self.epoch.elapsed());
+        if let Some(verify) = stages.verify {
+            let awaited = awaited(read, stages).min(verify);
+            values.push((AWAITED, micros(awaited)));
+            values.push((OWN_VERIFY, micros(verify.saturating_sub(awaited))));
+        }
+        self.windows.lock().observe(series, read.address.as_ref(), &values, self.epoch.elapsed());
     }
 
     /// Counts the stages after the receipt.
@@ -100,6 +107,14 @@ impl Default for Latency {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// How long P's digests were waited for once everything had landed: they are asked for as the transfer begins.
+fn awaited(read: &ReadFacts, stages: &Stages) -> Duration {
+    let Some(source) = read.digests.and_then(|digests| digests.source) else { return Duration::ZERO };
+    let before =
+        stages.named().into_iter().take_while(|(name, _)| *name != "verify").filter_map(|(_, time)| time).sum();
+    source.saturating_sub(before)
 }
 
 pub(crate) fn micros(time: Duration) -> u64 {

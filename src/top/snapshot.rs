@@ -114,7 +114,8 @@ impl Pages<'_> {
         taken.ranks = list(ranks, "ranks");
         let path = "/v1/transfers";
         taken.slowest = list(self.page(path, &format!("{path}?slowest={limit}")).await, "transfers");
-        taken.recent = list(self.page(path, path).await, "transfers");
+        taken.recent = list(self.page(path, &format!("{path}?limit={limit}&why=true")).await, "transfers");
+        // A build that knows no limit lists all of them.
         taken.recent.truncate(limit);
         taken.latency = self.page("/v1/latency", "/v1/latency?window=60s&by=stage").await.unwrap_or_default();
         taken.peers = list(self.page("/v1/peers", "/v1/peers").await, "peers");

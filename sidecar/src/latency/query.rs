@@ -116,6 +116,7 @@ fn figures(sum: &Sum) -> Figures {
 mod tests {
     use super::*;
     use crate::latency::Latency;
+    use crate::model::ReadFacts;
 
     fn latency() -> Latency {
         let latency = Latency::new();
@@ -127,7 +128,8 @@ mod tests {
                 ..Stages::default()
             };
             for _ in 0..4 {
-                latency.landed(&series, Some(&Endpoint::new("host", 5600)), &stages, 1 << 20);
+                let read = ReadFacts { address: Some(Endpoint::new("host", 5600)), ..ReadFacts::default() };
+                latency.landed(&series, &read, &stages, 1 << 20);
             }
         }
         latency

@@ -228,7 +228,7 @@ impl Rank {
                 self.shared.counters.stages.of(self.own.dp_rank).observe_landed(&stages);
                 if let Some(shown) = self.records.get(transfer) {
                     let series = Series { dp_rank: self.own.dp_rank, peer: Some(shown.source_engine.clone()) };
-                    self.shared.latency.landed(&series, shown.read.address.as_ref(), &stages, receipt.bytes);
+                    self.shared.latency.landed(&series, &shown.read, &stages, receipt.bytes);
                     self.shared.known_peers.landed(self.own.dp_rank, &shown.source_engine, receipt.bytes);
                 }
                 tracing::debug!(

@@ -32,7 +32,7 @@ fn seen() -> Latency {
         let series = Series { dp_rank: DpRank(0), peer: Some(EngineId::new(peer)) };
         let times = if peer == "slow" { 3 } else { 5 };
         for _ in 0..times {
-            latency.landed(&series, None, &stages([20, 0, 100, wire, 50]), 1 << 20);
+            latency.landed(&series, &ReadFacts::default(), &stages([20, 0, 100, wire, 50]), 1 << 20);
         }
     }
     latency
