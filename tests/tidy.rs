@@ -99,6 +99,20 @@ fn nothing_names_one_machine() {
 }
 
 #[test]
+fn every_test_that_a_promise_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    // `FILE.rs::NAME`, between backticks.
+    let named: Vec<_> = text.split('`').filter_map(|code| code.split_once(".rs::")).collect();
+    assert!(named.len() > 60, "only {} tests are named", named.len());
+    let missing = named.into_iter().filter(|(file, name)| {
+        let tests = std::fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_default();
+        !tests.contains(&format!("fn {name}("))
+    });
+    complain("tests that do not exist", &missing.map(|(file, name)| format!("{file}.rs::{name}")).collect::<Vec<_>>());
+}
+
+#[test]
 fn what_must_not_know_of_nixl_or_cuda_does_not_link_them() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for package in ["router", "kv"] {

@@ -173,6 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn the_receipt_is_the_first_claim() {
+        let terms = Terms { claim: Duration::from_secs(40), lease: Duration::from_secs(30) };
+        let state = State::landed(&terms, 1, at(0));
+        assert_eq!(state.step(Event::Tick, &terms, at(39_999)), (state, Effect::Keep));
+        assert_eq!(state.next_tick(&terms), Some(at(40_000)));
+        assert_eq!(state.step(Event::Tick, &terms, at(40_000)), (State::Freed(How::Lapsed), Effect::Release));
+    }
+
+    #[test]
     fn with_the_router_dead_heartbeats_keep_it_and_silence_frees_it_after_a_lease() {
         let beats: Vec<_> = (0..100).flat_map(|n| [(n * 5_000, Event::Beat), (n * 5_000, Event::Tick)]).collect();
         assert!(matches!(run(1, &beats), (State::Waiting { .. }, 0)));

@@ -91,6 +91,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_knows_its_length_and_wants_six_beats_in_it() {
+        let lease = Lease::begun(ms(30_000), ms(0), at(0));
+        assert_eq!((lease.length(), lease.beat_every()), (ms(30_000), ms(5_000)));
+        let short = Lease::begun(ms(30), ms(0), at(0));
+        assert_eq!(short.beat_every(), ms(10), "not more often than that");
+    }
+
+    #[test]
+    fn a_lease_of_broken_seconds_grows_by_two_thirds_of_it() {
+        let mut lease = Lease::begun(ms(1_500), ms(0), at(0));
+        lease.beat(at(1_200));
+        assert_eq!(lease.over_at(), at(2_125), "1 s after the beat, less a margin of 75 ms");
+    }
+
+    #[test]
     fn a_late_beat_revives_nothing() {
         let mut lease = Lease::begun(ms(30_000), ms(0), at(0));
         lease.beat(at(29_000));

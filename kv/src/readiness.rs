@@ -155,6 +155,13 @@ mod tests {
     }
 
     #[test]
+    fn states_are_called_as_in_the_api() {
+        let words = RankState::ALL.map(RankState::as_str);
+        assert_eq!(words, ["unknown", "handshaking", "ready", "degraded", "gone"]);
+        assert_eq!(RankState::ALL.map(|state| state.to_string()), words);
+    }
+
+    #[test]
     fn everything_but_ready_has_a_reason() {
         let check = |change: fn(&mut Facts), state, reason: &str| {
             let mut facts = ready();

@@ -17,6 +17,8 @@ mod latency;
 mod limits;
 #[path = "core/on_nixl.rs"]
 mod on_nixl;
+#[path = "core/receipts.rs"]
+mod receipts;
 #[path = "core/refusals.rs"]
 mod refusals;
 #[path = "core/releases.rs"]

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use kv::blocks::GroupedBlocks;
 use kv::digest::Verify;
-use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TpRank, TransferId};
+use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TpRank};
 use kv::layout::RegionLayout;
 use kv::readiness::RankState;
 use nixl::faulty::{FaultPlan, Faulty};
@@ -22,7 +22,7 @@ use sidecar::digest::source::SourceDigests;
 use sidecar::engine_http::{EngineHttp, GetError, Page};
 use sidecar::fabrics::{Fabrics, MadeAgent};
 use sidecar::model::{
-    Faults, Landed, PodConfig, RankSnapshot, ReceiptSink, Recorded, Role, StagingKind, StartError, StartTransfer,
+    Faults, Landed, PodConfig, RankSnapshot, ReceiptSink, Role, StagingKind, StartError, StartTransfer,
     TransferSnapshot,
 };
 use sidecar::pod::{Parts, Pod};
@@ -36,6 +36,7 @@ use vllm_wire::notif::{self, Notif};
 use vllm_wire::params::KvTransferParams;
 use vllm_wire::versions::V0_32_0;
 
+use crate::receipts::Receipts;
 use crate::sources::Sources;
 
 pub(crate) const REGIONS: u64 = 3;
@@ -106,37 +107,6 @@ impl Fabrics for LoopbackFabrics {
     fn serve(&self, name: AgentName) -> MadeAgent {
         let agent: Arc<dyn Fabric> = self.net.agent(name);
         Box::pin(async { Ok(agent) })
-    }
-}
-
-/// Receipts in the order of their recording.
-#[derive(Debug, Default)]
-pub(crate) struct Receipts {
-    pub(crate) given: Mutex<Vec<Landed>>,
-    pub(crate) withdrawn: Mutex<Vec<TransferId>>,
-    /// The next receipt is recorded when the other end says so, or is gone.
-    pub(crate) hold: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
-}
-
-impl ReceiptSink for Receipts {
-    fn record(&self, landed: Arc<Landed>) -> Recorded {
-        self.given.lock().push(Landed::clone(&landed));
-        let hold = self.hold.lock().take();
-        Box::pin(async {
-            if let Some(hold) = hold {
-                tokio::task::spawn_blocking(move || hold.recv().unwrap_or(())).await.unwrap();
-            }
-            Ok(())
-        })
-    }
-
-    fn withdraw(&self, landed: Arc<Landed>) -> Recorded {
-        self.withdrawn.lock().push(landed.transfer.clone());
-        Box::pin(async { Ok(()) })
-    }
-
-    fn keeps(&self) -> bool {
-        true
     }
 }
 
