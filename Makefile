@@ -70,6 +70,10 @@ deploy-manifests:  ## render deploy/manifests and what else is kept as rendered 
 	@scripts/fetch-deploy-tools
 	@scripts/deploy-check --refresh
 
+.PHONY: dist
+dist: build  ## the release's tarball in target/dist: binary, completions, man pages, chart, SBOM, licences; no NIXL
+	@scripts/dist
+
 image-check:  ## build the Dockerfile with buildah and stand-ins for its base images (root, 6 GB); run it non-root on a read-only root
 	@scripts/image-check wheel
 

@@ -10,13 +10,13 @@ use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, doctor, files, health, logging, parent, stop, top, traces};
+use crate::{demo, doctor, files, health, logging, parent, shell, stop, top, traces};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
 
 #[derive(Debug, Parser)]
-#[command(name = "kvgate", version = version(), about = "Dispatches decode only after its KV cache has arrived")]
+#[command(name = "kvgate", version = version(), long_version = long_version(), about = "Dispatches decode only after its KV cache has arrived")]
 struct Cli {
     #[command(flatten)]
     logging: logging::Args,
@@ -45,10 +45,29 @@ enum Command {
     Top(top::Args),
     /// Whether a sidecar or router of this machine is alive, by the exit code: for an image's HEALTHCHECK
     Health(health::Args),
+    /// A shell's completions, to standard output
+    Completions(shell::Completions),
+    /// Man pages, one for each subcommand, into a folder
+    Man(shell::Man),
 }
 
 fn version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("KVGATE_GIT_SHA"), ")")
+}
+
+/// `--version`: what the binary is and was built by.
+fn long_version() -> &'static str {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        " (",
+        env!("KVGATE_GIT_SHA"),
+        ")\nbuilt by ",
+        env!("KVGATE_RUSTC"),
+        " for ",
+        env!("KVGATE_TARGET"),
+        ", ",
+        env!("KVGATE_PROFILE")
+    )
 }
 
 /// Parses, runs, and says in one line what went wrong.
@@ -81,6 +100,11 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// The command line as `--help` shows it, with what the router takes from elsewhere.
+fn whole() -> clap::Command {
+    router::config::command_line::extended(Cli::command())
 }
 
 /// The command line with its configuration file, or the code to end with: what is wrong has been said.
@@ -153,6 +177,8 @@ fn run(command: Command, log_filter: LogFilter, traces: &traces::Args) -> Result
             Command::Doctor(args) => return doctor::run(&args, stop).await.map_err(|error| (error, USAGE)),
             Command::Top(args) => return top::run(&args, stop).await.map_err(|error| (error, 1)),
             Command::Health(args) => return health::run(&args).await.map_err(|error| (error, 1)),
+            Command::Completions(args) => return shell::completions(&args, whole()).map_err(|error| (error, 1)),
+            Command::Man(args) => return shell::man(&args, whole()).map_err(|error| (error, 1)),
         }
         Ok(ExitCode::SUCCESS)
     })

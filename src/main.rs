@@ -8,6 +8,7 @@ mod files;
 mod health;
 mod logging;
 mod parent;
+mod shell;
 mod stop;
 mod top;
 mod traces;

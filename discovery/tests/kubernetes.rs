@@ -1,6 +1,12 @@
 //! Following pods, against an API server that answers like Kubernetes' and can forget, fall silent and lose events.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "kubernetes/server.rs"]
 mod server;

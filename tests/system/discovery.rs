@@ -2,8 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::process::{Running, wait_for};
@@ -34,8 +35,7 @@ fn serve(mut socket: &TcpStream, pods: &Mutex<Vec<&'static str>>) -> Option<()> 
         }
         let decode = first.contains("labelSelector=llm-d.ai/role=decode,app=x");
         let item = |address: &&'static str| json!({ "metadata": { "uid": address, "name": address }, "status": { "phase": "Running", "podIP": address } });
-        let items: Vec<Value> =
-            if decode { pods.lock().expect("the pods").iter().map(item).collect() } else { Vec::new() };
+        let items: Vec<Value> = if decode { pods.lock().iter().map(item).collect() } else { Vec::new() };
         let list = json!({ "metadata": { "resourceVersion": "1" }, "items": items }).to_string();
         let body = if first.contains("watch=true") { String::new() } else { list };
         write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).ok()?;
@@ -65,7 +65,7 @@ fn pods_that_kubernetes_names_are_workers_until_it_names_them_no_more() {
     let of = |side: usize| (&page["discovery"][side]["pods"], &page["discovery"][side]["of"]);
     assert_eq!(of(1), (&json!(2), &json!("llm-d.ai/role=decode,app=x in ns")), "{page}");
     assert_eq!(of(0).0, &json!(0), "{page}");
-    pods.lock().expect("the pods").remove(0);
+    pods.lock().remove(0);
     let one = vec![worker(1, "127.0.0.3")];
     wait_for("the one that is left", || (workers(&router) == one).then_some(()));
 }

@@ -24,6 +24,9 @@ fn help_and_version_are_no_errors() {
         "doctor --help",
         "top --help",
         "health --help",
+        "completions bash",
+        "completions zsh",
+        "completions fish",
     ] {
         assert_eq!(finished(&mut kvgate(args)).0, 0, "kvgate {args}");
     }
@@ -49,6 +52,26 @@ fn a_sidecars_configuration_can_be_checked_without_running_it() {
     refused(&format!("{sidecar} --listen 0.0.0.0:7700"), 64, &["--token-file"]);
     refused(&format!("{sidecar} --token-file does-not-exist"), 64, &["does-not-exist"]);
     refused(&format!("{sidecar} --staging vram"), 64, &["not built yet"]);
+}
+
+#[test]
+fn the_version_says_what_built_it_and_every_subcommand_has_a_page() {
+    let (_, version) = finished(&mut kvgate("--version"));
+    assert!(
+        version.starts_with("kvgate ") && version.contains("built by rustc 1.") && version.contains("linux"),
+        "{version}"
+    );
+    let (_, short) = finished(&mut kvgate("-V"));
+    assert_eq!(short.lines().count(), 1, "{short}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (code, said) = finished(kvgate("man").arg(folder.path()));
+    assert_eq!(code, 0, "{said}");
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    assert!(page("kvgate.1").contains("kvgate"), "{:?}", std::fs::read_dir(folder.path()).expect("the folder").count());
+    assert!(page("kvgate-sidecar.1").contains("staging"));
+    assert!(page("kvgate-router.1").contains("print\\-config"));
+    let (_, script) = finished(&mut kvgate("completions bash"));
+    assert!(script.contains("--staging-bytes"));
 }
 
 #[test]

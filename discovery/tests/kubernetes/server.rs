@@ -1,9 +1,10 @@
 //! Kubernetes' API, as far as pods are followed: lists in pages and watches that continue them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use discovery::kubernetes::api::Api;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -92,17 +93,20 @@ impl Server {
     /// Adds or changes a pod.
     pub(crate) fn set(&self, pod: Value) {
         let uid = pod["metadata"]["uid"].as_str().expect("a uid").to_owned();
-        let known = self.world.lock().unwrap().pods.insert(uid, pod.clone()).is_some();
-        self.tell(if known { "MODIFIED" } else { "ADDED" }, &pod);
+        let mut world = self.world.lock();
+        let kind = if world.pods.contains_key(&uid) { "MODIFIED" } else { "ADDED" };
+        self.tell(&mut world, kind, &pod);
+        world.pods.insert(uid, pod);
     }
 
     pub(crate) fn delete(&self, uid: &str) {
-        let pod = self.world.lock().unwrap().pods.remove(uid).expect("a pod to delete");
-        self.tell("DELETED", &pod);
+        let mut world = self.world.lock();
+        let pod = world.pods.remove(uid).expect("a pod to delete");
+        self.tell(&mut world, "DELETED", &pod);
     }
 
-    fn tell(&self, kind: &str, pod: &Value) {
-        let mut world = self.world.lock().unwrap();
+    /// Under the lock: a list must hold what its version says.
+    fn tell(&self, world: &mut World, kind: &str, pod: &Value) {
         world.version += 1;
         if !world.lose_events {
             let (version, line) = (world.version, json!({ "type": kind, "object": pod }).to_string());
@@ -113,7 +117,7 @@ impl Server {
     }
 
     pub(crate) fn lose_events(&self, lose: bool) {
-        self.world.lock().unwrap().lose_events = lose;
+        self.world.lock().lose_events = lose;
     }
 
     pub(crate) fn close_watches(&self) {
@@ -127,15 +131,15 @@ impl Server {
     }
 
     pub(crate) fn refuse(&self, status: Option<u16>) {
-        self.world.lock().unwrap().refuse = status;
+        self.world.lock().refuse = status;
     }
 
     pub(crate) fn pages_of(&self, pods: usize) {
-        self.world.lock().unwrap().page = pods;
+        self.world.lock().page = pods;
     }
 
     pub(crate) fn want_token(&self, token: &'static str) {
-        self.world.lock().unwrap().token = Some(token);
+        self.world.lock().token = Some(token);
     }
 
     /// Waits until so many watches have been opened in all.
@@ -147,7 +151,7 @@ impl Server {
     }
 
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.world.lock().unwrap().asked.clone()
+        self.world.lock().asked.clone()
     }
 
     pub(crate) fn lists(&self) -> usize {
@@ -166,7 +170,7 @@ async fn serve(
         let (path, authorization) = request(&mut stream).await?;
         // Before the answer is made: what happens from here on must reach the watch.
         let mut hear = told.subscribe();
-        let (status, body) = answer(&mut world.lock().unwrap(), &path, authorization.as_deref());
+        let (status, body) = answer(&mut world.lock(), &path, authorization.as_deref());
         if status != 200 || !path.contains("watch=true") {
             let head = format!(
                 "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -179,7 +183,7 @@ async fn serve(
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.ok()?;
         stream.flush().await.ok()?;
         let mut sent: u64 = parameter(&path, "resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-        let history = world.lock().unwrap().history.clone();
+        let history = world.lock().history.clone();
         let mut missed = history.into_iter().map(|(version, line)| Told::Line(version, line));
         loop {
             let told = match missed.next() {

@@ -95,7 +95,8 @@ fn router_matches(matches: &ArgMatches) -> Option<&ArgMatches> {
     }
 }
 
-fn extended(command: Command) -> Command {
+/// A command line, the router's own or one with a subcommand for it, with the flags that are read before all others and the peer's.
+pub fn extended(command: Command) -> Command {
     if command.find_subcommand(ROUTER).is_some() {
         return command.mut_subcommand(ROUTER, add_flags);
     }

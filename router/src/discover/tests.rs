@@ -1,3 +1,5 @@
+//! The board after each thing that discovery may see.
+
 use clap::{Args as _, Command, FromArgMatches as _};
 use tokio_util::task::TaskTracker;
 
