@@ -4,7 +4,7 @@
   profile.py router [direct|stage|stream]    target/bench/profile/router-….svg and .txt (stage by default)
   profile.py sidecar                         target/bench/profile/sidecar.svg and .txt
   PROFILE_SECONDS                            how long is sampled (10)
-  KVGATE_BIN                                 the binary (target/release/kvgate)
+  KVGATE_BIN, BENCH_SIDECAR_BIN              the binaries (target/release/kvgate, target/release/bench-sidecar)
 
 perf samples the one process (Debian: apt-get install linux-perf) while the load of `make bench-router` or `make bench-sidecar` runs;
 inferno, which cargo installs below target/inferno, draws the graph. What the kernel does for the process is in it where the machine lets
@@ -25,6 +25,7 @@ from processes import Failure, Process, end_with_signals, free_port, speaker
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench" / "profile"
 RELEASE = TREE / "target" / "release"
+CLIENTS = pathlib.Path(os.environ.get("BENCH_SIDECAR_BIN") or RELEASE / "bench-sidecar").resolve()
 KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or RELEASE / "kvgate").resolve()
 INFERNO = "0.12.8"
 SECONDS = float(os.environ.get("PROFILE_SECONDS") or 10)
@@ -78,12 +79,14 @@ def listed(folded):
         alone[frames[-1]] = alone.get(frames[-1], 0) + count
         for frame in set(frames):
             within[frame] = within.get(frame, 0) + count
-    said = [f"{total} samples"]
+    if not total:
+        raise Failure("the process used no CPU while it was sampled")
+    said = []
     for what, counts in (("by itself", alone), ("with what it calls", within)):
-        said += ["", f"share of samples, {what}"]
+        said += [f"share of CPU time, {what}"]
         most = sorted(counts.items(), key=lambda entry: -entry[1])[:40]
-        said += [f"{count / max(total, 1):7.1%}  {name[:150]}" for name, count in most]
-    return "\n".join(said) + "\n"
+        said += [f"{count / max(total, 1):7.1%}  {name[:150]}" for name, count in most] + [""]
+    return "\n".join(said)
 
 
 def router(kind="stage"):
@@ -123,7 +126,7 @@ def sidecar():
     under, port = ports("sidecar", f"sidecar --role decode --engine http://127.0.0.1:{decode} --engine-side-channel 127.0.0.1:{sides[1]} "
                         "--listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 16MiB --kv-lease 1s --log warn")
     time.sleep(3)
-    load = [RELEASE / "bench-sidecar", "--prefill", f"127.0.0.1:{prefill}", "--sidecar", f"127.0.0.1:{port}", "--clients", 16]
+    load = [CLIENTS, "--prefill", f"127.0.0.1:{prefill}", "--sidecar", f"127.0.0.1:{port}", "--clients", 16]
     Process("load", [*load, "--transfers", 1_000_000, "--warm", 0], OUT)
     time.sleep(2)
     sample(under, "sidecar", "kvgate sidecar, decode pod, 16 clients")
@@ -138,6 +141,8 @@ def main():
     end_with_signals()
     OUT.mkdir(parents=True, exist_ok=True)
     try:
+        # Before there is a load: it does not wait.
+        inferno()
         what(*sys.argv[2:])
     except (Failure, subprocess.SubprocessError, OSError, ValueError) as failure:
         sys.exit(f"profile: {failure}")
