@@ -26,6 +26,16 @@ fn a_fitting_run_is_preferred_over_a_long_one() {
 }
 
 #[test]
+fn free_runs_are_never_empty_and_join_from_either_side() {
+    let mut slots: Slots<u8> = Slots::new(10);
+    let [first, second] = [5, 5].map(|need| granted(slots.ask(0, need, at(0))));
+    assert!(slots.free.is_empty(), "{:?}", slots.free);
+    slots.release(second);
+    slots.release(first);
+    assert_eq!(slots.free, BTreeMap::from([(0, 10)]));
+}
+
+#[test]
 fn waiters_are_served_in_order_even_if_a_later_one_would_fit() {
     let mut slots = Slots::new(4);
     let all = granted(slots.ask("holder", 4, at(0)));

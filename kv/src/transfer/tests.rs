@@ -44,6 +44,16 @@ fn the_good_path_publishes_then_hands_over_then_tells_the_producer() {
 }
 
 #[test]
+fn only_an_end_is_terminal() {
+    let events = [E::StagingGranted, E::PeerReady, LANDED, E::Verified];
+    for steps in 0..=events.len() {
+        let so_far: Vec<_> = (1..).zip(events.iter().copied().take(steps)).collect();
+        assert!(!run(&so_far).0.is_terminal(), "after {so_far:?}");
+    }
+    assert!(run(&[(1, E::Cancel(Failure::Cancelled))]).0.is_terminal());
+}
+
+#[test]
 fn success_after_the_lease_is_a_failure() {
     let (state, effects) = run(&[(1, E::StagingGranted), (2, E::PeerReady), (29_000, LANDED)]);
     assert_eq!(state, S::Failed(Failure::LeaseExpired));
