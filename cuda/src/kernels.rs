@@ -2,13 +2,14 @@
 #![allow(unsafe_code, reason = "calls the driver")]
 
 use std::ffi::{CString, c_void};
+use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
 
 use crate::PTX;
 use crate::error::{CudaError, of};
-use crate::list::{List, THREADS};
+use crate::list::{self, Extent, List, Move, THREADS};
 
 /// Loaded kernels with a stream of their own. The device's context must be current for every call, and is at its end made so.
 pub(crate) struct Launcher {
@@ -92,9 +93,27 @@ impl Launcher {
         self.pieces(self.zero_ranges, ranges)
     }
 
-    /// Carries out a list of copies.
-    pub(crate) fn copy(&mut self, copies: &List) -> Result<(), CudaError> {
-        self.pieces(self.copy_ranges, copies)
+    /// Copies ranges of `memory` into the scratch, one after the other, and from there to the host.
+    pub(crate) fn gather(&mut self, memory: Extent, ranges: &[Range<u64>], out: &mut [u8]) -> Result<(), CudaError> {
+        let Some(contiguous) = self.beside(ranges, out.len())? else { return Ok(()) };
+        let moves = list::moves(memory, contiguous, &side_by_side(ranges, false))?;
+        self.pieces(self.copy_ranges, &moves)?;
+        // SAFETY: the scratch holds so many bytes there; `out` outlives the copy, which is waited for below.
+        let copied = unsafe { result::memcpy_dtoh_async(out, contiguous.base, self.stream) };
+        let waited = self.wait();
+        of("cuMemcpyDtoHAsync", copied)?;
+        waited
+    }
+
+    /// Copies bytes from the host into the scratch, and from there into ranges of `memory`.
+    pub(crate) fn scatter(&mut self, memory: Extent, ranges: &[Range<u64>], bytes: &[u8]) -> Result<(), CudaError> {
+        let Some(contiguous) = self.beside(ranges, bytes.len())? else { return Ok(()) };
+        let moves = list::moves(contiguous, memory, &side_by_side(ranges, true))?;
+        // SAFETY: the scratch holds so many bytes there; `bytes` outlives the copy, because no call returns before the stream was
+        // waited for.
+        let copied = unsafe { result::memcpy_htod_async(contiguous.base, bytes, self.stream) };
+        self.settled(of("cuMemcpyHtoDAsync", copied))?;
+        self.pieces(self.copy_ranges, &moves)
     }
 
     fn pieces(&mut self, kernel: sys::CUfunction, list: &List) -> Result<(), CudaError> {
@@ -108,22 +127,39 @@ impl Launcher {
         self.wait()
     }
 
+    /// Room in the scratch for `len` bytes behind a list of so many copies; none when there is nothing to copy.
+    fn beside(&mut self, ranges: &[Range<u64>], len: usize) -> Result<Option<Extent>, CudaError> {
+        if len == 0 {
+            return Ok(None);
+        }
+        let list = bytes((ranges.len() as u64).saturating_mul(4)).next_multiple_of(256);
+        let len = len as u64;
+        self.reserve(list.saturating_add(len))?;
+        Ok(Some(Extent { base: self.scratch.address.saturating_add(list), len }))
+    }
+
     /// Brings a list to the device, with room for `results` words behind it.
     fn upload(&mut self, words: &[u64], results: u64) -> Result<u64, CudaError> {
-        let needed = bytes((words.len() as u64).saturating_add(results));
-        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
-        if self.scratch.len < needed {
-            self.free_scratch()?;
-            // To a power of two, so that it grows a few times only.
-            let len = needed.checked_next_power_of_two().unwrap_or(needed).max(1 << 16);
-            // SAFETY: the context is current; the memory is this value's until `free_scratch`.
-            let address = unsafe { result::malloc_sync(len) };
-            self.scratch = Scratch { address: of("cuMemAlloc", address)?, len };
-        }
+        self.reserve(bytes((words.len() as u64).saturating_add(results)))?;
         // SAFETY: the scratch holds the words; `words` outlives the copy, because no call returns before the stream was waited for.
         let copied = unsafe { result::memcpy_htod_async(self.scratch.address, words, self.stream) };
         self.settled(of("cuMemcpyHtoDAsync", copied))?;
         Ok(self.scratch.address)
+    }
+
+    /// Makes the scratch that large; what was in it is lost when it grows.
+    fn reserve(&mut self, needed: u64) -> Result<(), CudaError> {
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+        if self.scratch.len >= needed {
+            return Ok(());
+        }
+        self.free_scratch()?;
+        // To a power of two, so that it grows a few times only.
+        let len = needed.checked_next_power_of_two().unwrap_or(needed).max(1 << 16);
+        // SAFETY: the context is current; the memory is this value's until `free_scratch`.
+        let address = unsafe { result::malloc_sync(len) };
+        self.scratch = Scratch { address: of("cuMemAlloc", address)?, len };
+        Ok(())
     }
 
     fn launch(&self, kernel: sys::CUfunction, blocks: u64, params: &mut [*mut c_void]) -> Result<(), CudaError> {
@@ -180,6 +216,19 @@ impl Drop for Launcher {
         // SAFETY: loaded by `load`, unloaded once; no kernel of it runs.
         let _unloaded = unsafe { result::module::unload(self.module) };
     }
+}
+
+/// Copies between ranges and a contiguous range, in order.
+fn side_by_side(ranges: &[Range<u64>], scatter: bool) -> Vec<Move> {
+    let mut at: u64 = 0;
+    let of = |range: &Range<u64>| {
+        let bytes = range.end.saturating_sub(range.start);
+        let contiguous = at;
+        at = at.saturating_add(bytes);
+        let (from, to) = if scatter { (contiguous, range.start) } else { (range.start, contiguous) };
+        Move { from, to, bytes }
+    };
+    ranges.iter().map(of).collect()
 }
 
 fn param(value: &mut u64) -> *mut c_void {

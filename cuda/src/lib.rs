@@ -25,7 +25,7 @@ pub mod pinned;
 pub use driver::driver;
 pub use error::CudaError;
 pub use gpu::{Free, Gpu};
-pub use list::{ListError, Move, Page};
+pub use list::{ListError, Page};
 pub use memory::DeviceMemory;
 pub use pinned::Pinned;
 

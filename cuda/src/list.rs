@@ -29,13 +29,13 @@ pub struct Page {
 
 /// One copy within a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Move {
+pub(crate) struct Move {
     /// Where the bytes are, in the memory that is read.
-    pub from: u64,
+    pub(crate) from: u64,
     /// Where they go, in the memory that is written.
-    pub to: u64,
+    pub(crate) to: u64,
     /// How many.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A list that no launch can carry out.
@@ -62,6 +62,14 @@ pub enum ListError {
         block_len: u64,
         /// Bytes from one to the next.
         stride: u64,
+    },
+    /// Ranges that are not as long as what is copied.
+    #[error("the ranges have {ranges} bytes, the host's side {given}")]
+    Total {
+        /// Bytes of all ranges.
+        ranges: u64,
+        /// Bytes on the host.
+        given: u64,
     },
     /// More than one launch takes.
     #[error("{pieces} pieces are more than one launch takes")]

@@ -10,7 +10,7 @@ use cudarc::driver::result;
 
 use crate::error::{CudaError, of};
 use crate::gpu::{Free, Gpu};
-use crate::list::{self, Extent, ListError, Move, Page};
+use crate::list::{self, Extent, ListError, Page};
 
 /// Zeroed memory of one GPU, freed when the last handle is gone. Cloning shares it.
 ///
@@ -161,18 +161,30 @@ impl DeviceMemory {
         self.0.gpu.with_launcher(|launcher| launcher.zero(&list))
     }
 
-    /// Copies ranges from `source`, another memory of the same GPU, all in one launch: gathers scattered blocks into a contiguous range,
-    /// or scatters them.
+    /// Copies ranges to the host, one after the other: gathered on the GPU, and brought over in one copy. For as much as may be allocated
+    /// there beside it.
     ///
     /// # Errors
-    /// When a range leaves its memory, `source` is this memory or one of another GPU, or the driver refuses.
-    pub fn copy_all_from(&self, source: &Self, moves: &[Move]) -> Result<(), CudaError> {
-        if self.base() == source.base() || self.0.gpu.ordinal() != source.0.gpu.ordinal() {
-            let name = "one memory, or memories of two GPUs".to_owned();
-            return Err(CudaError::Call { call: "copy_ranges", code: 1, name });
-        }
-        let list = list::moves(source.extent(), self.extent(), moves)?;
-        self.0.gpu.with_launcher(|launcher| launcher.copy(&list))
+    /// When a range leaves the memory, `out` has not as many bytes as the ranges, or the driver refuses.
+    pub fn read_ranges(&self, ranges: &[Range<u64>], out: &mut [u8]) -> Result<(), CudaError> {
+        self.check_total(ranges, out.len() as u64)?;
+        self.0.gpu.flush_remote_writes()?;
+        self.0.gpu.with_launcher(|launcher| launcher.gather(self.extent(), ranges, out))
+    }
+
+    /// Copies bytes from the host into ranges, one after the other: brought over in one copy, and scattered on the GPU.
+    ///
+    /// # Errors
+    /// As [`read_ranges`](Self::read_ranges).
+    pub fn write_ranges(&self, ranges: &[Range<u64>], bytes: &[u8]) -> Result<(), CudaError> {
+        self.check_total(ranges, bytes.len() as u64)?;
+        self.0.gpu.with_launcher(|launcher| launcher.scatter(self.extent(), ranges, bytes))
+    }
+
+    fn check_total(&self, ranges: &[Range<u64>], given: u64) -> Result<(), CudaError> {
+        let len = |range: &Range<u64>| range.end.saturating_sub(range.start);
+        let total = ranges.iter().map(len).fold(0, u64::saturating_add);
+        if total == given { Ok(()) } else { Err(ListError::Total { ranges: total, given }.into()) }
     }
 
     fn extent(&self) -> Extent {

@@ -7,7 +7,7 @@ use crate::{
     region::{Owner, Region},
 };
 
-/// What kind of memory a peer advertised.
+/// What kind of memory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemKind {
     /// Host memory.

@@ -7,7 +7,7 @@
 //! | [`fabric`] | the trait, and the values that go in and out of it |
 //! | [`pending`] | an answer that is still to come |
 //! | [`name`] | agent names |
-//! | [`memory`] | page-aligned host memory that hardware may write |
+//! | [`memory`] | host and GPU memory that hardware may write |
 //! | [`region`] | memory registered with one agent |
 //! | [`descs`] | range-checked descriptor lists of both sides |
 //! | [`error`] | what can go wrong, and whether memory is quiet after it |
@@ -38,7 +38,7 @@ pub use agent::{Agent, AgentConfig, AgentError, Progress, ProgressInterval};
 pub use descs::{LocalDescs, MemKind, PeerMemory, RemoteDescs};
 pub use error::{DescError, FabricError, NixlError};
 pub use fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading};
-pub use memory::{HugePages, Memory, MemoryError};
+pub use memory::{AccessError, HugePages, Memory, MemoryError};
 pub use name::AgentName;
 pub use pending::{Answer, Pending};
 pub use region::{OutOfRange, Region};

@@ -1,19 +1,18 @@
-//! Page-aligned host memory that hardware may write.
+//! Memory that hardware may write: host memory, page-locked or not, and a GPU's.
 //!
 //! Nobody gets a reference into it: a `&[u8]` over memory that a NIC writes would be undefined behaviour. Bytes are copied
-//! in and out; copies of this process exclude one another, and hardware is not part of Rust's memory model.
-#![allow(unsafe_code, reason = "mmap and raw copies")]
+//! in and out.
 
-use std::{fmt, io, ops::Range, ptr::NonNull, sync::Arc};
+mod host;
 
-use parking_lot::RwLock;
+use std::{fmt, io, ops::Range, sync::Arc};
 
-use crate::region::OutOfRange;
+use cuda::{CudaError, DeviceMemory, Gpu};
 
-/// Size and alignment of a huge page on the machines that NIXL's wheels are built for.
-const HUGE_PAGE: usize = 2 << 20;
+use crate::{descs::MemKind, region::OutOfRange};
+use host::Mapping;
 
-/// Bytes copied under one hold of the lock, so that a long copy does not keep others waiting.
+/// Bytes that are copied at a time between memories of two kinds.
 const COPY_STEP: usize = 1 << 20;
 
 /// Whether to ask the kernel for huge pages (2.3 times the throughput of a READ, measured, nixl-ffi.md §3.3).
@@ -27,7 +26,7 @@ pub enum HugePages {
 }
 
 /// Why memory could not be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
     /// Memory of no bytes cannot be registered.
     #[error("memory must not be empty")]
@@ -46,79 +45,88 @@ pub enum MemoryError {
         /// The kernel's error number.
         errno: i32,
     },
+    /// The GPU has none, or the driver does not lock the host's.
+    #[error(transparent)]
+    Gpu(#[from] CudaError),
 }
 
-/// Zeroed host memory, touched lazily, freed when the last handle is gone. Cloning shares it.
+/// Why bytes could not be copied in or out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// The range leaves the memory: nothing was copied.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// The GPU, or its driver, refused.
+    #[error(transparent)]
+    Gpu(#[from] CudaError),
+}
+
+/// Zeroed memory of one kind, freed when the last handle is gone. Cloning shares it.
 #[derive(Clone)]
-pub struct Memory(Arc<Mapping>);
+pub struct Memory(Backing);
 
-struct Mapping {
-    /// What `munmap` gets back.
-    map: NonNull<u8>,
-    map_len: usize,
-    /// The part in use: `len` bytes from here.
-    base: NonNull<u8>,
-    len: usize,
-    huge: bool,
-    /// Orders the copies of this process.
-    copies: RwLock<()>,
-}
-
-// SAFETY: the mapping belongs to this value alone until Drop; its bytes are only reached by `Memory`'s copies, which take
-// `copies`, and by hardware.
-unsafe impl Send for Mapping {}
-// SAFETY: as above: shared access goes through `copies`.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: `map` and `map_len` are what mmap gave; agents hold a `Memory` for as long as they know the address, so the
-        // last handle is gone here.
-        let _result = unsafe { libc::munmap(self.map.as_ptr().cast(), self.map_len) };
-    }
+#[derive(Clone)]
+enum Backing {
+    Host(Arc<Mapping>),
+    Device(DeviceMemory),
 }
 
 impl Memory {
-    /// Maps `len` bytes of zeroed, page-aligned memory.
+    /// Maps `len` bytes of page-aligned host memory, which is touched lazily.
     ///
     /// # Errors
     /// When `len` is 0 or too large, or the kernel refuses.
     pub fn host(len: u64, huge_pages: HugePages) -> Result<Self, MemoryError> {
-        let too_large = MemoryError::TooLarge { len };
-        let size = usize::try_from(len).map_err(|_| too_large)?;
-        if size == 0 {
-            return Err(MemoryError::Empty);
+        Ok(Self(Backing::Host(Arc::new(Mapping::new(len, huge_pages)?))))
+    }
+
+    /// Maps `len` bytes of host memory that the GPUs of this process copy to and from without a detour. All of it is touched.
+    ///
+    /// # Errors
+    /// As [`host`](Self::host), or when the driver does not lock so much.
+    pub fn pinned(len: u64, huge_pages: HugePages, gpu: &Gpu) -> Result<Self, MemoryError> {
+        Ok(Self(Backing::Host(Arc::new(Mapping::new(len, huge_pages)?.pinned(gpu)?))))
+    }
+
+    /// Allocates `len` bytes on a GPU.
+    ///
+    /// # Errors
+    /// When `len` is 0, or the GPU has less free.
+    pub fn device(len: u64, gpu: &Gpu) -> Result<Self, MemoryError> {
+        Ok(Self(Backing::Device(DeviceMemory::new(gpu, len)?)))
+    }
+
+    /// What NIXL is told that it is.
+    #[must_use]
+    pub fn kind(&self) -> MemKind {
+        match &self.0 {
+            Backing::Host(_) => MemKind::Dram,
+            Backing::Device(_) => MemKind::Vram,
         }
-        // A huge page must start on its own boundary, which mmap does not promise: map one more and align inside.
-        let spare = if huge_pages == HugePages::Try { HUGE_PAGE } else { 0 };
-        let map_len = size.checked_add(spare).ok_or(too_large)?;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        let map = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                map_len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        let refused = || MemoryError::Map { len, errno: io::Error::last_os_error().raw_os_error().unwrap_or(0) };
-        if map == libc::MAP_FAILED {
-            return Err(refused());
+    }
+
+    /// NIXL's device id: 0 for host memory, else the GPU's number in this process.
+    #[must_use]
+    pub fn device_id(&self) -> u64 {
+        self.on_gpu().map_or(0, |memory| u64::from(memory.gpu().ordinal()))
+    }
+
+    /// The same memory, when it is a GPU's, for what only that can do with it.
+    #[must_use]
+    pub fn on_gpu(&self) -> Option<&DeviceMemory> {
+        match &self.0 {
+            Backing::Host(_) => None,
+            Backing::Device(memory) => Some(memory),
         }
-        let map = NonNull::new(map.cast::<u8>()).ok_or_else(refused)?;
-        let offset = if spare == 0 { 0 } else { map.align_offset(HUGE_PAGE).min(spare) };
-        // SAFETY: `offset` is at most `spare`, so `base` and `size` bytes after it lie inside the mapping.
-        let base = unsafe { map.add(offset) };
-        let huge = spare != 0 && advise_huge(base, size);
-        Ok(Self(Arc::new(Mapping { map, map_len, base, len: size, huge, copies: RwLock::new(()) })))
     }
 
     /// Bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.0.len as u64
+        match &self.0 {
+            Backing::Host(mapping) => mapping.len(),
+            Backing::Device(memory) => memory.len(),
+        }
     }
 
     /// Never: memory of no bytes cannot be made.
@@ -127,32 +135,33 @@ impl Memory {
         false
     }
 
-    /// Virtual address of byte 0 in this process.
+    /// Address of byte 0: virtual in this process, or the device's.
     #[must_use]
     pub fn base(&self) -> u64 {
-        self.0.base.as_ptr().addr() as u64
+        match &self.0 {
+            Backing::Host(mapping) => mapping.base(),
+            Backing::Device(memory) => memory.base(),
+        }
     }
 
     /// Whether the kernel took the wish for huge pages (it may still use ordinary ones when it has none free).
     #[must_use]
     pub fn huge_pages(&self) -> bool {
-        self.0.huge
+        match &self.0 {
+            Backing::Host(mapping) => mapping.huge_pages(),
+            Backing::Device(_) => false,
+        }
     }
 
     /// Copies bytes out, from `offset` on.
     ///
     /// # Errors
-    /// When the range leaves the memory; nothing is copied then.
-    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), OutOfRange> {
-        let mut at = self.check(offset, out.len() as u64)?;
-        for part in out.chunks_mut(COPY_STEP) {
-            let _shared = self.0.copies.read();
-            // SAFETY: `check` has shown that `at` and `part.len()` bytes after it lie inside the mapping, which `self` keeps.
-            let from = unsafe { self.0.base.add(at) };
-            // SAFETY: both sides have `part.len()` bytes; `out` is a Rust slice and so no part of the mapping; writers of this
-            // process are shut out by `copies`.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), part.as_mut_ptr(), part.len()) };
-            at += part.len();
+    /// When the range leaves the memory, or the GPU refuses.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), AccessError> {
+        let at = self.check(offset, out.len() as u64)?;
+        match &self.0 {
+            Backing::Host(mapping) => mapping.read_at(at, out),
+            Backing::Device(memory) => memory.read_at(offset, out)?,
         }
         Ok(())
     }
@@ -160,16 +169,12 @@ impl Memory {
     /// Copies bytes in, from `offset` on.
     ///
     /// # Errors
-    /// When the range leaves the memory; nothing is copied then.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
-        let mut at = self.check(offset, bytes.len() as u64)?;
-        for part in bytes.chunks(COPY_STEP) {
-            let _alone = self.0.copies.write();
-            // SAFETY: as in `read_at`.
-            let to = unsafe { self.0.base.add(at) };
-            // SAFETY: as in `read_at`; readers and writers of this process are shut out by `copies`.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), to.as_ptr(), part.len()) };
-            at += part.len();
+    /// When the range leaves the memory, or the GPU refuses.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        let at = self.check(offset, bytes.len() as u64)?;
+        match &self.0 {
+            Backing::Host(mapping) => mapping.write_at(at, bytes),
+            Backing::Device(memory) => memory.write_at(offset, bytes)?,
         }
         Ok(())
     }
@@ -177,26 +182,71 @@ impl Memory {
     /// Sets every byte of `range` to `byte`.
     ///
     /// # Errors
-    /// When the range leaves the memory; nothing is written then.
-    pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<(), OutOfRange> {
-        let mut left = range.end.saturating_sub(range.start);
-        let mut at = self.check(range.start, left)?;
-        while left > 0 {
-            let step = usize::try_from(left).unwrap_or(COPY_STEP).min(COPY_STEP);
-            let _alone = self.0.copies.write();
-            // SAFETY: as in `read_at`.
-            let to = unsafe { self.0.base.add(at) };
-            // SAFETY: `step` bytes from `to` lie inside the mapping; others of this process are shut out by `copies`.
-            unsafe { std::ptr::write_bytes(to.as_ptr(), byte, step) };
-            at += step;
-            left -= step as u64;
+    /// When the range leaves the memory, or the GPU refuses.
+    pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<(), AccessError> {
+        let len = range.end.saturating_sub(range.start);
+        let at = self.check(range.start, len)?;
+        match &self.0 {
+            Backing::Host(mapping) => mapping.fill(at, usize::try_from(len).unwrap_or(0), byte),
+            Backing::Device(memory) => memory.fill(range, byte)?,
         }
         Ok(())
     }
 
+    /// Zeroes ranges; on a GPU all of them in one launch.
+    ///
+    /// # Errors
+    /// When a range leaves the memory, or the GPU refuses.
+    pub fn zero(&self, ranges: &[Range<u64>]) -> Result<(), AccessError> {
+        match &self.0 {
+            Backing::Host(_) => ranges.iter().try_for_each(|range| self.fill(range.clone(), 0)),
+            Backing::Device(memory) => Ok(memory.zero(ranges)?),
+        }
+    }
+
+    /// Copies ranges out, one after the other; on a GPU gathered in one launch.
+    ///
+    /// # Errors
+    /// When a range leaves the memory, or on a GPU when it refuses or `out` is not as long as the ranges.
+    pub fn read_ranges(&self, ranges: &[Range<u64>], mut out: &mut [u8]) -> Result<(), AccessError> {
+        if let Backing::Device(memory) = &self.0 {
+            return Ok(memory.read_ranges(ranges, out)?);
+        }
+        for range in ranges {
+            let part = self.len_of(range)?.min(out.len());
+            let (now, later) = out.split_at_mut(part);
+            self.read_at(range.start, now)?;
+            out = later;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into ranges, one after the other; on a GPU scattered in one launch.
+    ///
+    /// # Errors
+    /// As [`read_ranges`](Self::read_ranges).
+    pub fn write_ranges(&self, ranges: &[Range<u64>], mut bytes: &[u8]) -> Result<(), AccessError> {
+        if let Backing::Device(memory) = &self.0 {
+            return Ok(memory.write_ranges(ranges, bytes)?);
+        }
+        for range in ranges {
+            let part = self.len_of(range)?.min(bytes.len());
+            let (now, later) = bytes.split_at(part);
+            self.write_at(range.start, now)?;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn len_of(&self, range: &Range<u64>) -> Result<usize, OutOfRange> {
+        let len = range.end.saturating_sub(range.start);
+        self.check(range.start, len)?;
+        usize::try_from(len).map_err(|_| OutOfRange { offset: range.start, len, size: self.len() })
+    }
+
     /// Copies from another memory, or another part of this one, by way of a small buffer: the two locks are never held at
     /// once, so copies in opposite directions cannot block one another.
-    pub(crate) fn copy_from(&self, to: u64, source: &Self, from: u64, len: u64) -> Result<(), OutOfRange> {
+    pub(crate) fn copy_from(&self, to: u64, source: &Self, from: u64, len: u64) -> Result<(), AccessError> {
         self.check(to, len)?;
         source.check(from, len)?;
         let size = usize::try_from(len).unwrap_or(COPY_STEP).min(COPY_STEP);
@@ -222,26 +272,38 @@ impl Memory {
     }
 }
 
-/// Asks for huge pages; a kernel without them answers no, and the memory works all the same.
-fn advise_huge(base: NonNull<u8>, len: usize) -> bool {
-    // SAFETY: `base` and `len` lie inside a mapping of ours; the advice changes page sizes, not contents.
-    unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) == 0 }
-}
-
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").field("len", &self.0.len).field("huge_pages", &self.0.huge).finish_non_exhaustive()
+        let (kind, device) = (self.kind(), self.device_id());
+        f.debug_struct("Memory")
+            .field("kind", &kind)
+            .field("device", &device)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cuda_host::driver::HostDriver;
+
     use super::*;
+
+    fn each_kind(len: u64) -> Vec<Memory> {
+        let _host = HostDriver::unless_gpu();
+        let gpu = Gpu::open(0).expect("a driver, of whichever kind");
+        let pinned = Memory::pinned(len, HugePages::Try, &gpu).expect("pinned memory");
+        vec![
+            Memory::host(len, HugePages::Off).expect("host memory"),
+            Memory::host(len, HugePages::Try).expect("host memory"),
+            pinned,
+            Memory::device(len, &gpu).expect("device memory"),
+        ]
+    }
 
     #[test]
     fn memory_starts_zeroed_and_keeps_what_is_written() {
-        for huge in [HugePages::Off, HugePages::Try] {
-            let memory = Memory::host(5 << 20, huge).expect("5 MiB");
+        for memory in each_kind(5 << 20) {
             let mut out = [1; 64];
             memory.read_at((5 << 20) - 64, &mut out).expect("inside");
             assert_eq!(out, [0; 64]);
@@ -255,26 +317,45 @@ mod tests {
 
     #[test]
     fn ranges_that_leave_the_memory_are_refused_and_write_nothing() {
-        let memory = Memory::host(4096, HugePages::Off).expect("a page");
-        assert!(memory.write_at(4095, b"xx").is_err());
-        assert!(memory.read_at(u64::MAX, &mut [0]).is_err());
-        assert!(memory.fill(0..4097, 1).is_err());
-        let mut last = [9];
-        memory.read_at(4095, &mut last).expect("inside");
-        assert_eq!(last, [0]);
+        for memory in each_kind(4096) {
+            assert!(memory.write_at(4095, b"xx").is_err());
+            assert!(memory.read_at(u64::MAX, &mut [0]).is_err());
+            assert!(memory.fill(0..4097, 1).is_err() && memory.zero(&[5..9, 0..4097]).is_err());
+            let mut last = [9];
+            memory.read_at(4095, &mut last).expect("inside");
+            assert_eq!(last, [0], "{memory:?}");
+        }
         assert_eq!(Memory::host(0, HugePages::Off).expect_err("empty"), MemoryError::Empty);
         assert!(Memory::host(u64::MAX, HugePages::Try).is_err());
     }
 
     #[test]
+    fn ranges_are_copied_one_after_the_other() {
+        for memory in each_kind(1 << 20) {
+            let ranges = [70_000..70_003, 5..9, 20..20, 4096..4098];
+            memory.write_ranges(&ranges, b"123456789").expect("inside");
+            let mut out = [0; 9];
+            memory.read_ranges(&ranges, &mut out).expect("inside");
+            assert_eq!(&out, b"123456789", "{memory:?}");
+            let mut four = [0; 4];
+            memory.read_at(5, &mut four).expect("inside");
+            assert_eq!(&four, b"4567");
+            assert!(memory.read_ranges(&[0..1, (1 << 20) - 1..(1 << 20) + 1], &mut out[..3]).is_err());
+        }
+    }
+
+    #[test]
     fn copies_may_overlap_in_one_memory_and_cross_steps() {
-        let memory = Memory::host(4 << 20, HugePages::Off).expect("4 MiB");
-        memory.fill(0..(2 << 20), 7).expect("inside");
-        let other = Memory::host(4 << 20, HugePages::Off).expect("4 MiB");
-        other.copy_from(3, &memory, 1, (2 << 20) + 5).expect("inside");
-        let mut end = [0; 8];
-        other.read_at((2 << 20) - 1, &mut end).expect("inside");
-        assert_eq!(end, [7, 7, 7, 0, 0, 0, 0, 0]);
-        memory.copy_from(1 << 20, &memory, 0, 2 << 20).expect("inside");
+        for memory in each_kind(4 << 20) {
+            for other in each_kind(4 << 20) {
+                memory.fill(0..(2 << 20), 7).expect("inside");
+                memory.zero(std::slice::from_ref(&((2 << 20)..(4 << 20)))).expect("inside");
+                other.copy_from(3, &memory, 1, (2 << 20) + 5).expect("inside");
+                let mut end = [0; 8];
+                other.read_at((2 << 20) - 1, &mut end).expect("inside");
+                assert_eq!(end, [7, 7, 7, 0, 0, 0, 0, 0]);
+                memory.copy_from(1 << 20, &memory, 0, 2 << 20).expect("inside");
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use crate::memory::Memory;
+use crate::memory::{AccessError, Memory};
 
 /// A range that leaves its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +76,7 @@ impl Region {
         false
     }
 
-    /// Virtual address of byte 0: what peers are told.
+    /// Address of byte 0: what peers are told.
     #[must_use]
     pub fn base(&self) -> u64 {
         self.0.memory.base()
@@ -85,24 +85,24 @@ impl Region {
     /// Copies bytes out, from `offset` on.
     ///
     /// # Errors
-    /// When the range leaves the region; nothing is copied then.
-    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), OutOfRange> {
+    /// When the range leaves the region, or a GPU refuses.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), AccessError> {
         self.0.memory.read_at(offset, out)
     }
 
     /// Copies bytes in, from `offset` on.
     ///
     /// # Errors
-    /// When the range leaves the region; nothing is copied then.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+    /// When the range leaves the region, or a GPU refuses.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
         self.0.memory.write_at(offset, bytes)
     }
 
     /// Sets every byte of `range` to `byte`.
     ///
     /// # Errors
-    /// When the range leaves the region; nothing is written then.
-    pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<(), OutOfRange> {
+    /// When the range leaves the region, or a GPU refuses.
+    pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<(), AccessError> {
         self.0.memory.fill(range, byte)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kv::copy::staging_layout;
 use kv::ids::SlotId;
 use kv::layout::{KvLayout, MemoryKind};
-use nixl::{HugePages, Memory, MemoryError, OutOfRange};
+use nixl::{AccessError, HugePages, Memory, MemoryError};
 
 /// What stays free on the host, whatever `--staging-bytes` says.
 const HOST_RESERVE: u64 = 1 << 30;
@@ -115,8 +115,8 @@ impl Arena {
     /// Zeroes slots.
     ///
     /// # Errors
-    /// [`OutOfRange`] for a slot that the arena does not have.
-    pub(crate) fn zero(&self, slots: &[SlotId]) -> Result<(), OutOfRange> {
+    /// [`AccessError`] for a slot that the arena does not have.
+    pub(crate) fn zero(&self, slots: &[SlotId]) -> Result<(), AccessError> {
         for slot in slots {
             for (offset, len) in self.ranges(*slot) {
                 self.memory.fill(offset..offset.saturating_add(len), 0)?;
@@ -128,8 +128,8 @@ impl Arena {
     /// Flips every byte of the slots (fault injection).
     ///
     /// # Errors
-    /// [`OutOfRange`] for a slot that the arena does not have.
-    pub(crate) fn flip(&self, slots: &[SlotId]) -> Result<(), OutOfRange> {
+    /// [`AccessError`] for a slot that the arena does not have.
+    pub(crate) fn flip(&self, slots: &[SlotId]) -> Result<(), AccessError> {
         let mut buffer = vec![0; 1 << 16];
         for slot in slots {
             for (offset, len) in self.ranges(*slot) {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kv::ids::{BlockId, TpRank};
-use nixl::{Fabric, HugePages, Memory, OutOfRange, Region};
+use nixl::{AccessError, Fabric, HugePages, Memory, Region};
 
 use crate::geometry::Geometry;
 use crate::kv_bytes::{self, BlockKey, CHUNK_BYTES, PageKey, PageStream};
@@ -89,7 +89,7 @@ impl Arena {
     ///
     /// # Errors
     /// When a block lies outside the arena.
-    pub fn fill(&self, pages: &[Page]) -> Result<(), OutOfRange> {
+    pub fn fill(&self, pages: &[Page]) -> Result<(), AccessError> {
         let mut buffer = self.buffer();
         for (shard, memory) in self.ranked() {
             for layer in 0..self.geometry.layers {
@@ -109,7 +109,7 @@ impl Arena {
     ///
     /// # Errors
     /// When a block lies outside the arena.
-    pub fn digest(&self, pages: &[Page]) -> Result<Digest, OutOfRange> {
+    pub fn digest(&self, pages: &[Page]) -> Result<Digest, AccessError> {
         let mut buffer = self.buffer();
         let mut digest = Digest { value: 0, foreign_bytes: 0 };
         for page in pages {
@@ -134,7 +134,7 @@ impl Arena {
     ///
     /// # Errors
     /// When a block lies outside the arena.
-    pub fn overwrite(&self, blocks: &[BlockId], byte: u8) -> Result<(), OutOfRange> {
+    pub fn overwrite(&self, blocks: &[BlockId], byte: u8) -> Result<(), AccessError> {
         for shard in &self.shards {
             for layer in 0..self.geometry.layers {
                 for block in blocks {
@@ -161,8 +161,8 @@ impl Arena {
         layer: u32,
         block: BlockId,
         buffer: &mut [u8],
-        mut work: impl FnMut(u64, u64, &mut [u8]) -> Result<(), OutOfRange>,
-    ) -> Result<(), OutOfRange> {
+        mut work: impl FnMut(u64, u64, &mut [u8]) -> Result<(), AccessError>,
+    ) -> Result<(), AccessError> {
         let (start, bytes) = (self.geometry.offset(layer, block), self.geometry.page_bytes());
         let mut done = 0u64;
         while done < bytes {

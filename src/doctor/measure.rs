@@ -80,7 +80,7 @@ enum MeasureError {
         source: FabricError,
     },
     #[error("look at what arrived")]
-    Look(#[from] nixl::OutOfRange),
+    Look(#[from] nixl::AccessError),
 }
 
 /// Measures; an error is part of the answer.
@@ -169,7 +169,7 @@ impl Source {
     }
 }
 
-fn is_right(here: &Region, probe: &Probe) -> Result<bool, nixl::OutOfRange> {
+fn is_right(here: &Region, probe: &Probe) -> Result<bool, nixl::AccessError> {
     let size = usize::try_from(probe.pattern.block_bytes).unwrap_or(usize::MAX).min(1 << 20);
     let mut block = vec![0_u8; size];
     let mut offset = 0;

@@ -293,6 +293,17 @@ void kvgate_refuse(const char *name, long passes, int refusal) {
     state().refusal = refusal;
 }
 
+// From now on the host may touch device memory, as a NIC or another process may; and there are so many devices.
+void kvgate_unguard(int devices) {
+    std::lock_guard alone(state().alone);
+    State &all = state();
+    for (const auto &[address, allocation] : all.allocations) {
+        mprotect(reinterpret_cast<void *>(address), allocation.mapped, PROT_READ | PROT_WRITE);
+    }
+    all.guarded = false;
+    all.devices = devices;
+}
+
 // What is alive: bytes allocated, ranges registered, modules, streams, contexts; and how often flushed and launched.
 long kvgate_count(int which) {
     State &all = state();

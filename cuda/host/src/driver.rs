@@ -83,6 +83,18 @@ impl HostDriver {
         Ok(())
     }
 
+    /// Lets the rest of this process touch device memory from now on, as a NIC may, and makes it so many devices. Before the first use.
+    ///
+    /// # Errors
+    /// When the library is another one.
+    pub fn unguard(&self, devices: i32) -> Result<(), libloading::Error> {
+        // SAFETY: the library's function of this name has this type.
+        let unguard = unsafe { self.0.get::<unsafe extern "C" fn(c_int)>(b"kvgate_unguard") }?;
+        // SAFETY: changes what the driver knows, under its lock.
+        unsafe { unguard(devices) };
+        Ok(())
+    }
+
     /// A number.
     ///
     /// # Errors

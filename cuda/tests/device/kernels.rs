@@ -1,6 +1,6 @@
 //! The kernels on the device against the host's own computation. Their arithmetic in all its cases: `src/list/tests.rs`.
 
-use cuda::{DeviceMemory, Move, Page};
+use cuda::{DeviceMemory, Page};
 use cuda_host::driver::Count;
 use kv::digest::PageDigest;
 
@@ -51,15 +51,12 @@ fn zeroing_gathering_and_scattering_move_what_they_name() {
     let memory = DeviceMemory::new(&rig.gpu, 4 << 20).unwrap();
     memory.write_at(0, &content).unwrap();
     let slots: Vec<u64> = vec![9, 2, 30, 31, 0, 17];
-    let range = DeviceMemory::new(&rig.gpu, 6 * 65_536).unwrap();
-    let gather: Vec<Move> =
-        (0..).zip(&slots).map(|(at, slot)| Move { from: slot * 65_536, to: at * 65_536, bytes: 65_536 }).collect();
-    range.copy_all_from(&memory, &gather).unwrap();
+    let blocks: Vec<_> = slots.iter().map(|slot| slot * 65_536..(slot + 1) * 65_536).collect();
     let mut gathered = vec![0; 6 * 65_536];
-    range.read_at(0, &mut gathered).unwrap();
-    for (slot, block) in slots.iter().zip(gathered.chunks(65_536)) {
-        let from = usize::try_from(slot * 65_536).unwrap();
-        assert!(block == &content[from..from + 65_536], "slot {slot}");
+    memory.read_ranges(&blocks, &mut gathered).unwrap();
+    for (block, gathered) in blocks.iter().zip(gathered.chunks(65_536)) {
+        let from = usize::try_from(block.start).unwrap();
+        assert!(gathered == &content[from..from + 65_536], "{block:?}");
     }
     let ranges: Vec<_> = slots.iter().map(|slot| slot * 65_536 + 3..(slot + 1) * 65_536 - 5).collect();
     memory.zero(&ranges).unwrap();
@@ -67,17 +64,26 @@ fn zeroing_gathering_and_scattering_move_what_they_name() {
     for range in ranges {
         expected[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].fill(0);
     }
-    let mut zeroed = vec![1; 4 << 20];
-    memory.read_at(0, &mut zeroed).unwrap();
-    assert!(zeroed == expected);
-    let scatter: Vec<Move> =
-        gather.iter().map(|each| Move { from: each.to, to: each.from, bytes: each.bytes }).collect();
-    memory.copy_all_from(&range, &scatter).unwrap();
-    memory.read_at(0, &mut zeroed).unwrap();
-    assert!(zeroed == content, "gathered and scattered is as before");
-    assert!(memory.copy_all_from(&memory, &gather).is_err(), "one memory would read what it writes");
-    assert!(range.copy_all_from(&memory, &[Move { from: 0, to: 6 * 65_536 - 1, bytes: 2 }]).is_err());
+    let mut all = vec![1; 4 << 20];
+    memory.read_at(0, &mut all).unwrap();
+    assert!(all == expected);
+    memory.write_ranges(&blocks, &gathered).unwrap();
+    memory.read_at(0, &mut all).unwrap();
+    assert!(all == content, "gathered and scattered is as before");
+    // Odd ranges too, more of them than the scratch had room for, and some without bytes.
+    let odd: Vec<_> = (0..5000).map(|at| at * 700 + at % 13..at * 700 + at % 13 + at % 600).collect();
+    let total: u64 = odd.iter().map(|range| range.end - range.start).sum();
+    let mut gathered = vec![0; usize::try_from(total).unwrap()];
+    memory.read_ranges(&odd, &mut gathered).unwrap();
+    let one_by_one = |range: &std::ops::Range<u64>| {
+        content[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].to_vec()
+    };
+    assert!(gathered == odd.iter().flat_map(one_by_one).collect::<Vec<_>>());
+    let error = memory.read_ranges(&odd, &mut gathered[1..]).unwrap_err();
+    assert_eq!(error.to_string(), format!("the ranges have {total} bytes, the host's side {}", total - 1));
+    assert!(memory.write_ranges(&[0..4, (4 << 20) - 1..(4 << 20) + 1], &[0; 6]).is_err());
     memory.zero(&[]).unwrap();
+    memory.write_ranges(&[], &[]).unwrap();
 }
 
 #[test]

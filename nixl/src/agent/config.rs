@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cuda::{CudaError, Gpu};
+
 use crate::{error::NixlError, fabric::Attention, name::AgentName};
 
 /// What one agent is made of. Sync mode is always `RW`: `NONE` crashes with two threads (nixl-ffi.md §1.4).
@@ -17,6 +19,8 @@ pub struct AgentConfig {
     pub backend: String,
     /// Parameters of the plugin, e.g. `ucx_error_handling_mode` = `none`; unnamed ones keep the plugin's defaults.
     pub backend_params: Vec<(String, String)>,
+    /// The GPU whose context is the current one of the agent's thread: needed for memory on a GPU, of whichever side.
+    pub gpu: Option<Gpu>,
     /// Commands that may wait; one more is answered [`Busy`](crate::FabricError::Busy).
     pub max_queued: usize,
     /// Reads that may be in flight; one more is answered [`Busy`](crate::FabricError::Busy).
@@ -72,6 +76,7 @@ impl AgentConfig {
             attention: None,
             backend: "UCX".to_owned(),
             backend_params: Vec::new(),
+            gpu: None,
             max_queued: 1024,
             max_in_flight: 1024,
             max_notifications: 4096,
@@ -116,6 +121,15 @@ pub enum AgentError {
         /// What NIXL answered.
         #[source]
         source: NixlError,
+    },
+    /// The GPU's context cannot be made current.
+    #[error("make the GPU's context current for NIXL agent {name}")]
+    Gpu {
+        /// The agent's name.
+        name: AgentName,
+        /// What the driver says.
+        #[source]
+        source: CudaError,
     },
     /// NIXL refused the agent.
     #[error("make NIXL agent {name}")]

@@ -25,7 +25,7 @@ use crate::{
     descs::check_pair,
     error::FabricError,
     fabric::{Attention, Notification, Read},
-    memory::Memory,
+    memory::{Memory, MemoryError},
     name::AgentName,
     pending::Answer,
     region::{Owner, Region, Registration},
@@ -191,6 +191,9 @@ impl Driver {
 
     fn register(&mut self, memory: Memory) -> Result<Region, FabricError> {
         let key = self.key();
+        if let Some(memory) = memory.on_gpu() {
+            memory.gpu().make_current().map_err(MemoryError::Gpu)?;
+        }
         self.raw.register(&memory)?;
         self.registered.insert(key, memory.clone());
         Ok(Region::new(self.owner, memory, Registered { inbox: Arc::clone(&self.inbox), key }))

@@ -79,6 +79,9 @@ fn set_up(api: &'static Api, config: &AgentConfig, params: &[(CString, CString)]
         Progress::Off => 0,
         Progress::Every(interval) => u64::try_from(interval.get().as_micros()).unwrap_or(u64::MAX),
     };
+    if let Some(gpu) = &config.gpu {
+        gpu.make_current().map_err(|source| AgentError::Gpu { name: config.name.clone(), source })?;
+    }
     let failed = |source| AgentError::Create { name: config.name.clone(), source };
     let name = CString::new(config.name.as_str()).unwrap_or_default();
     let mut raw = RawAgent::create(api, &name, progress_us).map_err(failed)?;

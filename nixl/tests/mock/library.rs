@@ -9,8 +9,7 @@ use std::{
 
 use libloading::Library;
 use nixl::{
-    Agent, AgentConfig, AgentName, Fabric, HugePages, LocalDescs, MemKind, Memory, PeerMemory, Read, Region,
-    RemoteDescs,
+    Agent, AgentConfig, AgentName, Fabric, HugePages, LocalDescs, Memory, PeerMemory, Read, Region, RemoteDescs,
 };
 use nixl_sys::Api;
 use parking_lot::{Mutex, MutexGuard};
@@ -73,7 +72,7 @@ fn build() -> Built {
     let path = folder.path().join("libnixl_capi.so");
     let mut command = build.get_compiler().to_command();
     command.args(["mock_capi.c", "transfers.c", "unused.c"].map(|file| here.join(file)));
-    let status = command.args(["-shared", "-lpthread", "-o"]).arg(&path).status().expect("a C compiler");
+    let status = command.args(["-shared", "-lpthread", "-ldl", "-o"]).arg(&path).status().expect("a C compiler");
     assert!(status.success(), "the mock compiles");
     let api = Api::load(Some(&path)).expect("the mock loads like the real library");
     // SAFETY: its initialisers do nothing; it is mapped already.
@@ -119,6 +118,11 @@ impl Mock {
         self.number(b"mock_misuses")
     }
 
+    /// Agents made so far on a thread with a current CUDA context.
+    pub(crate) fn with_context(&self) -> i64 {
+        self.number(b"mock_with_context")
+    }
+
     pub(crate) fn agent(&self, name: &str, change: impl FnOnce(&mut AgentConfig)) -> Arc<Agent> {
         let mut config = AgentConfig::pull(AgentName::new(name).unwrap());
         change(&mut config);
@@ -127,12 +131,18 @@ impl Mock {
 
     /// An agent that serves four blocks of `7`s, and one that has loaded it and has four blocks of `0`s.
     pub(crate) fn pair(&self) -> Pair {
+        let memory = || Memory::host(4 * BLOCK, HugePages::Off).unwrap();
+        self.pair_of(memory(), memory())
+    }
+
+    /// The same over memory of other kinds.
+    pub(crate) fn pair_of(&self, there: Memory, here: Memory) -> Pair {
         let source = self.agent("p", |_| {});
-        let there = source.register(Memory::host(4 * BLOCK, HugePages::Off).unwrap()).wait().unwrap();
+        let there = source.register(there).wait().unwrap();
         there.fill(0..4 * BLOCK, 7).unwrap();
         let reader = self.agent("d", |_| {});
         let peer = reader.load_peer(source.local_metadata().wait().unwrap()).wait().unwrap();
-        let here = reader.register(Memory::host(4 * BLOCK, HugePages::Off).unwrap()).wait().unwrap();
+        let here = reader.register(here).wait().unwrap();
         Pair { source, there, reader, peer, here }
     }
 
@@ -156,7 +166,8 @@ impl Pair {
     pub(crate) fn read(&self) -> Read {
         let base = self.there.base();
         let ranges = std::iter::once(base..base + 4 * BLOCK).collect();
-        let memory = PeerMemory { kind: MemKind::Dram, device: 0, ranges };
+        let there = self.there.memory();
+        let memory = PeerMemory { kind: there.kind(), device: there.device_id(), ranges };
         Read {
             peer: self.peer.clone(),
             local: LocalDescs::new(&self.here, [(2 * BLOCK, BLOCK), (3 * BLOCK, BLOCK)]).unwrap(),

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the mock is steered through functions of its library")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
 
+mod device;
 mod library;
 mod limits;
 mod states;

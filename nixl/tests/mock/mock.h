@@ -21,6 +21,8 @@ struct bytes {
 struct desc {
     uintptr_t addr;
     size_t len;
+    nixl_capi_mem_type_t type;
+    uint64_t device;
 };
 
 struct handle {
@@ -29,6 +31,7 @@ struct handle {
     struct handle *agent;
     struct bytes name, message; /* agent or peer; notification */
     struct desc *descs, *remote;
+    nixl_capi_mem_type_t type; /* of a list */
     size_t count, at;
     bool has_message, posted, released, landed, cancelled, threaded;
     long polls;
@@ -46,7 +49,9 @@ struct handle *make(enum kind kind, struct handle *agent);
 /* Whether a handle may be used: of the right kind, alive, and so its agent. */
 bool good(const void *any, enum kind kind);
 nixl_capi_status_t end(void *any, enum kind kind);
-nixl_capi_status_t add(struct handle *list, enum kind kind, uintptr_t addr, size_t len);
+nixl_capi_status_t add(struct handle *list, enum kind kind, struct desc desc);
+/* Memory of a GPU needs a current context on the thread that calls. */
+void needs_context(struct desc desc);
 /* The registration that holds all of `desc`; of any agent when that is NULL. */
 struct handle *registered(struct handle *agent, struct desc desc);
 

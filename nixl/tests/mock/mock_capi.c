@@ -6,14 +6,18 @@
  */
 #include "mock.h"
 
+#include <dlfcn.h>
+
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 long knobs[KNOBS], misuses;
 struct handle *all;
-static long live;
+static long live, with_context;
 
 void mock_set(int knob, long value) { knobs[knob] = value; }
 long mock_live(void) { return live; }
 long mock_misuses(void) { return misuses; }
+/* Agents that were made on a thread with a current CUDA context. */
+long mock_with_context(void) { return with_context; }
 
 void nap(long ms) {
     struct timespec time = {ms / 1000, ms % 1000 * 1000000};
@@ -50,6 +54,13 @@ nixl_capi_status_t end(void *any, enum kind kind) {
     return NIXL_CAPI_SUCCESS;
 }
 
+/* Whether this thread has a current CUDA context. */
+static bool has_context(void) {
+    int (*current)(void **) = (int (*)(void **))dlsym(RTLD_DEFAULT, "cuCtxGetCurrent");
+    void *context = NULL;
+    return current && !current(&context) && context;
+}
+
 bool nixl_capi_is_stub(void) { return false; }
 
 /* ---- agents and plugins ---- */
@@ -58,6 +69,7 @@ nixl_capi_status_t nixl_capi_create_configured_agent(const char *name, const nix
                                                      nixl_capi_agent_t *out) {
     if (config->thread_sync != NIXL_CAPI_THREAD_SYNC_RW) misuses++;
     if (config->enable_prog_thread && config->pthr_delay_us < 1000) misuses++;
+    with_context += has_context();
     struct handle *agent = make(AGENT, NULL);
     agent->name = copy(name, strlen(name));
     *out = (void *)agent;
@@ -170,31 +182,40 @@ nixl_capi_status_t nixl_capi_opt_args_set_has_notif(nixl_capi_opt_args_t options
     return NIXL_CAPI_SUCCESS;
 }
 
-nixl_capi_status_t add(struct handle *list, enum kind kind, uintptr_t addr, size_t len) {
+nixl_capi_status_t add(struct handle *list, enum kind kind, struct desc desc) {
     if (!good(list, kind)) return NIXL_CAPI_ERROR_INVALID_PARAM;
     list->descs = realloc(list->descs, (list->count + 1) * sizeof *list->descs);
-    list->descs[list->count++] = (struct desc){addr, len};
+    list->descs[list->count++] = desc;
     return NIXL_CAPI_SUCCESS;
 }
+void needs_context(struct desc desc) {
+    if (desc.type == NIXL_CAPI_MEM_VRAM && !has_context()) misuses++;
+}
 nixl_capi_status_t nixl_capi_create_reg_dlist(nixl_capi_mem_type_t type, nixl_capi_reg_dlist_t *out) {
-    *out = (void *)make(REG_LIST, NULL);
+    struct handle *list = make(REG_LIST, NULL);
+    list->type = type;
+    *out = (void *)list;
     return type <= NIXL_CAPI_MEM_VRAM ? NIXL_CAPI_SUCCESS : NIXL_CAPI_ERROR_INVALID_PARAM;
 }
 nixl_capi_status_t nixl_capi_destroy_reg_dlist(nixl_capi_reg_dlist_t list) { return end(list, REG_LIST); }
 nixl_capi_status_t nixl_capi_reg_dlist_add_desc(nixl_capi_reg_dlist_t list, uintptr_t addr, size_t len, uint64_t device,
                                                 const void *metadata, size_t metadata_len) {
-    if (device || metadata || metadata_len) misuses++;
-    return add((void *)list, REG_LIST, addr, len);
+    struct handle *made = (void *)list;
+    if ((device && made->type != NIXL_CAPI_MEM_VRAM) || metadata || metadata_len) misuses++;
+    return add(made, REG_LIST, (struct desc){addr, len, made->type, device});
 }
 nixl_capi_status_t nixl_capi_create_xfer_dlist(nixl_capi_mem_type_t type, nixl_capi_xfer_dlist_t *out) {
-    *out = (void *)make(XFER_LIST, NULL);
+    struct handle *list = make(XFER_LIST, NULL);
+    list->type = type;
+    *out = (void *)list;
     return type <= NIXL_CAPI_MEM_VRAM ? NIXL_CAPI_SUCCESS : NIXL_CAPI_ERROR_INVALID_PARAM;
 }
 nixl_capi_status_t nixl_capi_destroy_xfer_dlist(nixl_capi_xfer_dlist_t list) { return end(list, XFER_LIST); }
 nixl_capi_status_t nixl_capi_xfer_dlist_add_desc(nixl_capi_xfer_dlist_t list, uintptr_t addr, size_t len,
                                                  uint64_t device) {
-    if (device) misuses++;
-    return add((void *)list, XFER_LIST, addr, len);
+    struct handle *made = (void *)list;
+    if (device && made->type != NIXL_CAPI_MEM_VRAM) misuses++;
+    return add(made, XFER_LIST, (struct desc){addr, len, made->type, device});
 }
 
 /* ---- registration ---- */
@@ -202,7 +223,8 @@ nixl_capi_status_t nixl_capi_xfer_dlist_add_desc(nixl_capi_xfer_dlist_t list, ui
 struct handle *registered(struct handle *agent, struct desc desc) {
     for (struct handle *one = all; one; one = one->next)
         if (one->kind == MEMORY && one->alive && (!agent || one->agent == agent) && one->descs->addr <= desc.addr &&
-            desc.addr + desc.len <= one->descs->addr + one->descs->len)
+            desc.addr + desc.len <= one->descs->addr + one->descs->len && one->descs->type == desc.type &&
+            one->descs->device == desc.device)
             return one;
     return NULL;
 }
@@ -210,7 +232,8 @@ struct handle *registered(struct handle *agent, struct desc desc) {
 nixl_capi_status_t nixl_capi_register_mem(nixl_capi_agent_t agent, nixl_capi_reg_dlist_t any, nixl_capi_opt_args_t no) {
     struct handle *list = (void *)any;
     if (!good(agent, AGENT) || !good(list, REG_LIST) || no) return NIXL_CAPI_ERROR_INVALID_PARAM;
-    add(make(MEMORY, (void *)agent), MEMORY, list->descs->addr, list->descs->len);
+    needs_context(*list->descs);
+    add(make(MEMORY, (void *)agent), MEMORY, *list->descs);
     return NIXL_CAPI_SUCCESS;
 }
 nixl_capi_status_t nixl_capi_deregister_mem(nixl_capi_agent_t any, nixl_capi_reg_dlist_t list, nixl_capi_opt_args_t no) {

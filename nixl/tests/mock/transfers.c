@@ -55,7 +55,7 @@ nixl_capi_status_t nixl_capi_prep_xfer_dlist(nixl_capi_agent_t agent, const char
     if (!good(agent, AGENT) || !good(list, XFER_LIST) || no) return NIXL_CAPI_ERROR_INVALID_PARAM;
     struct handle *made = make(PREPARED, (void *)agent);
     made->name = copy(peer, strlen(peer));
-    for (size_t at = 0; at < list->count; at++) add(made, PREPARED, list->descs[at].addr, list->descs[at].len);
+    for (size_t at = 0; at < list->count; at++) add(made, PREPARED, list->descs[at]);
     *out = (void *)made;
     return NIXL_CAPI_SUCCESS;
 }
@@ -106,6 +106,7 @@ static nixl_capi_status_t finish(struct handle *made) {
 nixl_capi_status_t nixl_capi_post_xfer_req(nixl_capi_agent_t agent, nixl_capi_xfer_req_t any, nixl_capi_opt_args_t no) {
     struct handle *made = (void *)any;
     if (!good(agent, AGENT) || !good(made, REQUEST) || made->posted || no) return NIXL_CAPI_ERROR_INVALID_PARAM;
+    needs_context(made->descs[0]);
     nap(knobs[STUCK_POST_MS]);
     if (knobs[POST_STATUS]) return knobs[POST_STATUS];
     made->posted = true;

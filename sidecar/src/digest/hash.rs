@@ -4,7 +4,7 @@
 
 use kv::digest::{Page, PageDigest, spans};
 use kv::layout::KvLayout;
-use nixl::{Memory, OutOfRange};
+use nixl::{AccessError, Memory};
 use xxhash_rust::xxh64::xxh64;
 
 /// Bytes that are copied out at a time: what a core's cache holds.
@@ -25,8 +25,8 @@ impl Growing {
     /// Goes on with `len` bytes at `offset`.
     ///
     /// # Errors
-    /// [`OutOfRange`].
-    pub(crate) fn take(&mut self, memory: &Memory, offset: u64, len: u64) -> Result<(), OutOfRange> {
+    /// [`AccessError`].
+    pub(crate) fn take(&mut self, memory: &Memory, offset: u64, len: u64) -> Result<(), AccessError> {
         let (mut at, mut left) = (offset, len);
         while left > 0 {
             let step = usize::try_from(left).unwrap_or(STEP).min(STEP);
@@ -49,8 +49,8 @@ impl Growing {
 /// Digests of pages of a cache that lies in `memory`, and the bytes that they are over.
 ///
 /// # Errors
-/// [`OutOfRange`] for a page that is not in it.
-pub(crate) fn digest_pages(memory: &Memory, layout: &KvLayout, pages: &[Page]) -> Result<(Vec<u64>, u64), OutOfRange> {
+/// [`AccessError`] for a page that is not in it.
+pub(crate) fn digest_pages(memory: &Memory, layout: &KvLayout, pages: &[Page]) -> Result<(Vec<u64>, u64), AccessError> {
     let mut growing = Growing::new();
     let mut digests = Vec::with_capacity(pages.len());
     let mut bytes: u64 = 0;

@@ -11,7 +11,7 @@ use kv::digest::pages;
 use kv::layout::KvLayout;
 use nixl::bulk;
 use nixl::{
-    AgentName, Closed, Fabric, FabricError, HugePages, LocalDescs, Memory, OutOfRange, Read, Region, RemoteDescs,
+    AccessError, AgentName, Closed, Fabric, FabricError, HugePages, LocalDescs, Memory, Read, Region, RemoteDescs,
 };
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -229,7 +229,7 @@ impl Digesting {
         work.await.map_err(|_ended| DigestError::Compute)?.map_err(|_out_of_range| DigestError::Compute)
     }
 
-    fn take(&mut self, piece: &Piece) -> Result<(), OutOfRange> {
+    fn take(&mut self, piece: &Piece) -> Result<(), AccessError> {
         for part in &piece.parts {
             self.growing.take(&self.memory, part.offset, part.len)?;
             if let Some(digest) = part.ends.and_then(|page| self.digests.get_mut(page)) {

@@ -188,7 +188,7 @@ enum ProbeError {
     #[error("map the probe's memory")]
     Memory(#[from] nixl::MemoryError),
     #[error("fill the probe's memory")]
-    Fill(#[from] nixl::OutOfRange),
+    Fill(#[from] nixl::AccessError),
     #[error("register the probe's memory")]
     Fabric(#[from] FabricError),
     #[error(transparent)]
@@ -269,7 +269,7 @@ async fn end(fabric: Arc<dyn Fabric>, taken: Taken) {
     }
 }
 
-fn write_pattern(memory: &Memory) -> Result<(), nixl::OutOfRange> {
+fn write_pattern(memory: &Memory) -> Result<(), nixl::AccessError> {
     let mut chunk = vec![FILL; 1 << 20];
     let mut at = 0_u64;
     while at < memory.len() {

@@ -8,7 +8,7 @@ use kv::digest::{Chosen, Verify, pages_per_block};
 use kv::ids::{BlockId, EngineId, EngineRequestId, TransferId};
 use kv::layout::KvLayout;
 use kv::transfer::{Event as E, SourceDigest, State};
-use nixl::OutOfRange;
+use nixl::AccessError;
 use telemetry::trace::Context;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
@@ -317,8 +317,8 @@ impl Comparison {
     /// Digests what landed and compares.
     ///
     /// # Errors
-    /// [`OutOfRange`]: a bug.
-    pub(crate) fn make(&self) -> Result<Result<(), Differs>, OutOfRange> {
+    /// [`AccessError`]: a bug.
+    pub(crate) fn make(&self) -> Result<Result<(), Differs>, AccessError> {
         let (mut differing, mut compared) = (0_usize, 0_usize);
         for (arena, source) in self.arenas.iter().zip(&self.source.shards) {
             let pages = kv::digest::pages(&arena.layout, &self.slots);

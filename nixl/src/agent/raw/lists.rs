@@ -16,13 +16,13 @@ impl RegList {
     /// The whole of `memory`.
     pub(super) fn of(api: &'static Api, memory: &Memory) -> Result<Self, NixlError> {
         let mut list: nixl_capi_reg_dlist_t = ptr::null_mut();
-        let kind = nixl_capi_mem_type_t::NIXL_CAPI_MEM_DRAM;
+        let kind = raw(memory.kind());
         // SAFETY: the out pointer lives through the call.
         unsafe { (api.create_reg_dlist)(kind, &raw mut list) }.ok("nixl_capi_create_reg_dlist")?;
         let list = Self { api, list };
         let (base, len) = (size(memory.base())?, size(memory.len())?);
         // SAFETY: the list is alive; an entry is three numbers, no metadata is passed.
-        let status = unsafe { (api.reg_dlist_add_desc)(list.list, base, len, 0, ptr::null(), 0) };
+        let status = unsafe { (api.reg_dlist_add_desc)(list.list, base, len, memory.device_id(), ptr::null(), 0) };
         status.ok("nixl_capi_reg_dlist_add_desc")?;
         Ok(list)
     }
@@ -51,10 +51,7 @@ impl XferList {
         device: u64,
         entries: impl Iterator<Item = (u64, u64)>,
     ) -> Result<Self, NixlError> {
-        let kind = match kind {
-            MemKind::Dram => nixl_capi_mem_type_t::NIXL_CAPI_MEM_DRAM,
-            MemKind::Vram => nixl_capi_mem_type_t::NIXL_CAPI_MEM_VRAM,
-        };
+        let kind = raw(kind);
         let mut list: nixl_capi_xfer_dlist_t = ptr::null_mut();
         // SAFETY: the out pointer lives through the call.
         unsafe { (api.create_xfer_dlist)(kind, &raw mut list) }.ok("nixl_capi_create_xfer_dlist")?;
@@ -77,6 +74,13 @@ impl Drop for XferList {
     fn drop(&mut self) {
         // SAFETY: made by create_xfer_dlist, freed once, here; requests and prepared lists copy what they need.
         let _leak = unsafe { (self.api.destroy_xfer_dlist)(self.list) };
+    }
+}
+
+fn raw(kind: MemKind) -> nixl_capi_mem_type_t {
+    match kind {
+        MemKind::Dram => nixl_capi_mem_type_t::NIXL_CAPI_MEM_DRAM,
+        MemKind::Vram => nixl_capi_mem_type_t::NIXL_CAPI_MEM_VRAM,
     }
 }
 

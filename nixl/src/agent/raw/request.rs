@@ -8,7 +8,7 @@ use nixl_sys::{
 };
 
 use super::{RawAgent, lists::XferList};
-use crate::descs::{LocalDescs, MemKind, RemoteDescs};
+use crate::descs::{LocalDescs, RemoteDescs};
 
 /// One transfer. Dropped without [`RawAgent::release`] it is leaked.
 #[derive(Debug)]
@@ -173,8 +173,10 @@ impl RawAgent {
     }
 
     fn local_list(&self, local: &LocalDescs) -> Result<XferList, NixlError> {
-        let base = local.region().base();
-        XferList::of(self.api, MemKind::Dram, 0, local.entries().iter().map(|&(offset, len)| (base + offset, len)))
+        let memory = local.region().memory();
+        let base = memory.base();
+        let entries = local.entries().iter().map(|&(offset, len)| (base + offset, len));
+        XferList::of(self.api, memory.kind(), memory.device_id(), entries)
     }
 
     fn remote_list(&self, remote: &RemoteDescs) -> Result<XferList, NixlError> {
