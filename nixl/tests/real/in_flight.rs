@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nixl::{Agent, AgentConfig, Closed, Fabric, FabricError, HugePages, Memory, Reading, Region};
 
-use crate::peer::{DEADLINE, Peer, agent, in_child};
+use crate::peer::{DEADLINE, Peer, agent, in_child, wait_until};
 
 const LEN: u64 = 256 << 20;
 /// UCX warns of each request that an agent is destroyed over: hundreds of lines that are expected here.
@@ -44,14 +44,6 @@ fn landed_mib(region: &Region) -> usize {
         end != [0; 64]
     };
     (0..region.len() >> 20).filter(landed).count()
-}
-
-fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !there() {
-        assert!(start.elapsed() < DEADLINE, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read as _, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nixl::{
@@ -172,5 +172,13 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+pub(crate) fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < DEADLINE, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
