@@ -55,8 +55,8 @@ struct Sources {
     passed: BTreeSet<Fingerprint>,
 }
 
-/// A forgotten prefill: there are up to [`PASSING`], and their names would take 400 bytes each. Two with one fingerprint would refuse a
-/// prefill, never let one be moved twice.
+/// A forgotten prefill: there are up to [`PASSING`], whose names would take several times as much memory. Two with one fingerprint would
+/// refuse a prefill, never let one be moved twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Fingerprint(u128);
 

@@ -120,8 +120,7 @@ struct Described {
 }
 
 impl ReadShard {
-    /// Hands a small read to the agent at once, if it has a place: another task's wake-up would be a twelfth of what the sidecar adds to a
-    /// transfer (`bench/sidecar`).
+    /// Hands a small read to the agent at once, if it has a place: waking another task for it would take longer than describing it.
     pub(crate) fn begin_small(&self) -> Option<Result<Begun, ReadError>> {
         if self.hold.is_some() || self.blocks.total() > DESCRIBED_AT_ONCE || self.gave_up.is_cancelled() {
             return None;
