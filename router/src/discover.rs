@@ -119,9 +119,11 @@ async fn keep(source: Source, mut seen: watch::Receiver<Seen>, hands: Hands) {
 
 /// Makes the board so. `known` are the pods that this source has added; others are the operators' own.
 fn reconcile(source: &Source, pods: &[Found], known: &mut BTreeMap<String, Arc<Pod>>, hands: &Hands) {
-    // First those that have gone: a new pod may have got the address of one.
+    // First those that have gone, or are at another address since their node has restarted: a new pod may have got the address of one.
     known.retain(|key, pod| {
-        let there = pods.iter().any(|found| found.key == *key);
+        let is_it =
+            |found: &Found| found.key == *key && at(found.address, source.engine_port).as_ref() == Some(&pod.engine);
+        let there = pods.iter().any(is_it);
         if !there && hands.board.remove(pod.id).is_some() {
             info!(pod = %pod.id, engine = %pod.engine, in_flight = pod.in_flight(), "pod has gone");
         }

@@ -54,7 +54,13 @@ async fn the_board_follows_what_is_found() {
     let two = "decode-1 http://[fd00::2]:8200/ http://[fd00::2]:7700/";
     assert_eq!(now(&[first.clone(), second.clone()]), [one, two]);
     assert_eq!(now(&[first, second.clone()]), [one, two], "nothing changes");
-    assert_eq!(now(&[found("a", "10.0.0.1", true), second.clone()]), [&format!("{one} draining"), two]);
+    let moved = "decode-2 http://10.0.0.4:8200/ http://10.0.0.4:7700/";
+    assert_eq!(
+        now(&[found("a", "10.0.0.4", false), second.clone()]),
+        [two, moved],
+        "a node that restarts gives a pod another address"
+    );
+    assert_eq!(now(&[found("a", "10.0.0.4", true), second.clone()]), [two, &format!("{moved} draining")]);
     assert_eq!(now(std::slice::from_ref(&second)), [two]);
     assert_eq!(now(&[]), Vec::<String>::new());
     assert_eq!(now(&[found("c", "10.0.0.3", true)]), Vec::<String>::new(), "it is about to go");
