@@ -29,7 +29,9 @@ fn one_request_is_one_trace_over_router_and_sidecars() {
     }
     let collector = Collector::start("200 OK");
     let flags = format!("--otlp-endpoint http://{}", collector.address);
-    let deployment = Deployment::start(&format!("{flags} --verify full"), &flags);
+    // Every handle is reported, also one that is let go at once.
+    let deployment =
+        Deployment::start(&format!("{flags} --verify full"), &format!("{flags} --report-handles-after-ms 0"));
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     let headers = [("traceparent", parent.as_str()), ("x-request-id", "mine")];
     let body = r#"{"model":"m","prompt":"no span may tell this","max_tokens":4}"#;
@@ -38,7 +40,12 @@ fn one_request_is_one_trace_over_router_and_sidecars() {
     let all = gathered(&collector, |all| {
         let has = |service: &str, name: &str| all.iter().any(|span| span.service == service && span.name == name);
         let digests = all.iter().any(|span| span.said("http.route") == "/v1/digests");
-        digests && has("kvgate-router", "request") && has("kvgate-sidecar", "transfer") && has("kvgate-sidecar", "peer")
+        let reported = all.iter().any(|span| span.said("http.route") == "/v1/handles");
+        digests
+            && reported
+            && has("kvgate-router", "request")
+            && has("kvgate-sidecar", "transfer")
+            && has("kvgate-sidecar", "peer")
     });
     let request = only(&all, "kvgate-router", "request", "");
     assert_eq!(hex(&request.parent), "00f067aa0ba902b7");
