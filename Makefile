@@ -89,11 +89,15 @@ profile-sidecar: build  ## flame graph of a decode pod's sidecar under load: tar
 	$(CARGO) build --release --locked -p bench-sidecar
 	@$(PYTHON) bench/profile.py sidecar
 
-lint:  ## formatting, clippy and docs, warnings are errors
+lint: deny  ## formatting, clippy and docs, warnings are errors; licences and sources of what is built
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	@! $(CARGO) tree --locked -p router --edges normal --prefix none | grep -iE '^(nixl|cuda)' || { echo "router must not depend on NIXL or CUDA"; exit 1; }
+
+.PHONY: deny
+deny:  ## licences, sources and doubled versions of what is built, as deny.toml says; where there is a network: DENY="advisories licenses bans sources"
+	@scripts/deny $(DENY)
 
 fmt:  ## format the code
 	$(CARGO) fmt --all

@@ -1,27 +1,25 @@
 //! One question to a process's HTTP API: short, bounded, with the token when there is one. For `doctor` and `top`.
 
 use std::fmt;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use secrets::tls::{self, Dial};
 use serde_json::Value;
 use tokio::time::timeout;
 
 /// The most bytes of an answer that are read.
 const MAX_ANSWER: usize = 16 << 20;
-/// The most bytes of a token file that are read.
-const MAX_TOKEN: usize = 4096;
 
 /// Asks any number of processes; clones share connections.
 #[derive(Clone)]
 pub(crate) struct Asker {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Dial, Full<Bytes>>,
     token: Option<HeaderValue>,
     patience: Duration,
 }
@@ -39,7 +37,7 @@ pub(crate) struct Answer {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     /// Not an address that can be asked.
-    #[error("{base}{path} is no http:// address")]
+    #[error("{base}{path} is no http:// or https:// address")]
     Url { base: String, path: String },
     /// No connection, or it broke.
     #[error("ask {url}")]
@@ -60,25 +58,10 @@ pub(crate) enum AskError {
     Late { url: Uri, patience: Duration },
 }
 
-/// Why a token file is of no use.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenError {
-    /// It cannot be read.
-    #[error("read the token file {path}")]
-    Read {
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
-    /// It holds no token.
-    #[error("the token file {path} holds no token (one line of visible ASCII)")]
-    Unusable { path: String },
-}
-
 impl Asker {
-    /// Waits `patience` for each answer.
-    pub(crate) fn new(token: Option<HeaderValue>, patience: Duration) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http(), token, patience }
+    /// Waits `patience` for each answer; https:// needs `tls`.
+    pub(crate) fn new(token: Option<HeaderValue>, tls: Option<Arc<tls::Client>>, patience: Duration) -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).build(Dial::new(patience, tls)), token, patience }
     }
 
     /// The same without the token: for whoever is not a sidecar, or not yet known to be one.
@@ -102,7 +85,7 @@ impl Asker {
     async fn send(&self, method: Method, base: &str, path: &str, body: Bytes) -> Result<Answer, AskError> {
         let wrong = || AskError::Url { base: base.to_owned(), path: path.to_owned() };
         let url: Uri = format!("{}{path}", base.trim_end_matches('/')).parse().map_err(|_invalid| wrong())?;
-        if url.scheme_str() != Some("http") || url.host().is_none() {
+        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
             return Err(wrong());
         }
         let mut request = Request::builder().method(method).uri(url.clone());
@@ -134,18 +117,6 @@ impl fmt::Debug for Asker {
     }
 }
 
-/// The header of a token file's token.
-pub(crate) fn token_of(path: &Path) -> Result<HeaderValue, TokenError> {
-    let shown = || path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| TokenError::Read { path: shown(), source })?;
-    let token = bytes.trim_ascii();
-    let usable = (1..=MAX_TOKEN).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
-    let value = usable.then(|| HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()).flatten();
-    let mut value = value.ok_or_else(|| TokenError::Unusable { path: shown() })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
 /// An error with all its causes, in one line.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -167,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_asked_is_said_with_its_cause() {
-        let asker = Asker::new(None, Duration::from_secs(5));
+        let asker = Asker::new(None, None, Duration::from_secs(5));
         for base in ["nonsense", "ftp://host", ""] {
             assert!(matches!(asker.get(base, "/x").await, Err(AskError::Url { .. })), "{base}");
         }
@@ -177,19 +148,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_never_shown() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "open-sesame\n").unwrap();
-        let token = token_of(file.path()).unwrap();
-        assert_eq!(token.as_bytes(), b"Bearer open-sesame");
-        assert!(!format!("{token:?}").contains("sesame"));
-        std::fs::write(file.path(), "two words").unwrap();
-        assert!(matches!(token_of(file.path()), Err(TokenError::Unusable { .. })));
-    }
-
-    #[test]
     fn whoever_is_no_sidecar_is_asked_without_the_token() {
-        let asker = Asker::new(Some(HeaderValue::from_static("Bearer x")), Duration::from_secs(1));
+        let asker = Asker::new(Some(HeaderValue::from_static("Bearer x")), None, Duration::from_secs(1));
         assert!(asker.token.is_some() && asker.anonymous().token.is_none());
     }
 }

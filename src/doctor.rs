@@ -34,11 +34,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use secrets::Tokens;
+use secrets::tls::ClientArgs;
 use side_channel::Endpoint;
 use sidecar::config::RoleArg;
 use tokio_util::sync::CancellationToken;
 
-use crate::ask::{Asker, token_of};
+use crate::ask::Asker;
 use line::{Line, Status};
 
 /// Exit code when a line says `fail`.
@@ -81,6 +83,11 @@ pub(crate) struct Args {
     /// A file with the sidecars' bearer token
     #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    upstream: ClientArgs,
+    /// Set where the sidecar serves HTTPS
+    #[arg(long, env = "KVGATE_TLS_CERT", value_name = "FILE", hide = true)]
+    tls_cert: Option<PathBuf>,
     /// A sidecar to ask; give two, of a prefill and a decode pod, to have them compared
     #[arg(long = "sidecar", value_name = "URL")]
     sidecars: Vec<String>,
@@ -109,8 +116,8 @@ pub(crate) async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode
         let played = tokio::task::spawn_blocking(move || probe::run(part, library.as_deref(), of.as_deref()));
         return Ok(played.await?);
     }
-    let token = args.token_file.as_deref().map(token_of).transpose()?;
-    let asker = Asker::new(token, PATIENCE);
+    let tokens = args.token_file.as_deref().map(Tokens::from_file).transpose()?;
+    let asker = Asker::new(tokens.map(|tokens| tokens.header()), args.upstream.check()?, PATIENCE);
     let lines = tokio::select! {
         lines = examine(args, &asker, Path::new("/")) => lines,
         () = stop.cancelled() => return Ok(ExitCode::FAILURE),
@@ -126,6 +133,7 @@ async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
     let engine_host = side_channel.as_ref().map(|endpoint| endpoint.host.as_str());
     let wanted = ports::Wanted {
         http: args.listen,
+        https: args.tls_cert.is_some(),
         side_channel: (args.role != Some(RoleArg::Prefill)).then(|| args.side_channel_listen.clone()),
         ranks: args.data_parallel_size,
     };

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use secrets::tls::ClientArgs;
+
 use crate::ask::{Asker, with_causes};
 
 /// Shorter than the patience of whoever asks: Docker gives a check 30 s.
@@ -17,6 +19,8 @@ pub(crate) struct Args {
     /// The page that must answer with success: a sidecar's or a router's /livez, or /readyz
     #[arg(long, env = "KVGATE_HEALTH_URL", value_name = "URL", default_value = "http://127.0.0.1:7700/livez")]
     url: String,
+    #[command(flatten)]
+    upstream: ClientArgs,
 }
 
 /// Asks once.
@@ -24,7 +28,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When nobody answers, or with anything but success.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
-    match Asker::new(None, PATIENCE).get(&args.url, "").await {
+    match Asker::new(None, args.upstream.check()?, PATIENCE).get(&args.url, "").await {
         Ok(answer) if answer.status.is_success() => Ok(ExitCode::SUCCESS),
         Ok(answer) => bail!("{} answers {}", args.url, answer.status.as_u16()),
         Err(error) => bail!("{}", with_causes(&error)),

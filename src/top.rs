@@ -19,10 +19,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use secrets::Tokens;
+use secrets::tls::ClientArgs;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::ask::{Asker, token_of, with_causes};
+use crate::ask::{Asker, with_causes};
 use app::{App, Wish};
 use screen::Screen;
 use snapshot::Snapshot;
@@ -39,6 +41,8 @@ pub(crate) struct Args {
     /// A file with its bearer token
     #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    upstream: ClientArgs,
     /// Milliseconds between two looks
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     every_ms: u64,
@@ -58,8 +62,8 @@ pub(crate) struct Args {
 /// # Errors
 /// When there is no terminal, the token is of no use, or (with `--once`) nobody answers.
 pub(crate) async fn run(args: &Args, stop: CancellationToken) -> Result<ExitCode> {
-    let token = args.token_file.as_deref().map(token_of).transpose()?;
-    let asker = Asker::new(token, PATIENCE);
+    let tokens = args.token_file.as_deref().map(Tokens::from_file).transpose()?;
+    let asker = Asker::new(tokens.map(|tokens| tokens.header()), args.upstream.check()?, PATIENCE);
     if args.once {
         return once(args, &asker, &stop).await;
     }

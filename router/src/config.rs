@@ -17,9 +17,12 @@ pub mod targets;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrets::TokenError;
+use secrets::tls::TlsError;
+
 pub use choice::{Direct, Gate, GateKind, Pairing};
 pub use failure::FallbackKind;
-pub use pod_url::{PodUrl, PodUrlError};
+pub use pod_url::{PodUrl, PodUrlError, Scheme};
 
 /// `kvgate router`'s arguments. Every flag is also read from the environment as `KVGATE_…`.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,15 +62,15 @@ pub enum ConfigError {
     /// The same engine is named twice.
     #[error("{0} is named twice; every --prefill and --decode engine must be another one")]
     Repeated(http::Uri),
-    /// The token file cannot be used.
-    #[error("read the token from {path}", path = path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: TokenError,
-    },
+    /// A token file cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// TLS cannot be spoken as wanted.
+    #[error("set up TLS")]
+    Tls(#[from] TlsError),
+    /// A server that nobody knows how to trust.
+    #[error("{0} is https: give --upstream-ca with the authority that signs its certificate")]
+    NoAuthority(String),
     /// The file of API keys cannot be used.
     #[error("read the API keys from {path}", path = path.display())]
     Keys {
@@ -77,17 +80,6 @@ pub enum ConfigError {
         #[source]
         source: crate::keys::KeysError,
     },
-}
-
-/// Why a token file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// It cannot be read.
-    #[error("the file cannot be read")]
-    Read(#[from] std::io::Error),
-    /// It holds nothing, or bytes that cannot stand in a header.
-    #[error("the file must hold one line of visible ASCII characters")]
-    Form(#[from] http::header::InvalidHeaderValue),
 }
 
 /// The configuration after all checks.

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::config::PodUrl;
 use crate::config::discovery::{Discovery, Selected};
+use crate::config::{PodUrl, Scheme};
 use crate::targets::{AlreadyThere, Board, Pod, PodSpec, Side};
 use crate::watch::Watchers;
 
@@ -24,9 +24,9 @@ struct Source {
     side: Side,
     /// What is asked for, for operators.
     what: String,
-    engine_port: u16,
+    engine: (Scheme, u16),
     /// `None` with the direct gate.
-    sidecar_port: Option<u16>,
+    sidecar: Option<(Scheme, u16)>,
     ranks: u16,
 }
 
@@ -40,8 +40,8 @@ pub(crate) struct Hands {
     pub(crate) board: Arc<Board>,
     pub(crate) watchers: Watchers,
     pub(crate) stop: CancellationToken,
-    /// Whether sidecars are asked.
-    pub(crate) gated: bool,
+    /// How sidecars are reached that no URL names; `None` when they are not asked.
+    pub(crate) sidecars: Option<Scheme>,
 }
 
 impl Sources {
@@ -53,7 +53,9 @@ impl Sources {
             Discovery::Dns { every } => {
                 for (side, urls, ranks) in named {
                     for url in urls {
-                        let Some((source, host)) = of_name(side, url, ranks, hands.gated) else { continue };
+                        let Some((source, host)) = of_name(side, url, ranks, hands.sidecars.is_some()) else {
+                            continue;
+                        };
                         let seen = sources.follow(source, hands);
                         hands.watchers.tasks.spawn(dns::follow(host, *every, seen, hands.stop.clone()));
                     }
@@ -61,7 +63,7 @@ impl Sources {
             }
             Discovery::Kubernetes(selected) => {
                 for (side, _, ranks) in named {
-                    let (source, wanted) = of_labels(side, selected, ranks, hands.gated);
+                    let (source, wanted) = of_labels(side, selected, ranks, hands.sidecars);
                     let seen = sources.follow(source, hands);
                     let api = selected.api.clone();
                     hands.watchers.tasks.spawn(kubernetes::follow(api, wanted, seen, hands.stop.clone()));
@@ -90,19 +92,24 @@ impl Sources {
 
 fn of_name(side: Side, url: &PodUrl, ranks: u16, gated: bool) -> Option<(Source, String)> {
     let host = url.engine.host()?.trim_matches(['[', ']']).to_owned();
-    let engine_port = url.engine.port_u16().unwrap_or(80);
-    let sidecar_port = gated.then(|| url.sidecar.port_u16().unwrap_or(80));
-    Some((Source { side, what: host.clone(), engine_port, sidecar_port, ranks }, host))
+    let (engine, sidecar) = (port(&url.engine), gated.then(|| port(&url.sidecar)));
+    Some((Source { side, what: host.clone(), engine, sidecar, ranks }, host))
 }
 
-fn of_labels(side: Side, selected: &Selected, ranks: u16, gated: bool) -> (Source, kubernetes::Wanted) {
+fn port(url: &Uri) -> (Scheme, u16) {
+    let (scheme, usual) = if url.scheme_str() == Some("https") { (Scheme::Https, 443) } else { (Scheme::Http, 80) };
+    (scheme, url.port_u16().unwrap_or(usual))
+}
+
+fn of_labels(side: Side, selected: &Selected, ranks: u16, sidecars: Option<Scheme>) -> (Source, kubernetes::Wanted) {
     let (wanted, engine_port) = match side {
         Side::Prefill => (&selected.prefill, selected.prefill_port),
         Side::Decode => (&selected.decode, selected.decode_port),
     };
     let what = format!("{} in {}", wanted.selector, wanted.namespace);
-    let sidecar_port = gated.then_some(selected.sidecar_port);
-    (Source { side, what, engine_port, sidecar_port, ranks }, wanted.clone())
+    let sidecar = sidecars.map(|scheme| (scheme, selected.sidecar_port));
+    let engine = (selected.engine_scheme, engine_port);
+    (Source { side, what, engine, sidecar, ranks }, wanted.clone())
 }
 
 async fn keep(source: Source, mut seen: watch::Receiver<Seen>, hands: Hands) {
@@ -121,8 +128,7 @@ async fn keep(source: Source, mut seen: watch::Receiver<Seen>, hands: Hands) {
 fn reconcile(source: &Source, pods: &[Found], known: &mut BTreeMap<String, Arc<Pod>>, hands: &Hands) {
     // First those that have gone, or are at another address since their node has restarted: a new pod may have got the address of one.
     known.retain(|key, pod| {
-        let is_it =
-            |found: &Found| found.key == *key && at(found.address, source.engine_port).as_ref() == Some(&pod.engine);
+        let is_it = |found: &Found| found.key == *key && at(found.address, source.engine).as_ref() == Some(&pod.engine);
         let there = pods.iter().any(is_it);
         if !there && hands.board.remove(pod.id).is_some() {
             info!(pod = %pod.id, engine = %pod.engine, in_flight = pod.in_flight(), "pod has gone");
@@ -140,8 +146,8 @@ fn reconcile(source: &Source, pods: &[Found], known: &mut BTreeMap<String, Arc<P
             // It would be gone before it is ready.
             continue;
         }
-        let Some(engine) = at(found.address, source.engine_port) else { continue };
-        let sidecar = source.sidecar_port.and_then(|port| at(found.address, port));
+        let Some(engine) = at(found.address, source.engine) else { continue };
+        let sidecar = source.sidecar.and_then(|port| at(found.address, port));
         match hands.board.add(PodSpec { side: source.side, engine, sidecar, ranks: source.ranks }) {
             Ok(pod) => {
                 info!(pod = %pod.id, engine = %pod.engine, "pod is found");
@@ -153,12 +159,12 @@ fn reconcile(source: &Source, pods: &[Found], known: &mut BTreeMap<String, Arc<P
     }
 }
 
-fn at(address: IpAddr, port: u16) -> Option<Uri> {
+fn at(address: IpAddr, (scheme, port): (Scheme, u16)) -> Option<Uri> {
     let host = match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),
     };
-    format!("http://{host}:{port}/").parse().ok()
+    format!("{}://{host}:{port}/", scheme.as_str()).parse().ok()
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use secrets::Tokens;
 
 use crate::admission::Caller;
 use crate::config::RouterConfig;
 use crate::error::ApiError;
-use crate::keys::{Keys, MOST_URGENT, digest, presented};
+use crate::keys::{Keys, MOST_URGENT, presented};
 
 /// How urgent a request is, from 0 to 9; at most what its key may claim.
 const PRIORITY: HeaderName = HeaderName::from_static("x-kvgate-priority");
@@ -42,23 +43,21 @@ enum Asked {
 pub(crate) struct Guard {
     door: Door,
     keys: Option<Arc<Keys>>,
-    /// The digest of `Bearer`'s token.
-    operators: Option<[u8; 32]>,
+    operators: Option<Arc<Tokens>>,
     /// Nobody else's machine can reach it, or it was left open on purpose.
     trusted: bool,
-    engines: Option<HeaderValue>,
+    engines: Option<Arc<Tokens>>,
 }
 
 impl Guard {
     pub(crate) fn new(config: &RouterConfig, door: Door) -> Self {
-        let token = config.listen.admin_authorization.as_ref();
-        let operators = token.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")).map(digest);
+        let operators = config.listen.admin_tokens.clone();
         let keys = config.limits.keys.clone();
         let trusted = match door {
             Door::Clients => operators.is_none() && keys.is_none() && config.listen.is_loopback(),
             Door::Operators => operators.is_none(),
         };
-        Self { door, keys, operators, trusted, engines: config.targets.engine_authorization.clone() }
+        Self { door, keys, operators, trusted, engines: config.targets.engine_tokens.clone() }
     }
 
     /// Lets a request through, with what is known of its sender, or not.
@@ -105,7 +104,7 @@ impl Guard {
         }
         if let Some(engines) = &self.engines {
             let headers = request.headers_mut();
-            headers.insert(header::AUTHORIZATION, engines.clone());
+            headers.insert(header::AUTHORIZATION, engines.header());
             headers.remove("x-api-key");
         }
         Ok(())
@@ -116,7 +115,7 @@ impl Guard {
             return true;
         }
         let Some(secret) = presented(request.headers()) else { return false };
-        self.operators == Some(digest(secret))
+        self.operators.as_ref().is_some_and(|tokens| tokens.has(secret))
             || self.keys.as_ref().and_then(|keys| keys.find(request.headers())).is_some_and(|key| key.is_admin())
     }
 }

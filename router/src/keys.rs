@@ -4,21 +4,21 @@
 //! long that takes says something about the digest at most, from which nobody gets to a key.
 
 mod bucket;
-mod follow;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::{HeaderMap, HeaderName, header};
 use parking_lot::RwLock;
+use secrets::Followed;
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use bucket::Bucket;
-pub(crate) use follow::follow;
 
 /// Where Anthropic's clients put their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -141,7 +141,33 @@ impl Key {
 #[derive(Debug)]
 pub struct Keys(RwLock<HashMap<[u8; 32], Arc<Key>>>);
 
+/// The file of keys, which is read again when it changes.
+#[derive(Debug)]
+pub(crate) struct KeysFile {
+    pub(crate) path: PathBuf,
+    pub(crate) keys: Arc<Keys>,
+}
+
+impl Followed for KeysFile {
+    type Error = KeysError;
+
+    const WHAT: &'static str = "API keys";
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn read_again(&self) -> Result<(), KeysError> {
+        self.keys.become_those(Keys::from_file(&self.path)?);
+        Ok(())
+    }
+}
+
 impl Keys {
+    pub(crate) fn from_file(path: &Path) -> Result<Self, KeysError> {
+        std::fs::read_to_string(path)?.parse()
+    }
+
     /// The key that a request presents.
     pub(crate) fn find(&self, headers: &HeaderMap) -> Option<Arc<Key>> {
         let digest = digest(presented(headers)?);
@@ -160,10 +186,6 @@ impl Keys {
             }
         }
         *keys = others;
-    }
-
-    fn len(&self) -> usize {
-        self.0.read().len()
     }
 }
 

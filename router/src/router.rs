@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use serving::Port;
 use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
 use tokio::time::{Instant, timeout};
@@ -22,7 +23,7 @@ use crate::engine::Engines;
 use crate::front::{self, Front};
 use crate::guard::{Door, Guard};
 use crate::handoff::Handoffs;
-use crate::keys;
+use crate::keys::KeysFile;
 use crate::ladder::RetryBudget;
 use crate::metrics::{Metrics, Sources};
 use crate::sidecar::Sidecars;
@@ -113,10 +114,8 @@ impl Router {
             body_bytes: config.limits.max_bodies_bytes,
             rate: config.limits.rate,
         }));
-        let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_authorization.clone());
-        if let (Some(keys), Some(path)) = (&config.limits.keys, &config.limits.api_keys_file) {
-            tasks.spawn(keys::follow(Arc::clone(keys), path.clone(), stop.clone()));
-        }
+        let sidecars = Sidecars::new(Arc::clone(&upstream), config.targets.sidecar_tokens.clone());
+        follow_files(&config, &tasks, &stop);
         let policies = Arc::new(Policies::new(config.choice.policies.clone()));
         let watchers = Watchers {
             policies: Arc::clone(&policies),
@@ -126,7 +125,13 @@ impl Router {
         };
         let named = [(Side::Prefill, &config.targets.prefill), (Side::Decode, &config.targets.decode)]
             .map(|(side, urls)| (side, urls.as_slice(), config.targets.ranks(side)));
-        let hands = Hands { board: Arc::clone(&board), watchers: watchers.clone(), stop: stop.clone(), gated };
+        let sidecar_scheme = gated.then_some(config.targets.sidecar_scheme);
+        let hands = Hands {
+            board: Arc::clone(&board),
+            watchers: watchers.clone(),
+            stop: stop.clone(),
+            sidecars: sidecar_scheme,
+        };
         let discovery = discover::Sources::start(&config.discovery, named, &hands);
         // With DNS, a name stands for pods and is none itself.
         let by_name = matches!(config.discovery, Discovery::Dns { .. });
@@ -199,6 +204,24 @@ impl Router {
     }
 }
 
+/// Keys, tokens and certificates, as their files have them from now on.
+fn follow_files(config: &RouterConfig, tasks: &TaskTracker, stop: &CancellationToken) {
+    let (limits, targets, listen) = (&config.limits, &config.targets, &config.listen);
+    if let (Some(keys), Some(path)) = (&limits.keys, &limits.api_keys_file) {
+        let file = Arc::new(KeysFile { path: path.clone(), keys: Arc::clone(keys) });
+        tasks.spawn(secrets::follow(file, stop.clone()));
+    }
+    for tokens in [&targets.engine_tokens, &targets.sidecar_tokens, &listen.admin_tokens].into_iter().flatten() {
+        tasks.spawn(secrets::follow(Arc::clone(tokens), stop.clone()));
+    }
+    if let Some(tls) = &listen.tls {
+        tasks.spawn(secrets::follow(Arc::clone(tls), stop.clone()));
+    }
+    if let Some(tls) = &targets.upstream {
+        tasks.spawn(secrets::follow(Arc::clone(tls), stop.clone()));
+    }
+}
+
 /// One listener, from its opening to its close.
 fn open<L: Listener>(
     shared: &Arc<Shared>,
@@ -208,7 +231,8 @@ fn open<L: Listener>(
 ) -> impl Future<Output = ()> + Send + 'static {
     let guard = Arc::new(Guard::new(&shared.config, door));
     let front = Front { guard, routes: crate::http::routes(Arc::clone(shared), door) };
-    serving::serve(listener, front, front::terms(&shared.config), close)
+    let port = Port { listener, tls: shared.config.listen.tls.clone() };
+    serving::serve(port, front, front::terms(&shared.config), close)
 }
 
 async fn drain(shared: &Shared, stop: &CancellationToken) -> Ended {

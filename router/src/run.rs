@@ -73,8 +73,11 @@ pub async fn run(
     if let Some(sidecar) = config.shared_sidecar() {
         warn!(%sidecar, "one sidecar stands for several pods, whose states will be mixed up: name each pod's with URL,sidecar=URL");
     }
-    if config.limits.keys.is_none() && !config.listen.is_loopback() {
-        warn!(host = config.listen.host, "whoever reaches the port may use the engines: see --api-keys-file");
+    if config.limits.keys.is_none() && !config.listen.is_loopback() && !config.listen.is_mutual() {
+        warn!(
+            host = config.listen.host,
+            "whoever reaches the port may use the engines: see --api-keys-file and --tls-client-ca"
+        );
     }
     let Listen { host, port, ports_file, admin_host, admin_port, .. } = config.listen.clone();
     let (listener, address) = bind(&host, port).await?;
@@ -89,12 +92,14 @@ pub async fn run(
         decode_ranks = config.targets.decode_ranks,
         gate = if matches!(config.choice.gate, Gate::Stage) { "stage" } else { "direct" },
         pairing = ?config.choice.pairing,
-        token = config.targets.sidecar_authorization.is_some(),
+        token = config.targets.sidecar_tokens.is_some(),
+        tls = config.listen.tls.is_some(),
+        mutual_tls = config.listen.is_mutual(),
         "starting"
     );
     let id_prefix = Uuid::new_v4().simple().to_string();
     let parts = Parts {
-        upstream: Arc::new(Pooled::tcp(config.deadlines.connect)),
+        upstream: Arc::new(Pooled::tcp(config.deadlines.connect, config.targets.upstream.clone())),
         git_sha,
         id_prefix,
         observed: observed.into(),

@@ -9,6 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
+use secrets::Tokens;
 use serde::Serialize;
 use serde_json::Value;
 use vllm_wire::headers::REQUEST_ID;
@@ -137,7 +138,7 @@ pub(crate) struct HandleReport {
 #[derive(Clone, Debug)]
 pub(crate) struct Sidecars {
     upstream: Arc<dyn Upstream>,
-    authorization: Option<HeaderValue>,
+    tokens: Option<Arc<Tokens>>,
     traced: Traced,
 }
 
@@ -218,13 +219,13 @@ impl LetGo {
 }
 
 impl Sidecars {
-    pub(crate) fn new(upstream: Arc<dyn Upstream>, authorization: Option<HeaderValue>) -> Self {
-        Self { upstream, authorization, traced: Traced::default() }
+    pub(crate) fn new(upstream: Arc<dyn Upstream>, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { upstream, tokens, traced: Traced::default() }
     }
 
     /// The same, asking for one attempt's sake.
     pub(crate) fn of(&self, traced: Traced) -> Self {
-        Self { upstream: Arc::clone(&self.upstream), authorization: self.authorization.clone(), traced }
+        Self { upstream: Arc::clone(&self.upstream), tokens: self.tokens.clone(), traced }
     }
 
     /// Asks for a transfer and waits until it has landed or failed.
@@ -378,8 +379,8 @@ impl Sidecars {
         prefer: Option<&str>,
     ) -> Result<Request<Payload>, SidecarError> {
         let mut builder = Request::builder().method(method).uri(at(sidecar, path)?);
-        if let Some(authorization) = &self.authorization {
-            builder = builder.header(header::AUTHORIZATION, authorization);
+        if let Some(tokens) = &self.tokens {
+            builder = builder.header(header::AUTHORIZATION, tokens.header());
         }
         if let Some(prefer) = prefer {
             builder = builder.header("prefer", prefer);

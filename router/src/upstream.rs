@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 
@@ -117,9 +118,9 @@ pub(crate) fn server<B>(request: &Request<B>) -> String {
     request.uri().authority().map(ToString::to_string).unwrap_or_default()
 }
 
-/// `path` (starting with `/`) on the server `base`.
+/// `path` (starting with `/`) on the server `base`, reached as that is.
 pub(crate) fn at(base: &Uri, path: &str) -> Result<Uri, http::Error> {
-    let mut builder = Uri::builder().scheme("http").path_and_query(path);
+    let mut builder = Uri::builder().scheme(base.scheme().cloned().unwrap_or(Scheme::HTTP)).path_and_query(path);
     if let Some(authority) = base.authority() {
         builder = builder.authority(authority.clone());
     }

@@ -94,6 +94,7 @@ async fn add(State(shared): State<Arc<Shared>>, Json(adding): Json<Adding>) -> R
     };
     let bad = |message: String| ApiError::client(StatusCode::BAD_REQUEST, "worker_invalid", message);
     let url: PodUrl = adding.url.parse().map_err(|error| bad(format!("url: {error}")))?;
+    let url = url.with_sidecar_scheme(shared.config.targets.sidecar_scheme);
     let ranks = adding.ranks.unwrap_or_else(|| shared.config.targets.ranks(side));
     if !(1..=MAX_RANKS).contains(&ranks) {
         return Err(Refused(bad(format!("ranks must be between 1 and {MAX_RANKS}"))));

@@ -1,7 +1,7 @@
 //! The serving edge of router and sidecar: how many connections, how long they may be silent or take no bytes, how they end.
 //!
-//! HTTP/1.1 and HTTP/2 without TLS on the same port, over any listener: its streams need only read and write, so that the same
-//! edge stands before real sockets and simulated ones. One timer per connection, which is set anew only when it fires: requests
+//! HTTP/1.1 and HTTP/2 on the same port, with TLS or without, over any listener: its streams need only read and write, so that the same
+//! edge stands before real sockets and simulated ones. A handshake happens in a place of its own: one that takes long holds up nobody. One timer per connection, which is set anew only when it fires: requests
 //! write down when something happened and never touch a timer. Nothing here is chosen at run time per request: whoever answers is
 //! known to the compiler.
 
@@ -20,9 +20,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use secrets::tls::Server;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -45,7 +46,7 @@ pub struct Terms {
     /// Further ones, whose first request is answered by [`Answer::refuse`] and which are closed then. Beyond these, connections
     /// wait in the system's backlog.
     pub refused: u32,
-    /// For the head of a request, from its first byte; of a connection's first request, from the start.
+    /// For the head of a request, from its first byte; of a connection's first request, from the start, a handshake included.
     pub head: Duration,
     /// Between two requests.
     pub idle: Duration,
@@ -55,6 +56,22 @@ pub struct Terms {
     pub head_bytes: u32,
     /// Most headers of a request; more are answered 431.
     pub headers: u32,
+}
+
+/// Where connections come in.
+#[derive(Debug)]
+pub struct Port<L> {
+    /// The sockets.
+    pub listener: L,
+    /// The TLS that every connection speaks, if any.
+    pub tls: Option<Arc<Server>>,
+}
+
+impl<L> Port<L> {
+    /// Without TLS.
+    pub fn plain(listener: L) -> Self {
+        Self { listener, tls: None }
+    }
 }
 
 /// Whoever answers requests. A clone answers one.
@@ -98,7 +115,8 @@ impl<A: Answer> Answer for Refusing<A> {
 }
 
 /// Serves until `close`, then lets requests under way end and returns when all connections are closed.
-pub async fn serve<L: Listener>(mut listener: L, front: impl Answer, terms: Terms, close: CancellationToken) {
+pub async fn serve<L: Listener>(port: Port<L>, front: impl Answer, terms: Terms, close: CancellationToken) {
+    let Port { mut listener, tls } = port;
     let builder = builder(terms);
     let places = Places::new(terms);
     let connections = TaskTracker::new();
@@ -117,9 +135,11 @@ pub async fn serve<L: Listener>(mut listener: L, front: impl Answer, terms: Term
                 warn!(connections = terms.connections, "all connections are taken: further ones are refused");
             }
             let front = Refusing { inner: front, close: close.clone() };
-            connections.spawn(hold(io, front, builder, terms, close, place));
+            connections
+                .spawn(Held { front, builder, terms, close, place, opened: Instant::now() }.opened(io, tls.clone()));
         } else {
-            connections.spawn(hold(io, front, builder, terms, close, place));
+            connections
+                .spawn(Held { front, builder, terms, close, place, opened: Instant::now() }.opened(io, tls.clone()));
         }
     }
     drop(listener);
@@ -183,55 +203,89 @@ fn builder(terms: Terms) -> Builder<TokioExecutor> {
     builder
 }
 
-/// One connection from its start to its end, which gives its place back.
-async fn hold<I, A>(
-    io: I,
+/// One connection.
+struct Held<A> {
     front: A,
     builder: Builder<TokioExecutor>,
     terms: Terms,
     close: CancellationToken,
+    /// Given back at its end.
     place: Place,
-) where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Answer,
-{
-    let _place = place;
-    let seen = Arc::new(Seen::new(Instant::now()));
-    let service = {
-        let seen = Arc::clone(&seen);
-        service_fn(move |request| answer(front.clone(), Arc::clone(&seen), request))
-    };
-    let io = TokioIo::new(SeenIo::new(NoStallIo::new(io, terms.stall), Arc::clone(&seen)));
-    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-    let mut timer = std::pin::pin!(sleep_until(Instant::now() + terms.head));
-    let mut ending = false;
-    loop {
-        tokio::select! {
+    opened: Instant,
+}
+
+impl<A: Answer> Held<A> {
+    /// From its start to its end.
+    async fn opened<I>(self, io: I, tls: Option<Arc<Server>>)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match tls {
+            None => self.hold(io).await,
+            // On its own on the heap: connections without TLS are not to be as large.
+            Some(tls) => Box::pin(self.secured(io, tls)).await,
+        }
+    }
+
+    async fn secured<I>(self, io: I, tls: Arc<Server>)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let agreed = tokio::select! {
             biased;
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    trace!(error, "a connection ends with an error");
-                }
-                return;
-            }
-            () = timer.as_mut() => {
-                let (phase, since) = seen.phase();
-                let end = match phase {
-                    Phase::Answering => None,
-                    Phase::Head => Some(since + terms.head),
-                    Phase::Idle => Some(since + terms.idle),
-                };
-                if end.is_some_and(|end| end <= Instant::now()) {
-                    debug!(phase = ?phase, "a connection is closed for its silence");
+            () = self.close.cancelled() => return,
+            agreed = timeout_at(self.opened + self.terms.head, tls.accept(io)) => agreed,
+        };
+        match agreed {
+            Ok(Ok(io)) => self.hold(io).await,
+            // The other end may be anybody: not worth a line at the usual level.
+            Ok(Err(error)) => debug!(error = &error as &dyn std::error::Error, "a connection does not agree on TLS"),
+            Err(_late) => debug!("a connection does not come to the end of its handshake"),
+        }
+    }
+
+    async fn hold<I>(self, io: I)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { front, builder, terms, close, place: _place, opened } = self;
+        let seen = Arc::new(Seen::new(opened));
+        let service = {
+            let seen = Arc::clone(&seen);
+            service_fn(move |request| answer(front.clone(), Arc::clone(&seen), request))
+        };
+        let io = TokioIo::new(SeenIo::new(NoStallIo::new(io, terms.stall), Arc::clone(&seen)));
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let mut timer = std::pin::pin!(sleep_until(opened + terms.head));
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        trace!(error, "a connection ends with an error");
+                    }
                     return;
                 }
-                // Whatever begins after this moment may not end before the shorter of the two.
-                let soonest = Instant::now() + terms.head.min(terms.idle);
-                timer.as_mut().reset(end.map_or(soonest, |end| end.min(soonest)));
-            }
-            () = close.cancelled(), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
+                () = timer.as_mut() => {
+                    let (phase, since) = seen.phase();
+                    let end = match phase {
+                        Phase::Answering => None,
+                        Phase::Head => Some(since + terms.head),
+                        Phase::Idle => Some(since + terms.idle),
+                    };
+                    if end.is_some_and(|end| end <= Instant::now()) {
+                        debug!(phase = ?phase, "a connection is closed for its silence");
+                        return;
+                    }
+                    // Whatever begins after this moment may not end before the shorter of the two.
+                    let soonest = Instant::now() + terms.head.min(terms.idle);
+                    timer.as_mut().reset(end.map_or(soonest, |end| end.min(soonest)));
+                }
+                () = close.cancelled(), if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use axum::serve::Listener;
 use http::{Request, Response, StatusCode};
-use serving::{Answer, Terms, serve};
+use serving::{Answer, Port, Terms, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -79,7 +79,7 @@ impl World {
             .route("/slow", get(slow))
             .route("/large", get(|| async { vec![b'x'; 1 << 20] }));
         let ((door, connections), close) = (mpsc::channel(8), CancellationToken::new());
-        let serving = serve(Door(connections), Front(routes), terms, close.clone());
+        let serving = serve(Port::plain(Door(connections)), Front(routes), terms, close.clone());
         Self { door, close, served: TaskTracker::new().spawn(serving) }
     }
 

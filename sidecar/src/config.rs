@@ -6,15 +6,17 @@ pub(crate) mod parse;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args as ClapArgs, ValueEnum};
 use kv::digest::Verify;
+use secrets::tls::{Client, ClientArgs, Server, ServerArgs, TlsError};
+use secrets::{TokenError, Tokens};
 use side_channel::Endpoint;
 use thiserror::Error;
 
-use crate::auth::{Token, TokenError};
 use crate::faults::{self, Fault};
 use crate::model::{PodConfig, Role, StagingKind};
 
@@ -27,7 +29,7 @@ pub struct Args {
     /// What the pod's engines do: produce KV (prefill) or collect it (decode)
     #[arg(long, env = "KVGATE_ROLE", value_enum)]
     pub role: RoleArg,
-    /// The engine's HTTP address, http://HOST:PORT
+    /// The engine's HTTP address, http://HOST:PORT or https://HOST:PORT
     #[arg(long, env = "KVGATE_ENGINE", value_name = "URL", value_parser = parse::engine_url)]
     pub engine: http::Uri,
     /// The engine's side channel: the port is that of global rank 0 [default: the engine's host, port 5600]
@@ -42,7 +44,7 @@ pub struct Args {
     /// The global number of this pod's first rank
     #[arg(long, env = "KVGATE_RANK_OFFSET", value_name = "R", default_value_t = 0)]
     pub rank_offset: u16,
-    /// Where the HTTP API listens; port 0 takes a free one. Not loopback: needs --token-file or --insecure
+    /// Where the HTTP API listens; port 0 takes a free one. Not loopback: needs --token-file, --tls-client-ca or --insecure
     #[arg(long, env = "KVGATE_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7700")]
     pub listen: SocketAddr,
     /// Where the virtual prefill engine of local rank 0 listens (rank n: port + n); port 0 takes free ones
@@ -69,12 +71,18 @@ pub struct Args {
     /// Zero staging slots when they are freed
     #[arg(long, env = "KVGATE_ZERO_ON_RELEASE", value_parser = BoolishValueParser::new())]
     pub zero_on_release: bool,
-    /// A file with the bearer token that clients must present
+    /// A file with the bearer token that clients must present; read again when it changes, may hold several (one a line) during a change
     #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Serve an address that is not loopback without a token
+    /// Serve an address that is not loopback without a token and without asking for certificates
     #[arg(long, env = "KVGATE_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
+    /// What the HTTP API shows and asks for.
+    #[command(flatten)]
+    pub tls: ServerArgs,
+    /// What https:// engines and sidecars are asked with.
+    #[command(flatten)]
+    pub upstream: ClientArgs,
     /// Connections of the HTTP API open at once; further ones are refused (/livez and /readyz are answered)
     #[arg(long, env = "KVGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096)]
     pub max_connections: u32,
@@ -124,8 +132,12 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Connections of the HTTP API that may be open at once.
     pub max_connections: u32,
-    /// The token that clients must present, when there is one.
-    pub token: Option<Token>,
+    /// The tokens of which clients must present one, when there are any.
+    pub token: Option<Arc<Tokens>>,
+    /// The TLS that the HTTP API speaks.
+    pub tls: Option<Arc<Server>>,
+    /// The TLS that https:// engines and sidecars are asked with.
+    pub upstream: Option<Arc<Client>>,
     /// Where receipts are put on record.
     pub receipt_log: Option<PathBuf>,
     /// Where the bound ports are written.
@@ -140,7 +152,9 @@ pub struct Settings {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The API would be open to the network.
-    #[error("--listen {0} is not a loopback address: give --token-file FILE, or --insecure if the network is trusted")]
+    #[error(
+        "--listen {0} is not a loopback address: give --token-file FILE, --tls-client-ca FILE, or --insecure if the network is trusted"
+    )]
     OpenToTheNetwork(SocketAddr),
     /// A size of zero.
     #[error("--{flag} must be at least 1")]
@@ -178,6 +192,12 @@ pub enum ConfigError {
     /// The token file is of no use.
     #[error("use the token of --token-file")]
     Token(#[from] TokenError),
+    /// TLS cannot be spoken as wanted.
+    #[error("set up TLS")]
+    Tls(#[from] TlsError),
+    /// An engine that nobody knows how to trust.
+    #[error("--engine is https: give --upstream-ca with the authority that signs its certificate")]
+    EngineAuthority,
 }
 
 /// `off`, `sample:K` or `full`, for whoever passes `--verify` on.
@@ -191,15 +211,22 @@ pub fn checked_verify(text: &str) -> Result<String, Box<dyn std::error::Error + 
 impl Args {
     /// Checks the flags against each other and reads the token.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
-        let token = self.token_file.as_deref().map(Token::from_file).transpose()?;
-        if !self.listen.ip().is_loopback() && token.is_none() && !self.insecure {
+        let token = self.token_file.as_deref().map(Tokens::from_file).transpose()?;
+        let (tls, upstream) = (self.tls.check()?, self.upstream.check()?);
+        let guarded = token.is_some() || tls.as_ref().is_some_and(|tls| tls.is_mutual());
+        if !self.listen.ip().is_loopback() && !guarded && !self.insecure {
             return Err(ConfigError::OpenToTheNetwork(self.listen));
+        }
+        if upstream.is_none() && self.engine.scheme() == Some(&http::uri::Scheme::HTTPS) {
+            return Err(ConfigError::EngineAuthority);
         }
         Ok(Settings {
             pod: self.pod()?,
             listen: self.listen,
             max_connections: self.max_connections,
             token,
+            tls,
+            upstream,
             receipt_log: self.receipt_log.clone(),
             ports_file: self.ports_file.clone(),
             nixl_library: self.nixl_library.clone(),

@@ -10,11 +10,14 @@ use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::TokioExecutor;
+use secrets::tls::{self, Dial};
 
 /// The most bytes of a page that are read. vLLM's `/metrics` of 16 ranks is below 2 MiB.
 const PAGE_LIMIT: usize = 16 << 20;
+/// Longer than any page may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// One page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,15 +75,15 @@ pub enum GetError {
 
 /// An engine behind an address that its connector reaches.
 #[derive(Clone, Debug)]
-pub struct TcpEngine<C = HttpConnector> {
+pub struct TcpEngine<C = Dial> {
     base: Uri,
     client: Client<C, Empty<Bytes>>,
 }
 
 impl TcpEngine {
-    /// The engine at `base` (`http://host:port`; a path is kept as a prefix).
-    pub fn new(base: Uri) -> Self {
-        Self::over(HttpConnector::new(), base)
+    /// The engine at `base` (`http://host:port`; a path is kept as a prefix); `tls` for https.
+    pub fn new(base: Uri, tls: Option<Arc<tls::Client>>) -> Self {
+        Self::over(Dial::new(CONNECT_WITHIN, tls), base)
     }
 }
 
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn paths_are_joined_to_the_base() {
-        let url = |base: &'static str| TcpEngine::new(Uri::from_static(base)).url("/health").unwrap().to_string();
+        let url = |base: &'static str| TcpEngine::new(Uri::from_static(base), None).url("/health").unwrap().to_string();
         assert_eq!(url("http://127.0.0.1:8000"), "http://127.0.0.1:8000/health");
         assert_eq!(url("http://engine:8000/prefix/"), "http://engine:8000/prefix/health");
     }

@@ -46,7 +46,8 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::serve::Listener;
-use serving::Terms;
+use secrets::Tokens;
+use serving::{Port, Terms};
 use telemetry::log_filter::LogFilter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,7 +55,6 @@ use tracing::{Instrument, Span, error};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Token;
 use crate::events::RankEvents;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Build, Metrics};
@@ -74,7 +74,7 @@ pub struct Api(Arc<Parts>);
 #[derive(Debug)]
 struct Parts {
     pod: Pod,
-    token: Option<Token>,
+    token: Option<Arc<Tokens>>,
     build: Build,
     events: RankEvents,
     metrics: Metrics,
@@ -87,7 +87,13 @@ struct Parts {
 
 impl Api {
     /// An API for one pod, which obeys the process's lifecycle.
-    pub fn new(pod: Pod, token: Option<Token>, build: Build, log_filter: LogFilter, lifecycle: &Lifecycle) -> Self {
+    pub fn new(
+        pod: Pod,
+        token: Option<Arc<Tokens>>,
+        build: Build,
+        log_filter: LogFilter,
+        lifecycle: &Lifecycle,
+    ) -> Self {
         let tasks = lifecycle.tasks().clone();
         let events = RankEvents::start(pod.ranks(), &tasks, lifecycle.stop().clone());
         let metrics = Metrics::new(pod.clone(), &build);
@@ -173,7 +179,7 @@ pub fn terms(max_connections: u32) -> Terms {
 }
 
 /// Serves until the lifecycle's stop; then ends when the open requests have ended.
-pub async fn serve<L: Listener>(listener: L, api_of_pod: Api, terms: Terms) {
+pub async fn serve<L: Listener>(port: Port<L>, api_of_pod: Api, terms: Terms) {
     let stop = api_of_pod.0.stop.clone();
-    serving::serve(listener, edge::Front(api(api_of_pod)), terms, stop).await;
+    serving::serve(port, edge::Front(api(api_of_pod)), terms, stop).await;
 }

@@ -13,14 +13,13 @@
 //! | [`config`], [`faults`] | the command line |
 //! | [`mod@run`], [`lifecycle`] | one process, from start to end |
 //! | `spans` | a transfer's record as spans |
-//! | [`http`], [`auth`], [`problem`], [`events`] | the HTTP API |
+//! | [`http`], [`problem`], [`events`] | the HTTP API |
 //! | [`peer_book`] | what is known of remote engines, for operators |
 //! | [`latency`], [`transport`] | where transfers spend their time and why; what UCX moves bytes by |
 //! | [`metrics`], [`receipt_log`] | what is kept on record |
 #![forbid(unsafe_code)]
 
 mod agents;
-pub mod auth;
 pub mod config;
 pub mod digest;
 pub mod engine_http;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use axum::serve::{Listener, ListenerExt as _};
 use nixl_sys::LoadError;
+use secrets::follow;
 use serde::Serialize;
+use serving::Port;
 use side_channel::Zmq;
 use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
@@ -16,7 +18,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use crate::auth::Token;
 use crate::config::{Args, ConfigError, Settings};
 use crate::engine_http::TcpEngine;
 use crate::fabrics::NixlFabrics;
@@ -112,6 +113,8 @@ pub async fn run(
         rank_offset = settings.pod.rank_offset,
         staging_bytes = settings.pod.staging_bytes,
         token = settings.token.is_some(),
+        tls = settings.tls.is_some(),
+        mutual_tls = settings.tls.as_ref().is_some_and(|tls| tls.is_mutual()),
         "starting"
     );
     let receipts = open_receipts(settings.receipt_log.as_deref())?;
@@ -127,11 +130,11 @@ pub async fn run(
     };
     let parts = Parts {
         fabrics: Arc::new(NixlFabrics::new(nixl)),
-        engine: Arc::new(TcpEngine::new(settings.pod.engine.clone())),
+        engine: Arc::new(TcpEngine::new(settings.pod.engine.clone(), settings.upstream.clone())),
         side_channel: Arc::new(Zmq::new()),
         receipts,
         spans,
-        sources: Arc::new(HttpSources::new(settings.token.as_ref().and_then(Token::header))),
+        sources: Arc::new(HttpSources::new(settings.token.clone(), settings.upstream.clone())),
     };
     run_parts(settings, listener, parts, (build, log_filter), Budgets::default(), stop).await.map(drop)
 }
@@ -151,8 +154,13 @@ pub async fn run_parts(
     let lifecycle = Lifecycle::default();
     let address = listener.local_addr().map_err(|source| RunError::Listen { address: settings.listen, source })?;
     let pod = Pod::start(settings.pod, parts, lifecycle.tasks(), lifecycle.core().clone()).await?;
+    let (tasks, stop_files) = (lifecycle.tasks(), lifecycle.stop());
+    drop(settings.token.clone().map(|tokens| tasks.spawn(follow(tokens, stop_files.clone()))));
+    drop(settings.tls.clone().map(|tls| tasks.spawn(follow(tls, stop_files.clone()))));
+    drop(settings.upstream.map(|tls| tasks.spawn(follow(tls, stop_files.clone()))));
     let api = Api::new(pod.clone(), settings.token, build, log_filter, &lifecycle);
-    let server = lifecycle.tasks().spawn(serve(listener, api, terms(settings.max_connections)));
+    let port = Port { listener, tls: settings.tls };
+    let server = lifecycle.tasks().spawn(serve(port, api, terms(settings.max_connections)));
 
     let ports = Ports { http: address.port(), side_channel: pod.side_channel_ports() };
     info!(http = %address, side_channel = ?ports.side_channel, "listening");

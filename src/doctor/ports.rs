@@ -20,6 +20,7 @@ const SIDECAR_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) http: SocketAddr,
+    pub(super) https: bool,
     /// The first of `ranks` neighbouring ports; none on the prefill side.
     pub(super) side_channel: Option<Endpoint>,
     pub(super) ranks: u16,
@@ -35,19 +36,20 @@ enum Port {
 }
 
 /// The sidecar's address for a client on this machine.
-pub(super) fn local_url(listen: SocketAddr) -> String {
+pub(super) fn local_url(listen: SocketAddr, https: bool) -> String {
     let reachable = match listen {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, v4.port())),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, v6.port())),
         other @ (SocketAddr::V4(_) | SocketAddr::V6(_)) => other,
     };
-    format!("http://{reachable}")
+    format!("{}://{reachable}", if https { "https" } else { "http" })
 }
 
 pub(super) async fn lines(root: &Path, asker: &Asker, wanted: &Wanted) -> Vec<Line> {
-    let sidecar = sidecar_is_here(&asker.anonymous(), &local_url(wanted.http)).await;
+    let sidecar = sidecar_is_here(&asker.anonymous(), &local_url(wanted.http, wanted.https)).await;
     let mut lines = vec![http(root, wanted.http, sidecar)];
-    let listening = if sidecar { Some(virtual_engines(asker, &local_url(wanted.http)).await) } else { None };
+    let listening =
+        if sidecar { Some(virtual_engines(asker, &local_url(wanted.http, wanted.https)).await) } else { None };
     if let Some(base) = &wanted.side_channel {
         lines.push(side_channel(root, base, wanted.ranks, listening.as_ref()));
     }
@@ -196,8 +198,8 @@ mod tests {
         let foreign: SocketAddr = "192.0.2.1:7700".parse().unwrap();
         assert!(http(Path::new("/"), foreign, false).says.contains("cannot be bound"));
         assert_eq!(http(Path::new("/"), "127.0.0.1:0".parse().unwrap(), false).status, Status::Skip);
-        assert_eq!(local_url("0.0.0.0:7700".parse().unwrap()), "http://127.0.0.1:7700");
-        assert_eq!(local_url("[::]:7700".parse().unwrap()), "http://[::1]:7700");
+        assert_eq!(local_url("0.0.0.0:7700".parse().unwrap(), false), "http://127.0.0.1:7700");
+        assert_eq!(local_url("[::]:7700".parse().unwrap(), true), "https://[::1]:7700");
     }
 
     #[test]

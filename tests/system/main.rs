@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[path = "../support/authority.rs"]
+mod authority;
 mod browser;
 mod debug_page;
 mod demo;
@@ -11,6 +13,7 @@ mod doctor;
 mod exit_codes;
 mod idle_cpu;
 mod log_level;
+mod mutual_tls;
 #[path = "../support/otlp_receiver.rs"]
 mod otlp_receiver;
 mod process;

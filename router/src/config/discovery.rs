@@ -10,7 +10,7 @@ use ::discovery::kubernetes::api::Api;
 use clap::{ArgAction, Args};
 use http::Uri;
 
-use super::{ConfigError, duration, range};
+use super::{ConfigError, Scheme, duration, range};
 
 /// Where Kubernetes puts a pod's account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -41,6 +41,10 @@ pub struct DiscoveryArgs {
     /// The engines' port in discovered decode pods, where it is another one.
     #[arg(long, env = "KVGATE_DECODE_DISCOVERY_PORT", value_name = "PORT")]
     pub decode_discovery_port: Option<u16>,
+
+    /// How the engines of discovered pods are reached.
+    #[arg(long, env = "KVGATE_ENGINE_DISCOVERY_SCHEME", value_enum, default_value_t = Scheme::Http)]
+    pub engine_discovery_scheme: Scheme,
 
     /// The sidecars' port in discovered pods.
     #[arg(long, env = "KVGATE_SIDECAR_DISCOVERY_PORT", value_name = "PORT", default_value_t = 7700)]
@@ -108,6 +112,7 @@ pub struct Selected {
     pub decode: Wanted,
     pub prefill_port: u16,
     pub decode_port: u16,
+    pub engine_scheme: Scheme,
     pub sidecar_port: u16,
 }
 
@@ -151,6 +156,7 @@ impl DiscoveryArgs {
             decode: wanted(&self.decode_selector),
             prefill_port,
             decode_port: self.decode_discovery_port.unwrap_or(prefill_port),
+            engine_scheme: self.engine_discovery_scheme,
             sidecar_port: self.sidecar_discovery_port,
         })))
     }

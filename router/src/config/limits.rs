@@ -8,7 +8,7 @@ use clap::Args;
 use vllm_wire::body::MAX_BODY;
 
 use super::{ConfigError, range};
-use crate::keys::{Keys, KeysError, Rate};
+use crate::keys::{Keys, Rate};
 
 /// Flags of the bounds.
 #[derive(Clone, Debug, Args)]
@@ -82,6 +82,5 @@ impl LimitArgs {
 }
 
 fn read_keys(path: &Path) -> Result<Keys, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(KeysError::from);
-    text.and_then(|text| text.parse()).map_err(|source| ConfigError::Keys { path: path.to_owned(), source })
+    Keys::from_file(path).map_err(|source| ConfigError::Keys { path: path.to_owned(), source })
 }

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use secrets::Tokens;
+use secrets::tls::{Server, ServerArgs};
 
-use super::targets::read_token;
 use super::{ConfigError, duration, range};
 
 /// Flags of the listening side.
@@ -29,9 +31,13 @@ pub struct ListenArgs {
     #[arg(long, env = "KVGATE_ADMIN_LISTEN_PORT", value_name = "PORT")]
     pub admin_port: Option<u16>,
 
-    /// File with the token of operators: with it, what they ask works on the client port too.
+    /// File with the token of operators, or several, one a line: with one, what they ask works on the client port too. Read again when it changes.
     #[arg(long, env = "KVGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+
+    /// What both listeners show and ask for.
+    #[command(flatten)]
+    pub tls: ServerArgs,
 
     /// Connections open at once; further ones wait in the system's backlog.
     #[arg(long, env = "KVGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384)]
@@ -70,7 +76,8 @@ pub struct Listen {
     pub port: u16,
     pub admin_host: String,
     pub admin_port: Option<u16>,
-    pub admin_authorization: Option<http::HeaderValue>,
+    pub admin_tokens: Option<Arc<Tokens>>,
+    pub tls: Option<Arc<Server>>,
     pub max_connections: u32,
     pub header_deadline: Duration,
     pub idle_timeout: Duration,
@@ -81,6 +88,11 @@ pub struct Listen {
 }
 
 impl Listen {
+    /// Whether nobody comes in without a certificate.
+    pub(crate) fn is_mutual(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_mutual())
+    }
+
     /// Whether only this machine can reach the clients' listener.
     pub(crate) fn is_loopback(&self) -> bool {
         let literal = self.host.trim_matches(['[', ']']).parse::<IpAddr>();
@@ -98,7 +110,8 @@ impl ListenArgs {
         Ok(Listen {
             admin_host: self.admin_host.clone(),
             admin_port: self.admin_port,
-            admin_authorization: self.admin_token_file.as_deref().map(read_token).transpose()?,
+            admin_tokens: self.admin_token_file.as_deref().map(Tokens::from_file).transpose()?,
+            tls: self.tls.check()?,
             max_connections: self.max_connections,
             header_deadline: Duration::from_millis(self.header_deadline_ms),
             idle_timeout: self.idle_timeout,

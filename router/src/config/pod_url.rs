@@ -15,6 +15,27 @@ pub struct PodUrl {
     pub engine: Uri,
     /// Its sidecar's address.
     pub sidecar: Uri,
+    /// Whether the command line says it, or it is the default one.
+    pub sidecar_is_named: bool,
+}
+
+/// How a server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scheme {
+    /// Without TLS.
+    Http,
+    /// With TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As URLs write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// Why a pod's URL cannot be used.
@@ -23,8 +44,8 @@ pub enum PodUrlError {
     /// Not a URL of a server.
     #[error("{0:?} is not a URL like http://10.2.1.187:8000")]
     NotAUrl(String),
-    /// Another scheme than http.
-    #[error("{0:?} is not http: engines and sidecars are reached over http within the cluster")]
+    /// Another scheme.
+    #[error("{0:?} is neither http nor https")]
     Scheme(String),
     /// A path or query that would be dropped silently.
     #[error("{0:?} has a path or query: give scheme, host and port only")]
@@ -50,11 +71,25 @@ impl FromStr for PodUrl {
                 Some(_) | None => return Err(PodUrlError::Option(option.to_owned())),
             }
         }
+        let sidecar_is_named = sidecar.is_some();
         let sidecar = match sidecar {
             Some(url) => url,
-            None => default_sidecar(&engine)?,
+            None => default_sidecar(Scheme::Http, &engine)?,
         };
-        Ok(Self { engine, sidecar })
+        Ok(Self { engine, sidecar, sidecar_is_named })
+    }
+}
+
+impl PodUrl {
+    /// The same, its sidecar reached so unless the command line says how.
+    pub(crate) fn with_sidecar_scheme(&self, scheme: Scheme) -> Self {
+        let mut same = self.clone();
+        if !self.sidecar_is_named
+            && let Ok(sidecar) = default_sidecar(scheme, &self.engine)
+        {
+            same.sidecar = sidecar;
+        }
+        same
     }
 }
 
@@ -68,20 +103,22 @@ fn server(text: &str) -> Result<Uri, PodUrlError> {
     if authority.host().is_empty() {
         return Err(not_a_url());
     }
-    match uri.scheme_str() {
-        Some("http") => {}
+    let scheme = match uri.scheme_str() {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
         Some(_) => return Err(PodUrlError::Scheme(text.to_owned())),
         None => return Err(not_a_url()),
-    }
+    };
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(PodUrlError::Path(text.to_owned()));
     }
-    Uri::builder().scheme("http").authority(authority.clone()).path_and_query("/").build().map_err(|_| not_a_url())
+    let uri = Uri::builder().scheme(scheme.as_str()).authority(authority.clone());
+    uri.path_and_query("/").build().map_err(|_| not_a_url())
 }
 
-fn default_sidecar(engine: &Uri) -> Result<Uri, PodUrlError> {
+fn default_sidecar(scheme: Scheme, engine: &Uri) -> Result<Uri, PodUrlError> {
     let not_a_url = || PodUrlError::NotAUrl(engine.to_string());
     let host = engine.host().ok_or_else(not_a_url)?;
     let authority: Authority = format!("{host}:{SIDECAR_PORT}").parse().map_err(|_| not_a_url())?;
-    Uri::builder().scheme("http").authority(authority).path_and_query("/").build().map_err(|_| not_a_url())
+    Uri::builder().scheme(scheme.as_str()).authority(authority).path_and_query("/").build().map_err(|_| not_a_url())
 }

@@ -2,12 +2,16 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::{ArgAction, Args};
 
-use super::{ConfigError, PodUrl, PodUrlError, range};
+use secrets::Tokens;
+use secrets::tls::{Client, ClientArgs};
+
+use super::{ConfigError, PodUrl, PodUrlError, Scheme, range};
 use crate::targets::Side;
 
 /// Ranks that one `--prefill` or `--decode` URL may stand for; far above any pod that exists.
@@ -20,13 +24,13 @@ pub struct TargetArgs {
     #[arg(long, env = "KVGATE_PD_DISAGGREGATION", action = ArgAction::SetTrue)]
     pub pd_disaggregation: bool,
 
-    /// A prefill engine, repeatable; its sidecar is http://HOST:7700 of the same host unless `,sidecar=URL` follows.
+    /// A prefill engine, repeatable; its sidecar is port 7700 of the same host unless `,sidecar=URL` follows.
     ///
     /// A bootstrap port after the URL, as vllm-router takes it, has no effect: NIXL needs none.
     #[arg(long, env = "KVGATE_PREFILL", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', num_args = 1..)]
     pub prefill: Vec<PrefillUrl>,
 
-    /// A decode engine, repeatable; its sidecar is http://HOST:7700 of the same host unless `,sidecar=URL` follows.
+    /// A decode engine, repeatable; its sidecar is port 7700 of the same host unless `,sidecar=URL` follows.
     #[arg(long, env = "KVGATE_DECODE", value_name = "URL[,sidecar=URL]", value_delimiter = ' ')]
     pub decode: Vec<PodUrl>,
 
@@ -42,7 +46,15 @@ pub struct TargetArgs {
     #[arg(long, env = "KVGATE_DECODE_DATA_PARALLEL_SIZE", value_name = "N")]
     pub decode_data_parallel_size: Option<u16>,
 
-    /// File with the API key that the engines want; without it each client's own Authorization goes to them.
+    /// How sidecars are reached whose URL nothing tells: those of engines without `,sidecar=URL`, and discovered ones.
+    #[arg(long, env = "KVGATE_SIDECAR_SCHEME", value_enum, default_value_t = Scheme::Http)]
+    pub sidecar_scheme: Scheme,
+
+    /// What https:// engines and sidecars are asked with.
+    #[command(flatten)]
+    pub upstream: ClientArgs,
+
+    /// File with the API key that the engines want, read again when it changes; without it each client's own Authorization goes to them.
     #[arg(long, env = "KVGATE_ENGINE_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key")]
     pub engine_api_key_file: Option<PathBuf>,
 
@@ -50,7 +62,7 @@ pub struct TargetArgs {
     #[arg(long, env = "KVGATE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub api_key: Option<Secret>,
 
-    /// File with the bearer token of the sidecars.
+    /// File with the bearer token of the sidecars (the first line, if there are several); read again when it changes.
     #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -63,8 +75,10 @@ pub struct Targets {
     pub decode: Vec<PodUrl>,
     pub prefill_ranks: u16,
     pub decode_ranks: u16,
-    pub engine_authorization: Option<http::HeaderValue>,
-    pub sidecar_authorization: Option<http::HeaderValue>,
+    pub engine_tokens: Option<Arc<Tokens>>,
+    pub sidecar_tokens: Option<Arc<Tokens>>,
+    pub sidecar_scheme: Scheme,
+    pub upstream: Option<Arc<Client>>,
 }
 
 impl Targets {
@@ -90,53 +104,50 @@ impl TargetArgs {
         ] {
             range((1..=MAX_RANKS_PER_POD).contains(&ranks), flag, "between 1 and 1024")?;
         }
-        let prefill: Vec<PodUrl> = self.prefill.iter().filter_map(PrefillUrl::pod).cloned().collect();
+        let complete = |pod: &PodUrl| pod.with_sidecar_scheme(self.sidecar_scheme);
+        let prefill: Vec<PodUrl> = self.prefill.iter().filter_map(PrefillUrl::pod).map(complete).collect();
+        let decode: Vec<PodUrl> = self.decode.iter().map(complete).collect();
         let wanted = "given at least once, or pods found by --service-discovery";
         range(found || !prefill.is_empty(), "--prefill", wanted)?;
-        range(found || !self.decode.is_empty(), "--decode", wanted)?;
-        for pods in [&prefill, &self.decode] {
+        range(found || !decode.is_empty(), "--decode", wanted)?;
+        for pods in [&prefill, &decode] {
             for (n, pod) in pods.iter().enumerate() {
                 if pods.iter().take(n).any(|other| other.engine == pod.engine) {
                     return Err(ConfigError::Repeated(pod.engine.clone()));
                 }
             }
         }
+        let upstream = self.upstream.check()?;
+        let https = prefill.iter().chain(&decode).flat_map(|pod| [&pod.engine, &pod.sidecar]).find(|url| is_https(url));
+        if let (None, Some(url)) = (&upstream, https) {
+            return Err(ConfigError::NoAuthority(url.to_string()));
+        }
         Ok(Targets {
             prefill,
-            decode: self.decode.clone(),
+            decode,
             prefill_ranks,
             decode_ranks,
-            engine_authorization: self.engine_key()?,
-            sidecar_authorization: self.token_file.as_deref().map(read_token).transpose()?,
+            engine_tokens: self.engine_key()?,
+            sidecar_tokens: self.token_file.as_deref().map(Tokens::from_file).transpose()?,
+            sidecar_scheme: self.sidecar_scheme,
+            upstream,
         })
     }
 }
 
 impl TargetArgs {
-    fn engine_key(&self) -> Result<Option<http::HeaderValue>, ConfigError> {
+    fn engine_key(&self) -> Result<Option<Arc<Tokens>>, ConfigError> {
         if let Some(path) = &self.engine_api_key_file {
-            return read_token(path).map(Some);
+            return Ok(Some(Tokens::from_file(path)?));
         }
         let Some(Secret(key)) = &self.api_key else { return Ok(None) };
-        let key =
-            bearer(key).map_err(|_| ConfigError::Range { flag: "--api-key", wanted: "visible ASCII characters" })?;
-        Ok(Some(key))
+        let wrong = ConfigError::Range { flag: "--api-key", wanted: "visible ASCII characters" };
+        Tokens::fixed(key).map(Some).ok_or(wrong)
     }
 }
 
-/// A file's one line as `Bearer …`.
-pub(crate) fn read_token(path: &Path) -> Result<http::HeaderValue, ConfigError> {
-    let read = || Ok(bearer(&std::fs::read_to_string(path)?)?);
-    read().map_err(|source| ConfigError::Token { path: path.to_owned(), source })
-}
-
-fn bearer(token: &str) -> Result<http::HeaderValue, http::header::InvalidHeaderValue> {
-    let token = token.trim();
-    // An empty token would make a header that nobody accepts; a newline stands for "not a token" in the parser below.
-    let token = if token.is_empty() { "\n" } else { token };
-    let mut value = http::HeaderValue::from_str(&format!("Bearer {token}"))?;
-    value.set_sensitive(true);
-    Ok(value)
+fn is_https(url: &http::Uri) -> bool {
+    url.scheme() == Some(&http::uri::Scheme::HTTPS)
 }
 
 /// A value that is never shown.

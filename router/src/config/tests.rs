@@ -47,7 +47,7 @@ fn several_pods_with_their_sidecars() {
 fn a_pod_url_that_would_be_misread_is_refused_in_words() {
     for (text, word) in [
         ("10.0.0.1:8000", "URL like"),
-        ("https://a:1", "not http"),
+        ("ftp://a:1", "neither http nor https"),
         ("http://a:1/v1", "path"),
         ("http://a:1@3", "rank"),
         ("http://a:1,peer=http://b:2", "sidecar=URL"),
@@ -93,8 +93,8 @@ fn a_token_file_becomes_a_bearer_header_and_an_empty_one_is_refused() {
     let line = format!("router --prefill http://a:1 --decode http://d:4 --token-file {}", file.path().display());
     assert!(matches!(parse(&line).unwrap().check().unwrap_err(), ConfigError::Token { .. }));
     std::fs::write(file.path(), "s3cret\n").unwrap();
-    let header = parse(&line).unwrap().check().unwrap().targets.sidecar_authorization.unwrap();
-    assert_eq!(header.to_str().unwrap(), "Bearer s3cret");
+    let tokens = parse(&line).unwrap().check().unwrap().targets.sidecar_tokens.unwrap();
+    assert_eq!(tokens.header().to_str().unwrap(), "Bearer s3cret");
 }
 
 #[test]

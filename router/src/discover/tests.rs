@@ -13,7 +13,7 @@ fn hands() -> Hands {
     let line = "router --prefill http://10.9.9.9:1 --decode http://10.9.9.9:2".split(' ');
     let matches = Args::augment_args(Command::new("router")).get_matches_from(line);
     let config = Args::from_arg_matches(&matches).unwrap().check().unwrap();
-    let upstream: Arc<dyn crate::upstream::Upstream> = Arc::new(Pooled::tcp(std::time::Duration::from_secs(1)));
+    let upstream: Arc<dyn crate::upstream::Upstream> = Arc::new(Pooled::tcp(std::time::Duration::from_secs(1), None));
     let stop = CancellationToken::new();
     let watchers = Watchers {
         sidecars: Sidecars::new(Arc::clone(&upstream), None),
@@ -21,11 +21,22 @@ fn hands() -> Hands {
         policies: Arc::new(Policies::new(config.choice.policies)),
         tasks: TaskTracker::new(),
     };
-    Hands { board: Arc::new(Board::new(config.failure.breaker, stop.clone())), watchers, stop, gated: true }
+    Hands {
+        board: Arc::new(Board::new(config.failure.breaker, stop.clone())),
+        watchers,
+        stop,
+        sidecars: Some(Scheme::Http),
+    }
 }
 
 fn source() -> Source {
-    Source { side: Side::Decode, what: "labels".to_owned(), engine_port: 8200, sidecar_port: Some(7700), ranks: 2 }
+    Source {
+        side: Side::Decode,
+        what: "labels".to_owned(),
+        engine: (Scheme::Http, 8200),
+        sidecar: Some((Scheme::Http, 7700)),
+        ranks: 2,
+    }
 }
 
 fn found(key: &str, address: &str, leaving: bool) -> Found {

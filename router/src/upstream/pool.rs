@@ -1,10 +1,11 @@
 //! Connections that wait for their next request.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::Authority;
+use http::Uri;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
@@ -18,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(3);
 /// Connections to one server that are kept; more are closed.
 const MAX_IDLE: usize = 4096;
 
-/// A server's host and port as its URI writes them.
+/// A server's host and port as its URI writes them; with the scheme before them for https, which shares no connection with http.
 pub(super) type ServerKey = Arc<str>;
 
 /// The connections of all servers, each server's with the longest idle first.
@@ -47,10 +48,15 @@ impl<W: Wire> Default for Pool<W> {
 
 impl<W: Wire> Pool<W> {
     /// How a server is called here.
-    pub(super) fn key(&self, server: &Authority) -> ServerKey {
-        match self.0.lock().idle.get_key_value(server.as_str()) {
+    pub(super) fn key(&self, uri: &Uri) -> ServerKey {
+        let server = uri.authority().map_or("", |server| server.as_str());
+        let server = match uri.scheme_str() {
+            Some("https") => Cow::Owned(format!("https://{server}")),
+            Some(_) | None => Cow::Borrowed(server),
+        };
+        match self.0.lock().idle.get_key_value(&*server) {
             Some((key, _)) => Arc::clone(key),
-            None => server.as_str().into(),
+            None => server.into(),
         }
     }
 

@@ -1,16 +1,15 @@
 //! Requests over kept connections.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::future::BoxFuture;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri, header};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tower::Service as _;
+use secrets::tls::{Client, Dial, Stream};
 
 use super::line::{Answer, Line, Wire};
 use super::pool::Pool;
@@ -28,16 +27,16 @@ pub trait Connect: Clone + Debug + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Wire, Box<dyn std::error::Error + Send + Sync>>> + Send;
 }
 
-impl Connect for HttpConnector {
-    type Wire = TokioIo<TcpStream>;
+impl Connect for Dial {
+    type Wire = TokioIo<Stream>;
 
     async fn connect(&self, server: Uri) -> Result<Self::Wire, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.clone().call(server).await?)
+        Ok(self.open(server).await?)
     }
 }
 
 /// The client: HTTP/1.1 over what its connector opens, connections kept between requests.
-pub struct Pooled<C: Connect = HttpConnector> {
+pub struct Pooled<C: Connect = Dial> {
     pool: Pool<C::Wire>,
     connector: C,
 }
@@ -66,12 +65,9 @@ enum ConnectError {
 }
 
 impl Pooled {
-    /// A client for real networks, without connections yet; one may take `connect` to be made.
-    pub fn tcp(connect: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect));
-        Self::over(connector)
+    /// A client for real networks, without connections yet; one may take `connect` to be made. https:// servers need `tls`.
+    pub fn tcp(connect: Duration, tls: Option<Arc<Client>>) -> Self {
+        Self::over(Dial::new(connect, tls))
     }
 }
 
@@ -95,7 +91,7 @@ impl<C: Connect> Pooled<C> {
                 return Err(UpstreamError::Connect { to: uri.to_string(), source });
             }
         };
-        let key = self.pool.key(&server);
+        let key = self.pool.key(&uri);
         loop {
             let kept = self.pool.take(&key);
             let is_kept = kept.is_some();
@@ -163,7 +159,7 @@ mod tests {
             backlog.push(connected.unwrap());
             assert!(backlog.len() < 64, "the backlog has no end here");
         }
-        let pooled = Pooled::tcp(Duration::from_millis(50));
+        let pooled = Pooled::tcp(Duration::from_millis(50), None);
         let request = Request::get(format!("http://{address}/")).body(Payload::default()).unwrap();
         let error = timeout(Duration::from_secs(30), pooled.send(request)).await.unwrap().unwrap_err();
         assert!(error.never_sent(), "{error:?}");

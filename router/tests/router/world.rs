@@ -168,7 +168,7 @@ impl World {
         let config = Line::try_parse_from(line.split_whitespace()).unwrap().args.check().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let upstream = Arc::new(Pooled::tcp(config.deadlines.connect));
+        let upstream = Arc::new(Pooled::tcp(config.deadlines.connect, None));
         let (spans, kept) = if setup.traced { channel(1.0) } else { (Spans::default(), mpsc::channel(1).1) };
         let observed = Observed { log_filter: log_filter(), spans };
         let parts = Parts { upstream, git_sha: "abc", id_prefix: "test".to_owned(), observed };

@@ -18,7 +18,7 @@ pub(crate) enum ValueError {
     #[error("it is off, full, or sample:K with K from 2 to 4294967295")]
     Verify,
     /// Not an HTTP address.
-    #[error("an engine address is http://HOST:PORT without a path (https is not supported inside a pod)")]
+    #[error("an engine address is http://HOST:PORT or https://HOST:PORT, without a path")]
     EngineUrl,
 }
 
@@ -76,10 +76,10 @@ pub(crate) fn verify_word(verify: Verify) -> String {
     }
 }
 
-/// `http://HOST:PORT`, an ending slash allowed.
+/// `http://HOST:PORT` or `https://HOST:PORT`, an ending slash allowed.
 pub(super) fn engine_url(text: &str) -> Result<http::Uri, ValueError> {
     let uri: http::Uri = text.parse().map_err(|_| ValueError::EngineUrl)?;
-    let plain = uri.scheme() == Some(&http::uri::Scheme::HTTP)
+    let plain = matches!(uri.scheme_str(), Some("http" | "https"))
         && uri.host().is_some_and(|host| !host.is_empty())
         && uri.path() == "/"
         && uri.query().is_none();
@@ -121,10 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn engines_speak_plain_http() {
+    fn engines_speak_http_or_https() {
         assert!(engine_url("http://127.0.0.1:8000").is_ok());
-        assert!(engine_url("http://pod-0:8000/").is_ok());
-        for wrong in ["", "pod-0:8000", "https://pod-0:8000", "http://pod-0/v1", "http://", "http://pod-0?x=1"] {
+        assert!(engine_url("http://pod-0:8000/").is_ok() && engine_url("https://pod-0:8000").is_ok());
+        for wrong in ["", "pod-0:8000", "ftp://pod-0:8000", "http://pod-0/v1", "http://", "http://pod-0?x=1"] {
             assert!(engine_url(wrong).is_err(), "{wrong}");
         }
     }

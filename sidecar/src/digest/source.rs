@@ -20,7 +20,7 @@ pub trait SourceDigests: Debug + Send + Sync + 'static {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SourceError {
     /// No question can be sent there.
-    #[error("the address is no http://HOST:PORT")]
+    #[error("the address is no http://HOST:PORT or https://HOST:PORT")]
     Address,
     /// The question cannot be written down.
     #[error("write the question down")]

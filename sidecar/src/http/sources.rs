@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, header};
+use http::uri::PathAndQuery;
+use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::TokioExecutor;
+use secrets::Tokens;
+use secrets::tls::{self, Dial};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -31,9 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// They are asked with this sidecar's own token: who names one has shown that token to get here, so it is told nothing new.
 #[derive(Clone, Debug)]
-pub struct HttpSources<C = HttpConnector> {
+pub struct HttpSources<C = Dial> {
     client: Client<C, Full<Bytes>>,
-    authorization: Option<HeaderValue>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 /// What a refusal says; no problem document leaves it empty.
@@ -45,19 +47,16 @@ struct Refusal {
 }
 
 impl HttpSources {
-    /// Asks with this `Authorization`.
-    pub fn new(authorization: Option<HeaderValue>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_WITHIN));
-        connector.set_nodelay(true);
-        Self::over(connector, authorization)
+    /// Asks with these tokens, and `tls` where a sidecar is https.
+    pub fn new(tokens: Option<Arc<Tokens>>, tls: Option<Arc<tls::Client>>) -> Self {
+        Self::over(Dial::new(CONNECT_WITHIN, tls), tokens)
     }
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> HttpSources<C> {
     /// The same over another network.
-    pub fn over(connector: C, authorization: Option<HeaderValue>) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(8).build(connector), authorization }
+    pub fn over(connector: C, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(8).build(connector), tokens }
     }
 
     /// A sidecar that has no room for the question just now is asked again: nobody else can answer for P's blocks, and P is well.
@@ -77,8 +76,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> HttpSources<C> {
         let send = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Send(Arc::from(error));
         let body = serde_json::to_vec(&AskBody::new(ask, Instant::now())).map_err(|error| write(Box::new(error)))?;
         let mut request = Request::post(digests_at(sidecar)?).header(header::CONTENT_TYPE, "application/json");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+        if let Some(tokens) = &self.tokens {
+            request = request.header(header::AUTHORIZATION, tokens.header());
         }
         // P's sidecar goes on in the transfer's trace.
         if let Some(trace) = ask.trace {
@@ -116,7 +115,9 @@ fn digests_at(sidecar: &Uri) -> Result<Uri, SourceError> {
 
 /// Whether a sidecar can be asked at this address.
 pub(super) fn is_sidecar(uri: &Uri) -> bool {
-    uri.scheme() == Some(&Scheme::HTTP) && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
+    matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.query().is_none()
 }
 
 #[cfg(test)]
@@ -128,7 +129,7 @@ mod tests {
         let at = |text: &str| digests_at(&text.parse().unwrap()).unwrap().to_string();
         assert_eq!(at("http://10.0.0.1:7700"), "http://10.0.0.1:7700/v1/digests");
         assert_eq!(at("http://gateway/pod-3/"), "http://gateway/pod-3/v1/digests");
-        for no in ["/v1", "ftp://x:1", "https://x:1", "http://x:1/?q=1", "x:1"] {
+        for no in ["/v1", "ftp://x:1", "http://x:1/?q=1", "x:1"] {
             assert!(!no.parse().is_ok_and(|uri| is_sidecar(&uri)), "{no}");
         }
     }

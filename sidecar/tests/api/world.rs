@@ -11,7 +11,6 @@ use clap::Parser as _;
 use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};
 use side_channel::{InProcess, SideChannel};
-use sidecar::auth::Token;
 use sidecar::config::Args;
 use sidecar::http::HttpSources;
 use sidecar::lifecycle::Budgets;
@@ -87,7 +86,7 @@ impl World {
             side_channel: Arc::clone(&self.side_channel),
             receipts: Arc::new(NoReceiptSink),
             spans: telemetry::trace::Spans::default(),
-            sources: Arc::new(HttpSources::new(settings.token.as_ref().and_then(Token::header))),
+            sources: Arc::new(HttpSources::new(settings.token.clone(), settings.upstream.clone())),
         };
         let stop = CancellationToken::new();
         let listener = bind(settings.listen).await.unwrap();

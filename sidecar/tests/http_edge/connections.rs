@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use serving::Terms;
+use serving::{Port, Terms};
 use sidecar::http::{Api, serve, terms};
 use sidecar::lifecycle::Lifecycle;
 use sidecar::model::Role;
@@ -31,7 +31,7 @@ impl Served {
         let api = Api::new(pod, None, rig::build(), rig::log_filter(), &lifecycle);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let ended = lifecycle.tasks().spawn(serve(listener, api, terms));
+        let ended = lifecycle.tasks().spawn(serve(Port::plain(listener), api, terms));
         Self { lifecycle, address, ended }
     }
 

@@ -9,9 +9,10 @@ use axum::http::Request;
 use kv::digest::Verify;
 use kv::ids::{BlockId, EngineId, EngineRequestId};
 use nixl::loopback::LoopbackNet;
+use secrets::Tokens;
 use serde_json::{Value, json};
+use serving::Port;
 use side_channel::{Endpoint, InProcess, SideChannel};
-use sidecar::auth::Token;
 use sidecar::digest::DigestAsk;
 use sidecar::digest::source::SourceDigests as _;
 use sidecar::http::{Api, HttpSources, api, serve, terms};
@@ -36,10 +37,10 @@ struct Pair {
     source: String,
 }
 
-fn token(text: &str) -> Token {
+fn token(text: &str) -> Arc<Tokens> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
-    Token::from_file(file.path()).unwrap()
+    Tokens::from_file(file.path()).unwrap()
 }
 
 impl Pair {
@@ -54,12 +55,12 @@ impl Pair {
         let seams =
             Seams { agents: Arc::new(LoopbackAgents::new(net.clone())), side_channel: Arc::clone(&side_channel) };
         let (p, d) = (engine(&seams, flags).await, engine(&seams, "").await);
-        let rig = async |role, own: &sim::pod::Pod, tokens: (Option<Token>, &str)| {
+        let rig = async |role, own: &sim::pod::Pod, tokens: (Option<Arc<Tokens>>, &str)| {
             let parts = Parts {
                 fabrics: Arc::new(Loopback(net.clone())),
                 engine: Arc::new(RouterEngine(own.router())),
                 side_channel: Arc::clone(&side_channel),
-                sources: Arc::new(HttpSources::new(token(tokens.1).header())),
+                sources: Arc::new(HttpSources::new(Some(token(tokens.1)), None)),
                 ..rig::parts()
             };
             let mut config = rig::config(role, 1, 0);
@@ -78,7 +79,7 @@ impl Pair {
         let source = format!("http://{}", listener.local_addr().unwrap());
         let with_token =
             Api::new(prefill.pod.clone(), Some(token("secret")), rig::build(), rig::log_filter(), &prefill.lifecycle);
-        prefill.lifecycle.tasks().spawn(serve(listener, with_token, terms(64)));
+        prefill.lifecycle.tasks().spawn(serve(Port::plain(listener), with_token, terms(64)));
         Self { p, d, prefill, decode, source }
     }
 
@@ -257,7 +258,7 @@ async fn a_source_that_has_no_room_just_now_is_asked_again_until_nobody_waits() 
         deadline: Instant::now() + Duration::from_millis(within),
         trace: None,
     };
-    let sources = HttpSources::new(None);
+    let sources = HttpSources::new(None, None);
     let answers = &[(429, "staging_full"), (503, "too_many_connections"), (502, "peer_changed")];
     let (uri, asked) = refusing(answers).await;
     let error = sources.ask(&uri, &ask(60_000)).await.unwrap_err();

@@ -10,6 +10,7 @@ use axum::http::Request;
 use clap::Parser as _;
 use nixl::loopback::LoopbackNet;
 use serde_json::{Value, json};
+use serving::Port;
 use side_channel::{Endpoint, InProcess, SideChannel};
 use sidecar::http::{Api, api, serve, terms};
 use sidecar::lifecycle::Lifecycle;
@@ -248,7 +249,7 @@ async fn a_connection_that_breaks_cancels_its_transfer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let api = Api::new(path.rig.pod.clone(), None, rig::build(), rig::log_filter(), &path.rig.lifecycle);
-    path.rig.lifecycle.tasks().spawn(serve(listener, api, terms(64)));
+    path.rig.lifecycle.tasks().spawn(serve(Port::plain(listener), api, terms(64)));
 
     let body = start("a-1", &path.prefill(750).await).to_string();
     let head = "POST /v1/transfers HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";

@@ -2,8 +2,8 @@
 
 use axum::body::Body;
 use axum::http::Request;
+use secrets::Tokens;
 use serde_json::{Value, json};
-use sidecar::auth::Token;
 use sidecar::http::MAX_BODY;
 use sidecar::model::Role;
 use std::io::Write as _;
@@ -195,7 +195,7 @@ async fn handles_are_refused_where_they_cannot_be() {
 async fn without_the_token_only_the_probes_answer() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"open-sesame").unwrap();
-    let token = Token::from_file(file.path()).unwrap();
+    let token = Tokens::from_file(file.path()).unwrap();
     let rig = Rig::new(Role::Decode, 1, 0, Some(token)).await;
 
     for path in ["/v1/transfers", "/v1/ranks", "/v1/ranks/events", "/v1/handles", "/metrics", "/version", "/nowhere"] {

@@ -10,9 +10,9 @@ use futures_util::future::BoxFuture;
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric};
+use secrets::Tokens;
 use serde_json::{Value, json};
 use side_channel::{Endpoint, InProcess};
-use sidecar::auth::Token;
 use sidecar::digest::source::NoSources;
 use sidecar::engine_http::{EngineHttp, GetError, Page, TcpEngine};
 use sidecar::fabrics::{Fabrics, MadeAgent};
@@ -63,7 +63,7 @@ impl EngineHttp for RouterEngine {
 pub(crate) fn parts() -> Parts {
     Parts {
         fabrics: Arc::new(Loopback(LoopbackNet::new())),
-        engine: Arc::new(TcpEngine::new(NOBODY.parse().unwrap())),
+        engine: Arc::new(TcpEngine::new(NOBODY.parse().unwrap(), None)),
         side_channel: Arc::new(InProcess::new()),
         receipts: Arc::new(NoReceiptSink),
         spans: Spans::default(),
@@ -143,7 +143,7 @@ impl Answer {
 }
 
 impl Rig {
-    pub(crate) async fn new(role: Role, dp_size: u16, offset: u16, token: Option<Token>) -> Self {
+    pub(crate) async fn new(role: Role, dp_size: u16, offset: u16, token: Option<Arc<Tokens>>) -> Self {
         let lifecycle = Lifecycle::default();
         let config = config(role, dp_size, offset);
         let pod = Pod::start(config, parts(), lifecycle.tasks(), lifecycle.core().clone()).await.unwrap();

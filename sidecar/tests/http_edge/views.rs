@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use axum::body::Body;
 use axum::http::Request;
+use secrets::Tokens;
 use serde_json::json;
-use sidecar::auth::Token;
 use sidecar::model::Role;
 
 use crate::rig::Rig;
@@ -128,7 +128,7 @@ async fn promtool_can_read_the_page_in_either_format() {
 async fn the_page_for_people_allows_nothing_inline_and_needs_no_token() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"open-sesame").unwrap();
-    let rig = Rig::new(Role::Decode, 1, 0, Some(Token::from_file(file.path()).unwrap())).await;
+    let rig = Rig::new(Role::Decode, 1, 0, Some(Tokens::from_file(file.path()).unwrap())).await;
     for (path, media_type) in
         [("/debug", "text/html"), ("/debug/page.js", "text/javascript"), ("/debug/page.css", "text/css")]
     {
