@@ -47,7 +47,7 @@ pub(super) struct StartBody {
     #[serde(default)]
     #[schema(pattern = "^(off|full|sample:([2-9]|[1-9][0-9]{1,8}))$")]
     verify: Option<String>,
-    /// The sidecar of the prefill's pod, `http://HOST:PORT`: whom to ask for digests
+    /// The sidecar of the prefill's pod, `http://HOST:PORT` or https: whom to ask for digests
     #[serde(default)]
     #[schema(pattern = "^http://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$")]
     source_sidecar: Option<String>,
