@@ -4,13 +4,16 @@
   peer.py reader BYTES ERROR_HANDLING       reads; commands and answers are those of bench/nixl/src/main.rs
 
 Reads go the way that vLLM's connector takes: both sides' blocks are prepared once, a read names them by number, its state is asked for without
-a pause. Blocks land in the order of the prompt. Nothing is set but error handling, and that only where the row is about it.
+a pause. Blocks land in the order of the prompt. Nothing of NIXL is set but error handling, and that only where the row is about it.
+numpy asks for huge pages of its own accord, torch, whose memory vLLM's cache is, does not: here it is told not to.
 """
 
 import json
 import os
 import sys
 import time
+
+os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"
 
 import numpy as np
 from nixl_cu13._api import nixl_agent, nixl_agent_config

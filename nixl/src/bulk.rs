@@ -2,7 +2,7 @@
 
 use tokio::task::{JoinError, spawn_blocking};
 
-/// What is done in place: some 20 µs of memory traffic, less than a thread takes to be woken and to answer.
+/// What is done in place: memory traffic that takes less time than a thread takes to be woken and to answer.
 const IN_PLACE: u64 = 256 << 10;
 
 /// Does work that touches so many bytes: a few in place, more on a worker thread, where it keeps no other task waiting.

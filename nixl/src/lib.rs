@@ -33,6 +33,7 @@ pub mod memory;
 pub mod name;
 pub mod pending;
 pub mod region;
+mod spin;
 
 pub use agent::{Agent, AgentConfig, AgentError, Progress, ProgressInterval};
 pub use descs::{LocalDescs, MemKind, PeerMemory, RemoteDescs};

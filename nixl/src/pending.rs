@@ -5,11 +5,15 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::error::FabricError;
+use crate::{error::FabricError, spin};
+
+/// A small read ends sooner than a thread wakes.
+const AWAKE: Duration = Duration::from_micros(50);
 
 /// The answer to one command.
 ///
@@ -58,13 +62,23 @@ impl<T> Pending<T> {
         Self(State::Ready(Some(answer)))
     }
 
-    /// Waits on this thread; must not be called on a thread that runs async tasks.
+    /// Waits on this thread, awake for the first 50 µs; must not be called on a thread that runs async tasks.
     ///
     /// # Errors
     /// Whatever the command ended with.
     pub fn wait(self) -> Result<T, FabricError> {
         match self.0 {
-            State::Waiting(receiver) => receiver.blocking_recv().unwrap_or(Err(FabricError::Lost)),
+            State::Waiting(mut receiver) => {
+                let look = || match receiver.try_recv() {
+                    Ok(answer) => Some(answer),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Closed) => Some(Err(FabricError::Lost)),
+                };
+                match spin::until(AWAKE, look) {
+                    Some(answer) => answer,
+                    None => receiver.blocking_recv().unwrap_or(Err(FabricError::Lost)),
+                }
+            }
             State::Ready(answer) => answer.unwrap_or(Err(FabricError::Lost)),
         }
     }

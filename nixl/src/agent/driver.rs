@@ -125,13 +125,19 @@ impl Driver {
                 limit = Some(limit.unwrap_or(CLOSING_LAP).min(CLOSING_LAP));
             }
             self.shared.lap_ends(&self.transfers, self.backlog.len());
-            if limit != Some(Duration::ZERO) {
-                self.inbox.wait(limit);
+            if limit == Some(Duration::ZERO) {
+                // Whoever shares this core may have what the poll waits for.
+                std::thread::yield_now();
+            } else {
+                self.inbox.wait(self.pace.awake(now), limit);
             }
         }
     }
 
     fn lap(&mut self, taken: Taken) {
+        if !taken.commands.is_empty() {
+            self.pace.asked(clock::now());
+        }
         for command in taken.commands {
             for urgent in self.inbox.take_urgent() {
                 self.carry_out(urgent);
@@ -141,10 +147,12 @@ impl Driver {
         for retired in taken.retired {
             self.let_go(retired);
         }
-        if self.transfers.poll(&self.raw) > 0 {
-            self.pace.reset();
-            // Its notification leaves with the poll that saw the end, or soon after.
-            self.sent = Some(clock::now());
+        let ended = self.transfers.poll(&self.raw);
+        if ended.reads > 0 {
+            let now = clock::now();
+            self.pace.happened(now);
+            // A notification leaves with the poll that saw the end, or soon after.
+            self.sent = if ended.notifying { Some(now) } else { self.sent };
         }
         self.ask_for_notifications(taken.attention);
         self.forget_idle_peers();
@@ -152,7 +160,7 @@ impl Driver {
 
     /// None: until somebody leaves something.
     fn next_wait(&mut self, attention: Option<Attention>, now: Instant) -> Option<Duration> {
-        let in_flight = (self.transfers.in_flight() > 0).then(|| self.pace.next());
+        let in_flight = (self.transfers.in_flight() > 0).then(|| self.pace.next(now));
         let lingering = self.sent.and_then(|sent| pace::linger(now.saturating_duration_since(sent)));
         if lingering.is_none() {
             self.sent = None;
@@ -209,16 +217,19 @@ impl Driver {
             Ok(request) => {
                 let (bytes, descs) = (read.local.bytes(), read.local.entries().len());
                 let pins = Pins::Listed { _local: read.local };
-                self.start(Start { request, pins, peer: read.peer, bytes, descs, answers });
+                let notifying = read.notify.is_some();
+                self.start(Start { request, pins, peer: read.peer, bytes, descs, notifying, answers });
             }
             Err(error) => refuse(answers, error),
         }
     }
 
     fn start(&mut self, start: Start) {
+        let notifying = start.notifying;
         self.transfers.post(&self.raw, start);
-        self.pace.reset();
-        self.sent = Some(clock::now());
+        let now = clock::now();
+        self.pace.happened(now);
+        self.sent = if notifying { Some(now) } else { self.sent };
     }
 
     fn room(&self) -> Result<(), FabricError> {

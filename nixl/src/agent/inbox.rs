@@ -1,6 +1,14 @@
 //! What others leave for the agent's thread: commands (bounded), what may be let go, and the wish to end.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -17,6 +25,7 @@ use crate::{
     name::AgentName,
     pending::Answer,
     region::Region,
+    spin,
 };
 
 #[derive(Debug)]
@@ -52,6 +61,8 @@ pub(super) struct Inbox {
     state: Mutex<State>,
     changed: Condvar,
     capacity: usize,
+    /// How often something was left: what the thread looks at while it waits awake.
+    left: AtomicU64,
 }
 
 struct State {
@@ -64,6 +75,12 @@ struct State {
     /// How long transfers in flight may take to end, once somebody wants the agent to end.
     close: Option<Duration>,
     woken: bool,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        !self.woken && self.commands.is_empty() && self.urgent.is_empty()
+    }
 }
 
 /// What the thread takes out in one lap.
@@ -84,7 +101,7 @@ impl Inbox {
             close: None,
             woken: false,
         };
-        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), capacity })
+        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), capacity, left: AtomicU64::new(0) })
     }
 
     /// Leaves a command. A refused one is dropped, which answers nobody: the caller does.
@@ -99,7 +116,7 @@ impl Inbox {
         }
         queue.push_back(command);
         drop(state);
-        self.changed.notify_one();
+        self.wake();
         Ok(())
     }
 
@@ -136,10 +153,17 @@ impl Inbox {
         Taken { commands, retired: std::mem::take(&mut state.retired), attention: state.attention, close: state.close }
     }
 
-    /// Waits until something is there, at most `limit`.
-    pub(super) fn wait(&self, limit: Option<Duration>) {
+    /// Waits until something is there, at most `limit`; awake at first.
+    pub(super) fn wait(&self, awake: Duration, limit: Option<Duration>) {
+        let seen = self.left.load(Ordering::Acquire);
+        if !awake.is_zero() && self.state.lock().is_empty() {
+            let changed = || (self.left.load(Ordering::Acquire) != seen).then_some(());
+            if spin::until(limit.map_or(awake, |limit| awake.min(limit)), changed).is_some() {
+                return;
+            }
+        }
         let mut state = self.state.lock();
-        if state.woken || !state.commands.is_empty() || !state.urgent.is_empty() {
+        if !state.is_empty() {
             return;
         }
         // A wait that ends early only makes one lap more.
@@ -154,6 +178,11 @@ impl Inbox {
         act(&mut state);
         state.woken = true;
         drop(state);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.left.fetch_add(1, Ordering::Release);
         self.changed.notify_one();
     }
 }

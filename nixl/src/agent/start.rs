@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{
-    Agent,
+    Agent, clock,
     config::{AgentConfig, AgentError, Progress},
     driver::Driver,
     inbox::Inbox,
@@ -50,6 +50,8 @@ impl Agent {
             match set_up(api, &config, &params) {
                 Ok(raw) => {
                     drop(started.send(Ok(())));
+                    // After NIXL has started its own threads: they would inherit it.
+                    clock::sleep_exactly();
                     drive(Driver::new(raw, &shared, config.max_in_flight, stream));
                 }
                 Err(error) => drop(started.send(Err(error))),

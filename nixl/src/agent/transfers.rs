@@ -33,6 +33,7 @@ struct InFlight {
     peer: AgentName,
     bytes: u64,
     descs: usize,
+    notifying: bool,
     started: Instant,
     post: Duration,
     done: Answer<ReadDone>,
@@ -53,7 +54,18 @@ pub(super) struct Start {
     pub(super) peer: AgentName,
     pub(super) bytes: u64,
     pub(super) descs: usize,
+    /// The peer is sent a notification with it.
+    pub(super) notifying: bool,
     pub(super) answers: ReadAnswers,
+}
+
+/// What one round of polls has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ended {
+    /// Reads that have ended, well or not.
+    pub(super) reads: usize,
+    /// One of them sends a notification.
+    pub(super) notifying: bool,
 }
 
 #[derive(Debug, Default)]
@@ -95,12 +107,12 @@ impl Transfers {
 
     /// Posts a read; it may have ended when this returns.
     pub(super) fn post(&mut self, raw: &RawAgent, start: Start) {
-        let Start { mut request, pins, peer, bytes, descs, answers } = start;
+        let Start { mut request, pins, peer, bytes, descs, notifying, answers } = start;
         let ReadAnswers { posted, done } = answers;
         let started = clock::now();
         let progress = raw.post(&mut request);
         let post = started.elapsed();
-        let read = InFlight { request, pins, peer, bytes, descs, started, post, done };
+        let read = InFlight { request, pins, peer, bytes, descs, notifying, started, post, done };
         match progress {
             Ok(Progress::Running) => {
                 posted.send(Ok(()));
@@ -118,24 +130,28 @@ impl Transfers {
         }
     }
 
-    /// Asks for each read once. Answers how many have ended.
-    pub(super) fn poll(&mut self, raw: &RawAgent) -> usize {
-        let before = self.in_flight.len();
+    /// Asks for each read once.
+    pub(super) fn poll(&mut self, raw: &RawAgent) -> Ended {
+        let mut ended = Ended::default();
         let mut index = 0;
         while let Some(read) = self.in_flight.get_mut(index) {
-            match raw.progress(&mut read.request) {
-                Ok(Progress::Running) => index += 1,
-                Ok(Progress::Done) => {
-                    let read = self.in_flight.swap_remove(index);
-                    self.landed(raw, read);
+            let answer = match raw.progress(&mut read.request) {
+                Ok(Progress::Running) => {
+                    index += 1;
+                    continue;
                 }
-                Err(error) => {
-                    let read = self.in_flight.swap_remove(index);
-                    self.failed(raw, read, FabricError::Transfer(error));
-                }
+                Ok(Progress::Done) => Ok(()),
+                Err(error) => Err(FabricError::Transfer(error)),
+            };
+            let read = self.in_flight.swap_remove(index);
+            ended.reads += 1;
+            ended.notifying |= read.notifying;
+            match answer {
+                Ok(()) => self.landed(raw, read),
+                Err(error) => self.failed(raw, read, error),
             }
         }
-        before - self.in_flight.len()
+        ended
     }
 
     fn landed(&mut self, raw: &RawAgent, read: InFlight) {

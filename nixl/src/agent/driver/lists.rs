@@ -46,8 +46,9 @@ impl Driver {
         match made {
             Ok((request, bytes)) => {
                 let (peer, descs) = (read.remote.peer().clone(), read.pairs.len());
+                let notifying = read.notify.is_some();
                 let pins = Pins::Prepared { _local: read.local, _remote: read.remote };
-                self.start(Start { request, pins, peer, bytes, descs, answers });
+                self.start(Start { request, pins, peer, bytes, descs, notifying, answers });
             }
             Err(error) => refuse(answers, error),
         }
