@@ -81,6 +81,18 @@ impl LocalDescs {
         self.region.owner()
     }
 
+    /// The same parts of the same memory, as another agent has registered it.
+    pub(crate) fn within(&self, region: &Region) -> Self {
+        Self { region: region.clone(), entries: self.entries.clone(), bytes: self.bytes }
+    }
+
+    /// The first `at` bytes and the rest; none when there is no rest, or nothing before it.
+    pub(crate) fn cut(&self, at: u64) -> Option<(Self, Self)> {
+        let (one, two) = cut(&self.entries, at)?;
+        let list = |entries, bytes| Self { region: self.region.clone(), entries, bytes };
+        Some((list(one, at), list(two, self.bytes.saturating_sub(at))))
+    }
+
     /// The first `count` entries, at least one.
     pub(crate) fn first(&self, count: usize) -> Self {
         let entries: Vec<_> = self.entries.iter().copied().take(count.max(1)).collect();
@@ -129,11 +141,33 @@ impl RemoteDescs {
         &self.entries
     }
 
+    /// The first `at` bytes and the rest; none when there is no rest, or nothing before it.
+    pub(crate) fn cut(&self, at: u64) -> Option<(Self, Self)> {
+        let (one, two) = cut(&self.entries, at)?;
+        let list = |entries| Self { kind: self.kind, device: self.device, entries };
+        Some((list(one), list(two)))
+    }
+
     /// The first `count` entries, at least one.
     pub(crate) fn first(&self, count: usize) -> Self {
         let entries = self.entries.iter().copied().take(count.max(1)).collect();
         Self { kind: self.kind, device: self.device, entries }
     }
+}
+
+/// Where each begins, and its length.
+type Entries = Vec<(u64, u64)>;
+
+/// Cuts a list after its first `at` bytes; an entry that the cut goes through is in both.
+fn cut(entries: &[(u64, u64)], at: u64) -> Option<(Entries, Entries)> {
+    let (mut one, mut two, mut left) = (Vec::new(), Vec::new(), at);
+    for &(start, len) in entries {
+        let here = len.min(left);
+        left -= here;
+        one.extend((here > 0).then_some((start, here)));
+        two.extend((here < len).then_some((start.saturating_add(here), len - here)));
+    }
+    (!one.is_empty() && !two.is_empty()).then_some((one, two))
 }
 
 fn check_lengths(entries: &[(u64, u64)]) -> Result<(), DescError> {
@@ -179,5 +213,13 @@ mod tests {
         assert!(RemoteDescs::new(&peer, [(u64::MAX, 2)]).is_err());
         assert_eq!(RemoteDescs::new(&peer, []), Err(DescError::Empty));
         assert_eq!(RemoteDescs::new(&peer, [(0x1000, 0)]), Err(DescError::ZeroLength { index: 0 }));
+    }
+
+    #[test]
+    fn a_list_is_cut_between_its_entries_or_through_one() {
+        let list = [(100, 4), (200, 4), (300, 2)];
+        assert_eq!(cut(&list, 4), Some((vec![(100, 4)], vec![(200, 4), (300, 2)])));
+        assert_eq!(cut(&list, 7), Some((vec![(100, 4), (200, 3)], vec![(203, 1), (300, 2)])));
+        assert_eq!((cut(&list, 0), cut(&list, 10), cut(&list, 11)), (None, None, None));
     }
 }

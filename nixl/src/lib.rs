@@ -12,6 +12,7 @@
 //! | [`descs`] | range-checked descriptor lists of both sides |
 //! | [`error`] | what can go wrong, and whether memory is quiet after it |
 //! | [`agent`] | the real fabric: a NIXL agent on its own thread |
+//! | [`lanes`] | a fabric over two agents, for reads that a thread copies |
 //! | [`loopback`] | a fabric inside one process, by `memcpy` |
 //! | [`faulty`] | a fabric around another one that goes wrong on purpose |
 //! | [`bulk`] | work over bytes, where it disturbs nobody |
@@ -28,6 +29,7 @@ pub mod descs;
 pub mod error;
 pub mod fabric;
 pub mod faulty;
+pub mod lanes;
 pub mod loopback;
 pub mod memory;
 pub mod name;
@@ -39,6 +41,7 @@ pub use agent::{Agent, AgentConfig, AgentError, Progress, ProgressInterval};
 pub use descs::{LocalDescs, MemKind, PeerMemory, RemoteDescs};
 pub use error::{DescError, FabricError, NixlError};
 pub use fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading};
+pub use lanes::{Cores, Lanes};
 pub use memory::{AccessError, HugePages, Memory, MemoryError};
 pub use name::AgentName;
 pub use pending::{Answer, Pending};

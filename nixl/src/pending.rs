@@ -4,7 +4,9 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
     time::Duration,
 };
 
@@ -25,6 +27,8 @@ pub struct Pending<T>(State<T>);
 enum State<T> {
     Waiting(oneshot::Receiver<Result<T, FabricError>>),
     Ready(Option<Result<T, FabricError>>),
+    /// Put together of the answers of several commands.
+    Composed(Pin<Box<dyn Future<Output = Result<T, FabricError>> + Send>>),
 }
 
 /// The end that answers. Dropping it unused answers [`FabricError::Lost`].
@@ -62,6 +66,11 @@ impl<T> Pending<T> {
         Self(State::Ready(Some(answer)))
     }
 
+    /// An answer made of others, whenever it is asked for: the commands behind them were given already.
+    pub(crate) fn of(answer: impl Future<Output = Result<T, FabricError>> + Send + 'static) -> Self {
+        Self(State::Composed(Box::pin(answer)))
+    }
+
     /// Waits on this thread, awake for the first 50 µs; must not be called on a thread that runs async tasks.
     ///
     /// # Errors
@@ -80,11 +89,32 @@ impl<T> Pending<T> {
                 }
             }
             State::Ready(answer) => answer.unwrap_or(Err(FabricError::Lost)),
+            State::Composed(answer) => block_on(answer),
         }
     }
 }
 
-// Nothing here is ever pinned in place: the answer is moved out whole.
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(mut answer: Pin<Box<dyn Future<Output = T> + Send>>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match answer.as_mut().poll(&mut context) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+// Nothing here is ever pinned in place: an answer is moved out whole, and a future has its own box.
 impl<T> Unpin for Pending<T> {}
 
 impl<T> Future for Pending<T> {
@@ -99,6 +129,11 @@ impl<T> Future for Pending<T> {
                 Poll::Ready(answer.unwrap_or(Err(FabricError::Lost)))
             }
             State::Ready(answer) => Poll::Ready(answer.take().unwrap_or(Err(FabricError::Lost))),
+            State::Composed(answer) => {
+                let Poll::Ready(answer) = answer.as_mut().poll(context) else { return Poll::Pending };
+                this.0 = State::Ready(None);
+                Poll::Ready(answer)
+            }
         }
     }
 }

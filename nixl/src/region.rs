@@ -36,7 +36,12 @@ impl Owner {
 }
 
 /// What ends a registration when it is dropped; each fabric brings its own.
-pub(crate) trait Registration: Send + Sync + 'static {}
+pub(crate) trait Registration: Send + Sync + 'static {
+    /// The same memory as the agents behind a fabric of several know it: the first one's region, and the second one's once there is one.
+    fn parts(&self) -> Option<(&Region, Option<&Region>)> {
+        None
+    }
+}
 
 /// Memory registered with one agent. Cloning shares it; it is deregistered when the last clone, and the last descriptor list
 /// made from it, is gone, and only then may its memory go.
@@ -46,16 +51,20 @@ pub struct Region(Arc<Inner>);
 struct Inner {
     owner: Owner,
     memory: Memory,
-    _registration: Box<dyn Registration>,
+    registration: Box<dyn Registration>,
 }
 
 impl Region {
     pub(crate) fn new(owner: Owner, memory: Memory, registration: impl Registration) -> Self {
-        Self(Arc::new(Inner { owner, memory, _registration: Box::new(registration) }))
+        Self(Arc::new(Inner { owner, memory, registration: Box::new(registration) }))
     }
 
     pub(crate) fn owner(&self) -> Owner {
         self.0.owner
+    }
+
+    pub(crate) fn parts(&self) -> Option<(&Self, Option<&Self>)> {
+        self.0.registration.parts()
     }
 
     /// The memory, to register it with a second agent.

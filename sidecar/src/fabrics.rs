@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use nixl::{Agent, AgentConfig, AgentName, Fabric};
+use nixl::{Agent, AgentConfig, AgentError, AgentName, Cores, Fabric, Lanes};
 
 use crate::transport::Transport;
 
@@ -42,24 +42,29 @@ pub struct FabricsError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Agents of the real library, each with a thread of its own.
-#[derive(Clone, Copy, Debug)]
+/// Agents of the real library, each with a thread of its own. Initiators are given a second one where that makes reads faster ([`Lanes`]).
+#[derive(Clone, Debug)]
 pub struct NixlFabrics {
     api: &'static nixl_sys::Api,
+    cores: Arc<Cores>,
 }
 
 impl NixlFabrics {
     /// Agents of this library.
     pub fn new(api: &'static nixl_sys::Api) -> Self {
-        Self { api }
+        Self { api, cores: Cores::of_this_process() }
     }
 
-    fn start(&self, config: AgentConfig) -> MadeAgent {
-        let (api, name) = (self.api, config.name.clone());
-        let starting = tokio::task::spawn_blocking(move || Agent::start(api, config));
+    fn start(
+        &self,
+        config: AgentConfig,
+        start: impl FnOnce(AgentConfig) -> Result<Arc<dyn Fabric>, AgentError> + Send + 'static,
+    ) -> MadeAgent {
+        let name = config.name.clone();
+        let starting = tokio::task::spawn_blocking(move || start(config));
         Box::pin(async move {
             match starting.await {
-                Ok(Ok(agent)) => Ok(agent as Arc<dyn Fabric>),
+                Ok(Ok(agent)) => Ok(agent),
                 Ok(Err(source)) => Err(FabricsError { name, source: Box::new(source) }),
                 Err(ended) => Err(FabricsError { name, source: Box::new(ended) }),
             }
@@ -69,11 +74,13 @@ impl NixlFabrics {
 
 impl Fabrics for NixlFabrics {
     fn pull(&self, name: AgentName) -> MadeAgent {
-        self.start(AgentConfig::pull(name))
+        let (api, cores) = (self.api, Arc::clone(&self.cores));
+        self.start(AgentConfig::pull(name), move |config| Ok(Lanes::start(api, config, cores)?))
     }
 
     fn serve(&self, name: AgentName) -> MadeAgent {
-        self.start(AgentConfig::serve(name))
+        let api = self.api;
+        self.start(AgentConfig::serve(name), move |config| Ok(Agent::start(api, config)?))
     }
 
     fn transport(&self) -> Option<Transport> {

@@ -20,7 +20,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use nixl::{Agent, AgentConfig, AgentName};
+use nixl::{Agent, AgentConfig, AgentName, Cores, Lanes};
+use nixl_sys::Api;
 use std::sync::Arc;
 
 #[derive(Debug, Parser)]
@@ -81,18 +82,31 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match cli.role {
         Role::Source { bytes } => source::serve(&*agent(cli, "source", AgentConfig::serve)?, bytes),
-        Role::Reader { bytes } => work::obey(reader::Reader::new(agent(cli, "reader", AgentConfig::pull)?, bytes)?),
+        Role::Reader { bytes } => {
+            let (api, config) = configured(cli, "reader", AgentConfig::pull)?;
+            let fabric = Lanes::start(api, config, Cores::of_this_process()).context("make the agent")?;
+            work::obey(reader::Reader::new(fabric, bytes)?)
+        }
         Role::Copy { source_bytes, bytes } => work::obey(copy::Copy::new(source_bytes, bytes)?),
         Role::Machine => source::machine(&*agent(cli, "machine", AgentConfig::pull)?),
     }
 }
 
-/// An agent as the sidecar makes it.
 fn agent(cli: &Cli, name: &str, config: impl FnOnce(AgentName) -> AgentConfig) -> Result<Arc<Agent>> {
-    let api = nixl_sys::Api::load(None)?;
+    let (api, config) = configured(cli, name, config)?;
+    Agent::start(api, config).context("make the agent")
+}
+
+/// An agent as the sidecar makes it.
+fn configured(
+    cli: &Cli,
+    name: &str,
+    config: impl FnOnce(AgentName) -> AgentConfig,
+) -> Result<(&'static Api, AgentConfig)> {
+    let api = Api::load(None)?;
     let mut config = config(AgentName::new(format!("bench-{name}-{}", std::process::id()))?);
     if cli.error_handling == ErrorHandling::None {
         config.backend_params.push(("ucx_error_handling_mode".to_owned(), "none".to_owned()));
     }
-    Agent::start(api, config).context("make the agent")
+    Ok((api, config))
 }

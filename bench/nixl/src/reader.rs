@@ -11,14 +11,14 @@ use kv::ids::BlockId;
 use kv::layout::{KvLayout, MemoryKind, RegionGroup, RegionLayout};
 use kv::slots::{Ask, Slots};
 use nixl::{
-    Agent, AgentName, Fabric as _, HugePages, LocalDescs, MemKind, Memory, PeerMemory, Read, Region, RemoteDescs,
+    AgentName, Fabric as _, HugePages, Lanes, LocalDescs, MemKind, Memory, PeerMemory, Read, Region, RemoteDescs,
 };
 
 use crate::work::{Blocks, Moved, Mover, Peer};
 
 #[derive(Debug)]
 pub(crate) struct Reader {
-    agent: Arc<Agent>,
+    agent: Arc<Lanes>,
     region: Region,
     peer: Option<(AgentName, PeerMemory, u64)>,
     work: Option<Work>,
@@ -33,7 +33,7 @@ struct Work {
 }
 
 impl Reader {
-    pub(crate) fn new(agent: Arc<Agent>, bytes: u64) -> Result<Self> {
+    pub(crate) fn new(agent: Arc<Lanes>, bytes: u64) -> Result<Self> {
         let memory = Memory::host(bytes, HugePages::Try)?;
         memory.fill(0..bytes, 0)?;
         let region = agent.register(memory).wait()?;

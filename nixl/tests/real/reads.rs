@@ -1,9 +1,9 @@
 //! Reads between two processes: every byte compared, the notification seen.
 
 use bytes::Bytes;
-use nixl::{AgentConfig, AgentName, Closed, Fabric, FabricError, HugePages, Memory, agent::PreparedRead};
+use nixl::{AgentConfig, AgentName, Closed, Cores, Fabric, FabricError, HugePages, Lanes, Memory, agent::PreparedRead};
 
-use crate::peer::{DEADLINE, Peer, agent, pattern};
+use crate::peer::{DEADLINE, Peer, agent, pattern, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -114,4 +114,45 @@ fn junk_metadata_and_unadvertised_memory_are_errors_that_leave_memory_quiet() {
     let refused = agent.read(liar).done.wait().unwrap_err();
     assert!(matches!(refused, FabricError::Nixl(_)) && refused.memory_is_quiet(), "{refused:?}");
     assert_eq!(agent.close(DEADLINE).wait(), Ok(Closed::Quiet));
+}
+
+#[test]
+fn a_large_read_is_cut_where_a_thread_copies_and_brings_the_peers_bytes() {
+    let Some(api) = nixl_sys::testing::require_nixl() else { return };
+    let name = AgentName::new(format!("lanes-{}", std::process::id())).unwrap();
+    // Cores that there may not be: the parts then take turns.
+    let lanes = Lanes::start(api, AgentConfig::pull(name), Cores::new(2)).unwrap();
+    let served = Peer::start("lanes-served", 64 * MIB);
+    let peer = lanes.load_peer(Bytes::from(served.metadata.clone())).wait().unwrap();
+    let region = lanes.register(Memory::host(64 * MIB, HugePages::Try).unwrap()).wait().unwrap();
+    // In descending blocks, so that parts cannot be mixed up unseen; the middle one is cut, and so counts twice.
+    let block = 2 * MIB;
+    let parts: Vec<_> = (0..31).map(|at| (at * block, (30 - at) * block, block - 4096)).collect();
+    let read = || lanes.read(served.read(&peer, &region, &parts)).done.wait().unwrap();
+    let first = read();
+    let copied = first.post.saturating_mul(4) >= first.wire.saturating_mul(3);
+    if copied {
+        wait_until("a read is cut", || read().descs > parts.len());
+    }
+    println!(
+        "one part: post {:?}, wire {:?}; now {:?} by {} agents",
+        first.post,
+        first.wire,
+        read().wire,
+        lanes.agents()
+    );
+    assert_eq!(lanes.agents(), if copied { 2 } else { 1 }, "two where a thread copies, and only there");
+    region.fill(0..region.len(), 0xee).unwrap();
+    read();
+    let mut landed = vec![0; 64 << 20];
+    region.read_at(0, &mut landed).unwrap();
+    let mut expected = vec![0xee; 64 << 20];
+    for (from, to, len) in parts {
+        for at in 0..len {
+            expected[usize::try_from(to + at).unwrap()] = pattern(from + at);
+        }
+    }
+    assert!(landed == expected, "every byte in its place, and nothing else");
+    drop(region);
+    assert_eq!(lanes.close(DEADLINE).wait(), Ok(Closed::Quiet));
 }

@@ -1,0 +1,250 @@
+//! Two agents over the same memory, for reads that a thread copies.
+//!
+//! On one host UCX reads another process's memory by system calls that copy within `post`: one core's work, half of it looking up the
+//! source's 4 KiB pages. Two threads do it in half the time (docs/benchmarks.md). So once a large read has spent its time in its post, a
+//! second agent is started, and large reads from that peer are cut in two while a core is free for the second half. Where a NIC or a
+//! socket moves the bytes, nothing of that happens and there is one agent.
+//!
+//! To whoever uses it, it is one [`Fabric`]: a read has ended when both parts have; its memory is quiet when it is for both; closing it
+//! closes both.
+
+mod cores;
+mod second;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use nixl_sys::Api;
+use tokio::sync::mpsc;
+
+pub use cores::Cores;
+
+use crate::{
+    agent::{Agent, AgentConfig, AgentError},
+    descs::LocalDescs,
+    error::{DescError, FabricError},
+    fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading},
+    memory::Memory,
+    name::AgentName,
+    pending::Pending,
+    region::{Owner, Region},
+};
+use second::{Registered, Second};
+
+/// Smaller reads are not cut: waking the second thread costs some of what it saves.
+pub const LARGE: u64 = 4 << 20;
+/// Where a read may be cut.
+const GRAIN: u64 = 64 << 10;
+
+/// Starts the second agent; none when that fails.
+pub type StartSecond = Box<dyn Fn() -> Option<Arc<dyn Fabric>> + Send + Sync>;
+
+/// One fabric over one or two agents.
+pub struct Lanes {
+    main: Arc<dyn Fabric>,
+    second: Arc<Second>,
+    owner: Owner,
+    cores: Arc<Cores>,
+}
+
+impl Lanes {
+    /// Over a first agent that has no memory and no peers yet.
+    #[must_use]
+    pub fn new(main: Arc<dyn Fabric>, second: StartSecond, cores: Arc<Cores>) -> Arc<Self> {
+        Arc::new(Self { main, second: Second::new(second), owner: Owner::next(), cores })
+    }
+
+    /// Over a NIXL agent made of `config`; the second one is called the same with `-2`. Blocks as [`Agent::start`] does.
+    ///
+    /// # Errors
+    /// When NIXL cannot make the first one.
+    pub fn start(api: &'static Api, config: AgentConfig, cores: Arc<Cores>) -> Result<Arc<Self>, AgentError> {
+        let main = Agent::start(api, config.clone())?;
+        let second = move || {
+            let name = AgentName::new(format!("{}-2", config.name)).ok()?;
+            Some(Agent::start(api, AgentConfig { name, ..config.clone() }).ok()? as Arc<dyn Fabric>)
+        };
+        Ok(Self::new(main, Box::new(second), cores))
+    }
+
+    /// How many agents there are now: one or two.
+    #[must_use]
+    pub fn agents(&self) -> usize {
+        1 + usize::from(self.second.stats().is_some())
+    }
+
+    /// In one part. A large one shows who moves the bytes.
+    fn whole(&self, read: Read, main: &Region) -> Reading {
+        let large = read.local.bytes() >= LARGE;
+        let peer = read.peer.clone();
+        let reading = self.main.read(Read { local: read.local.within(main), ..read });
+        if !large || !self.cores.several() {
+            return reading;
+        }
+        let (second, core) = (Arc::clone(&self.second), self.cores.take(1));
+        let done = Pending::of(async move {
+            let done = reading.done.await;
+            drop(core);
+            if let Ok(done) = &done {
+                second.learn(&peer, copied_by_its_thread(done));
+            }
+            done
+        });
+        Reading { posted: reading.posted, done }
+    }
+
+    /// In two parts, if there is a second agent for it and a core.
+    fn cut(&self, read: &Read, main: &Region, other: Option<&Region>) -> Option<Reading> {
+        let other = other.filter(|_| read.local.bytes() >= LARGE && read.notify.is_none())?;
+        let agent = self.second.for_reads_from(&read.peer)?;
+        let cores = self.cores.take(2);
+        if cores.count() < 2 {
+            return None;
+        }
+        let at = (read.local.bytes() / 2).next_multiple_of(GRAIN);
+        let ((near, far), (near_source, far_source)) = (read.local.cut(at)?, read.remote.cut(at)?);
+        let part = |local: LocalDescs, remote| Read { peer: read.peer.clone(), local, remote, notify: None };
+        let one = self.main.read(part(near.within(main), near_source));
+        let two = agent.read(part(far.within(other), far_source.clone()));
+        let again = part(far.within(main), far_source);
+        let (second, first_agent) = (Arc::clone(&self.second), Arc::clone(&self.main));
+        let done = Pending::of(async move {
+            let _cores = cores;
+            let (one, two) = (one.done.await, two.done.await);
+            match (one, two) {
+                (Ok(one), Ok(two)) => {
+                    let done = together(one, two);
+                    second.learn(&again.peer, copied_by_its_thread(&done));
+                    Ok(done)
+                }
+                (Ok(one), Err(refused)) if refused.memory_is_quiet() => {
+                    second.refused(&again.peer);
+                    Ok(together(one, first_agent.read(again).done.await?))
+                }
+                (Err(quiet), Err(error)) if quiet.memory_is_quiet() => Err(error),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            }
+        });
+        Some(Reading { posted: one.posted, done })
+    }
+}
+
+/// Whether three quarters of the time were spent in the post.
+fn copied_by_its_thread(done: &ReadDone) -> bool {
+    done.post.saturating_mul(4) >= done.wire.saturating_mul(3)
+}
+
+fn together(one: ReadDone, two: ReadDone) -> ReadDone {
+    ReadDone {
+        bytes: one.bytes.saturating_add(two.bytes),
+        descs: one.descs.saturating_add(two.descs),
+        post: one.post.max(two.post),
+        wire: one.wire.max(two.wire),
+    }
+}
+
+fn worse(one: Closed, two: Closed) -> Closed {
+    match (one, two) {
+        (Closed::Stuck, _) | (_, Closed::Stuck) => Closed::Stuck,
+        (Closed::Destroyed, _) | (_, Closed::Destroyed) => Closed::Destroyed,
+        (Closed::Quiet, Closed::Quiet) => Closed::Quiet,
+    }
+}
+
+impl Fabric for Lanes {
+    fn name(&self) -> &AgentName {
+        self.main.name()
+    }
+
+    fn register(&self, memory: Memory) -> Pending<Region> {
+        let (owner, second) = (self.owner, Arc::clone(&self.second));
+        let registering = self.main.register(memory.clone());
+        Pending::of(async move {
+            let parts = second.registered(registering.await?).await;
+            Ok(Region::new(owner, memory, Registered(parts)))
+        })
+    }
+
+    fn local_metadata(&self) -> Pending<Bytes> {
+        self.main.local_metadata()
+    }
+
+    fn load_peer(&self, metadata: Bytes) -> Pending<AgentName> {
+        let second = Arc::clone(&self.second);
+        let loading = self.main.load_peer(metadata.clone());
+        Pending::of(async move {
+            let peer = loading.await?;
+            second.loaded(&peer, metadata);
+            Ok(peer)
+        })
+    }
+
+    fn forget_peer(&self, peer: AgentName) -> Pending<()> {
+        let other = self.second.forget(&peer);
+        let forgetting = self.main.forget_peer(peer);
+        let Some(other) = other else { return forgetting };
+        Pending::of(async move {
+            let (one, two) = (forgetting.await, other.await);
+            match two {
+                // It has refused to load the peer.
+                Err(FabricError::UnknownPeer(_)) => one,
+                Ok(()) | Err(_) => one.and(two),
+            }
+        })
+    }
+
+    fn read(&self, read: Read) -> Reading {
+        let region = read.local.region().clone();
+        match region.parts().filter(|_| region.owner() == self.owner) {
+            Some((main, other)) => self.cut(&read, main, other).unwrap_or_else(|| self.whole(read, main)),
+            None => {
+                let foreign = FabricError::Descs(DescError::ForeignRegion);
+                Reading { posted: Pending::ready(Err(foreign.clone())), done: Pending::ready(Err(foreign)) }
+            }
+        }
+    }
+
+    fn notify(&self, peer: AgentName, message: Bytes) -> Pending<()> {
+        self.main.notify(peer, message)
+    }
+
+    fn take_notifications(&self) -> Option<mpsc::Receiver<Notification>> {
+        self.main.take_notifications()
+    }
+
+    fn attention(&self, attention: Attention) {
+        self.main.attention(attention);
+    }
+
+    fn stats(&self) -> FabricStats {
+        let one = self.main.stats();
+        let Some(two) = self.second.stats() else { return one };
+        FabricStats {
+            alive: one.alive && two.alive,
+            queued: one.queued + two.queued,
+            in_flight: one.in_flight + two.in_flight,
+            in_flight_bytes: one.in_flight_bytes.saturating_add(two.in_flight_bytes),
+            buried: one.buried + two.buried,
+            buried_bytes: one.buried_bytes.saturating_add(two.buried_bytes),
+            failed_cleanups: one.failed_cleanups + two.failed_cleanups,
+            notifications_waiting: one.notifications_waiting,
+            lap: one.lap.max(two.lap),
+        }
+    }
+
+    fn close(&self, deadline: Duration) -> Pending<Closed> {
+        let other = self.second.close(deadline);
+        let closing = self.main.close(deadline);
+        let Some(other) = other else { return closing };
+        Pending::of(async move {
+            let (one, two) = (closing.await, other.await);
+            Ok(worse(one?, two?))
+        })
+    }
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").field("main", &self.main).field("agents", &self.agents()).finish_non_exhaustive()
+    }
+}
