@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 DEMO_ARGS ?=
+CHAOS_ARGS ?=
 BENCH_ROWS ?=
 BENCH_AREAS ?=
 PROFILE ?=
@@ -9,7 +10,7 @@ RECORD ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo soak test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-sidecar profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
+.PHONY: help setup setup-browser build demo soak chaos test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-sidecar profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,10 @@ demo: setup  ## prefill pod, decode pod, sidecars, router on this machine; check
 soak:  ## router and sidecars over a simulated network and a simulated NIXL, with faults: SEEDS=300, or SEED=17 with its events
 	$(CARGO) build --locked -p soak
 	@target/debug/soak $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),300) --report target/soak.json)
+
+chaos: setup  ## real processes over real NIXL under load, killed, frozen, drained and starved for 4 minutes; target/chaos/report.json (SEED=17)
+	$(CARGO) build --locked
+	@$(PYTHON) tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 test: setup $(if $(findstring browser,$(REQUIRE)),setup-browser)  ## every test, with what each measured or SKIPPED; REQUIRE=nixl,browser turns a skip into a failure
 	$(CARGO) test --workspace --locked -- --show-output

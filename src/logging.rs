@@ -30,6 +30,8 @@ enum Format {
 pub(crate) fn start(args: &Args) -> LogFilter {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&args.log);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that finds no room is lost. To say so on the same standard error would panic, in whatever task it was that logged.
+    let builder = builder.log_internal_errors(false);
     let json = match args.log_format {
         Format::Auto => !stderr().is_terminal(),
         Format::Text => false,

@@ -15,6 +15,7 @@ mod pace;
 mod prepared;
 mod raw;
 mod shared;
+mod shm;
 mod start;
 mod transfers;
 

@@ -45,8 +45,17 @@ impl Running {
     /// Starts `kvgate <args>` and waits until it has written its ports.
     pub(crate) fn start(args: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let ports = folder.path().join("ports.json");
         let log = File::create(folder.path().join("log")).expect("a log file");
+        Self::start_in(folder, args, log)
+    }
+
+    /// The same with its log somewhere else.
+    pub(crate) fn start_with(args: &str, log: File) -> Self {
+        Self::start_in(TempDir::new().expect("a temporary folder"), args, log)
+    }
+
+    fn start_in(folder: TempDir, args: &str, log: File) -> Self {
+        let ports = folder.path().join("ports.json");
         let child = kvgate(args)
             .arg("--ports-file")
             .arg(&ports)

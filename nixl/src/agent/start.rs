@@ -22,6 +22,7 @@ use super::{
     inbox::Inbox,
     raw::RawAgent,
     shared::Shared,
+    shm::Room,
 };
 use crate::fabric::Closed;
 
@@ -88,12 +89,15 @@ fn set_up(api: &'static Api, config: &AgentConfig, params: &[(CString, CString)]
     let name = CString::new(config.name.as_str()).unwrap_or_default();
     let mut raw = RawAgent::create(api, &name, progress_us).map_err(failed)?;
     let available = raw.plugins().map_err(failed)?;
+    let room = Room::look(&config.backend, params);
+    let params: Vec<_> = params.iter().cloned().chain(room.more.clone()).collect();
     let made = match CString::new(config.backend.as_str()) {
         Ok(plugin) if available.contains(&config.backend) => raw
-            .create_backend(&plugin, params)
+            .create_backend(&plugin, &params)
             .map_err(|source| AgentError::Backend { backend: config.backend.clone(), source }),
         _ => Err(AgentError::NoPlugin { wanted: config.backend.clone(), available }),
     };
+    drop(room);
     match made {
         Ok(()) => Ok(raw),
         Err(error) => {
