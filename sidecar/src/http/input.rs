@@ -161,5 +161,7 @@ pub(super) fn verify(text: &str) -> Result<kv::digest::Verify, Problem> {
 /// Where another pod's sidecar is asked.
 pub(super) fn sidecar(text: &str) -> Result<http::Uri, Problem> {
     let uri = text.parse().ok().filter(super::sources::is_sidecar);
-    uri.ok_or_else(|| Problem::field("source_sidecar", "must be http://HOST:PORT or https://HOST:PORT of the prefill pod's sidecar"))
+    uri.ok_or_else(|| {
+        Problem::field("source_sidecar", "must be http://HOST:PORT or https://HOST:PORT of the prefill pod's sidecar")
+    })
 }
