@@ -22,6 +22,7 @@ use kv::ids::{DpRank, LocalRank};
 use kv::placement::{self, Draw, Order, Orders, Placer, cost};
 
 use crate::config::Pairing;
+use crate::pod_local::Prefillers;
 use crate::targets::{Board, Fleet, Side, Target};
 
 pub(crate) use ask::Ask;
@@ -71,6 +72,7 @@ fn key(target: &Target) -> (usize, DpRank) {
 pub(crate) struct Terms<'a> {
     pub(crate) pairing: Pairing,
     pub(crate) wish: Wish,
+    pub(crate) prefillers: &'a Prefillers,
     pub(crate) avoid: &'a Avoid,
     /// By which policies, for which request; `None` only looks whether there is anybody.
     pub(crate) by: Option<(&'a Policies, &'a Ask)>,
@@ -84,11 +86,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn look(&mut self, fleet: &Fleet, side: Side, now_ms: u64, typical: u32) {
+    /// With `only`, no other pod counts.
+    fn look(&mut self, fleet: &Fleet, side: Side, only: Option<usize>, now_ms: u64, typical: u32) {
         self.figures.clear();
         self.places.clear();
         for (at, pod) in fleet.side(side).iter().enumerate() {
-            let open = !pod.is_draining() && pod.breaker.admits(now_ms);
+            let wanted = only.is_none_or(|only| only == pod.id.index);
+            let open = wanted && !pod.is_draining() && pod.breaker.admits(now_ms);
             for (local, rank) in (0..).map(LocalRank).zip(&pod.ranks) {
                 self.places.push((at, local));
                 self.figures.push(placement::Candidate {
@@ -138,7 +142,8 @@ thread_local! {
 /// What is being chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
-    Pair,
+    /// With a pod's index, no other pod prefills.
+    Pair(Option<usize>),
     /// The decode rank only, for a prefill that is done.
     DecodeFor((usize, DpRank)),
     /// The decode rank only, for a whole request.
@@ -148,7 +153,13 @@ enum Wanted {
 impl Terms<'_> {
     /// A prefill rank and a decode rank that go together, or `None` when no such pair is ready.
     pub(crate) fn pair(&self, board: &Board) -> Option<(Target, Target)> {
-        self.chosen(board, Wanted::Pair, true).or_else(|| self.chosen(board, Wanted::Pair, false))
+        [true, false].into_iter().find_map(|with_unlucky| match self.prefillers {
+            Prefillers::Any => self.chosen(board, Wanted::Pair(None), with_unlucky),
+            Prefillers::Nobody => None,
+            Prefillers::These(pods) => {
+                pods.iter().find_map(|pod| self.chosen(board, Wanted::Pair(Some(*pod)), with_unlucky))
+            }
+        })
     }
 
     /// Another decode rank for KV that a prefill rank holds already. Ranks that have failed are not taken again: a new prefill
@@ -167,11 +178,11 @@ impl Terms<'_> {
     fn chosen(&self, board: &Board, wanted: Wanted, with_unlucky: bool) -> Option<(Target, Target)> {
         let done = match wanted {
             Wanted::DecodeFor(prefill) => Some(prefill),
-            Wanted::Pair | Wanted::Alone => None,
+            Wanted::Pair(_) | Wanted::Alone => None,
         };
         let not_decode = self.avoid.lists(Side::Decode, with_unlucky);
         let not_prefill = match wanted {
-            Wanted::Pair => self.avoid.lists(Side::Prefill, with_unlucky),
+            Wanted::Pair(_) => self.avoid.lists(Side::Prefill, with_unlucky),
             Wanted::DecodeFor(_) | Wanted::Alone => Vec::new(),
         };
         let wish = placement::Wish {
@@ -188,17 +199,21 @@ impl Terms<'_> {
             Pairing::Same | Pairing::Any => placement::Pairing::Any,
         };
         let fleet = board.fleet();
+        let (only, is_pair) = match wanted {
+            Wanted::Pair(only) => (only, true),
+            Wanted::DecodeFor(_) | Wanted::Alone => (None, false),
+        };
         // Alone, the decode rank stands on both sides and only the second choice counts.
         let first_side = if wanted == Wanted::Alone { Side::Decode } else { Side::Prefill };
         SCRATCH.with_borrow_mut(|Scratch { prefill, decode, placer }| {
             let (now_ms, typical) = (board.now_ms(), board.typical());
-            prefill.look(&fleet, first_side, now_ms, typical);
-            decode.look(&fleet, Side::Decode, now_ms, typical);
+            prefill.look(&fleet, first_side, only, now_ms, typical);
+            decode.look(&fleet, Side::Decode, None, now_ms, typical);
             let (held_prefill, held_decode);
             let (mut orders, mut draw) = (Orders { prefill: Order::Least, decode: Order::Least }, Draw::default());
             if let Some((policies, ask)) = self.by {
                 draw = policies.draw();
-                if wanted == Wanted::Pair {
+                if is_pair {
                     held_prefill = policies.held(Side::Prefill, ask);
                     orders.prefill = policies.order(Side::Prefill, ask, &held_prefill);
                 }
@@ -209,7 +224,7 @@ impl Terms<'_> {
                 let pair = placer.choose(pairing, &orders, &prefill.figures, &decode.figures, &wish, draw)?;
                 if self.by.is_some() {
                     // Each refusal takes a rank out, so this ends.
-                    let led = wanted != Wanted::Pair || prefill.begin(&fleet, first_side, pair.prefill, now_ms);
+                    let led = !is_pair || prefill.begin(&fleet, first_side, pair.prefill, now_ms);
                     if !led || !decode.begin(&fleet, Side::Decode, pair.decode, now_ms) {
                         continue;
                     }
@@ -219,7 +234,7 @@ impl Terms<'_> {
                 let second = decode.target(&fleet, Side::Decode, pair.decode, tokens(Side::Decode))?;
                 if let Some((policies, ask)) = self.by {
                     board.learn_typical(tokens(Side::Decode));
-                    if wanted == Wanted::Pair {
+                    if is_pair {
                         policies.placed(ask, &first);
                     }
                     policies.placed(ask, &second);

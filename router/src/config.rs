@@ -11,6 +11,7 @@ pub mod limits;
 pub mod listen;
 pub mod observe;
 pub mod paths;
+pub mod pod_local;
 mod pod_url;
 pub mod targets;
 
@@ -32,6 +33,8 @@ pub struct Args {
     pub targets: targets::TargetArgs,
     #[command(flatten)]
     pub discovery: discovery::DiscoveryArgs,
+    #[command(flatten)]
+    pub pod_local: pod_local::PodLocalArgs,
     #[command(flatten)]
     pub listen: listen::ListenArgs,
     #[command(flatten)]
@@ -88,6 +91,8 @@ pub enum ConfigError {
 pub struct RouterConfig {
     pub targets: targets::Targets,
     pub discovery: discovery::Discovery,
+    /// Where a gateway says who prefills.
+    pub pod_local: Option<pod_local::PodLocal>,
     pub listen: listen::Listen,
     pub choice: choice::Choice,
     pub deadlines: deadlines::Deadlines,
@@ -113,11 +118,13 @@ impl Args {
     /// # Errors
     /// The first value that cannot be used.
     pub fn check(&self) -> Result<RouterConfig, ConfigError> {
-        let discovery = self.discovery.check()?;
+        let pod_local = self.pod_local.check(&self.discovery)?;
+        let discovery = self.discovery.check(pod_local.is_some())?;
         Ok(RouterConfig {
-            targets: self.targets.check(discovery.finds())?,
+            targets: self.targets.check(discovery.finds(), pod_local.as_ref())?,
             discovery,
-            listen: self.listen.check()?,
+            listen: self.listen.check(pod_local.is_some())?,
+            pod_local,
             choice: self.choice.check()?,
             deadlines: self.deadlines.check()?,
             failure: self.failure.check()?,

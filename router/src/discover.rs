@@ -46,14 +46,14 @@ pub(crate) struct Hands {
 
 impl Sources {
     /// Starts to follow everything that is configured.
-    pub(crate) fn start(discovery: &Discovery, named: [(Side, &[PodUrl], u16); 2], hands: &Hands) -> Self {
+    pub(crate) fn start(discovery: &Discovery, named: &[(Side, &[PodUrl], u16)], hands: &Hands) -> Self {
         let mut sources = Self::default();
         match discovery {
             Discovery::Off => {}
             Discovery::Dns { every } => {
                 for (side, urls, ranks) in named {
-                    for url in urls {
-                        let Some((source, host)) = of_name(side, url, ranks, hands.sidecars.is_some()) else {
+                    for url in *urls {
+                        let Some((source, host)) = of_name(*side, url, *ranks, hands.sidecars.is_some()) else {
                             continue;
                         };
                         let seen = sources.follow(source, hands);
@@ -63,7 +63,7 @@ impl Sources {
             }
             Discovery::Kubernetes(selected) => {
                 for (side, _, ranks) in named {
-                    let (source, wanted) = of_labels(side, selected, ranks, hands.sidecars);
+                    let Some((source, wanted)) = of_labels(*side, selected, *ranks, hands.sidecars) else { continue };
                     let seen = sources.follow(source, hands);
                     let api = selected.api.clone();
                     hands.watchers.tasks.spawn(kubernetes::follow(api, wanted, seen, hands.stop.clone()));
@@ -101,15 +101,22 @@ fn port(url: &Uri) -> (Scheme, u16) {
     (scheme, url.port_u16().unwrap_or(usual))
 }
 
-fn of_labels(side: Side, selected: &Selected, ranks: u16, sidecars: Option<Scheme>) -> (Source, kubernetes::Wanted) {
+/// `None` for a side that is not looked for.
+fn of_labels(
+    side: Side,
+    selected: &Selected,
+    ranks: u16,
+    sidecars: Option<Scheme>,
+) -> Option<(Source, kubernetes::Wanted)> {
     let (wanted, engine_port) = match side {
-        Side::Prefill => (&selected.prefill, selected.prefill_port),
-        Side::Decode => (&selected.decode, selected.decode_port),
+        Side::Prefill => (Some(&selected.prefill), selected.prefill_port),
+        Side::Decode => (selected.decode.as_ref(), selected.decode_port),
     };
+    let wanted = wanted?;
     let what = format!("{} in {}", wanted.selector, wanted.namespace);
     let sidecar = sidecars.map(|scheme| (scheme, selected.sidecar_port));
     let engine = (selected.engine_scheme, engine_port);
-    (Source { side, what, engine, sidecar, ranks }, wanted.clone())
+    Some((Source { side, what, engine, sidecar, ranks }, wanted.clone()))
 }
 
 async fn keep(source: Source, mut seen: watch::Receiver<Seen>, hands: Hands) {
@@ -159,7 +166,8 @@ fn reconcile(source: &Source, pods: &[Found], known: &mut BTreeMap<String, Arc<P
     }
 }
 
-fn at(address: IpAddr, (scheme, port): (Scheme, u16)) -> Option<Uri> {
+/// A server of an address.
+pub(crate) fn at(address: IpAddr, (scheme, port): (Scheme, u16)) -> Option<Uri> {
     let host = match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),

@@ -16,12 +16,18 @@ use crate::choice::{Avoid, Terms, Wish};
 use crate::error::{ApiError, Dialect};
 use crate::guard::{Door, Operator};
 use crate::models;
+use crate::pod_local::Prefillers;
 use crate::request;
 use crate::router::Shared;
 use crate::targets::{Candidate, Side};
 
 /// All routes of one door; its guard stands before them.
 pub(crate) fn routes(shared: Arc<Shared>, door: Door) -> Routes {
+    // A gateway's picker reads the engine's figures where it sends requests; this router's own are on the operators' port.
+    let figures = match (&shared.gateway, door) {
+        (Some(_), Door::Clients) => get(models::figures),
+        (Some(_), Door::Operators) | (None, _) => get(metrics),
+    };
     Routes::new()
         .route(Endpoint::Completions.path(), served(Endpoint::Completions))
         .route(Endpoint::Chat.path(), served(Endpoint::Chat))
@@ -31,7 +37,7 @@ pub(crate) fn routes(shared: Arc<Shared>, door: Door) -> Routes {
         .route("/health", get(ready))
         .route("/readyz", get(ready))
         .route("/livez", get(|| async { "alive" }))
-        .route("/metrics", get(metrics))
+        .route("/metrics", figures)
         .route("/version", get(version))
         .merge(crate::records::routes(door == Door::Operators))
         .merge(crate::workers::admin_routes())
@@ -59,12 +65,18 @@ async fn version(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "version": env!("CARGO_PKG_VERSION"), "git_sha": shared.git_sha }))
 }
 
-/// 200 when at least one pair can take a request; the body lists every target and, for operators, why it is not ready.
+/// 200 when at least one pair (in a decode pod: one decode rank) can take a request; the body lists every target and, for operators, why it is not ready.
 async fn ready(State(shared): State<Arc<Shared>>, operator: Option<Extension<Operator>>) -> Response {
     let avoid = Avoid::default();
-    let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, by: None };
+    let (pairing, wish, prefillers) = (shared.config.choice.pairing, Wish::default(), &Prefillers::Any);
+    let terms = Terms { pairing, wish, prefillers, avoid: &avoid, by: None };
     let draining = shared.admission.is_draining();
-    let ready = !draining && terms.pair(&shared.board).is_some();
+    // In a decode pod, who prefills is known with each request only.
+    let somebody = match shared.gateway {
+        None => terms.pair(&shared.board).is_some(),
+        Some(_) => terms.alone(&shared.board).is_some(),
+    };
+    let ready = !draining && somebody;
     let sides = [Side::Prefill, Side::Decode];
     let targets: Vec<Value> = sides
         .into_iter()

@@ -20,6 +20,7 @@
 //! | `admission` | how many at once |
 //! | `targets`, `watch`, `workers` | pods, ranks, and what is known of them; how they come and go |
 //! | `discover` | pods that are found in Kubernetes or by DNS, kept on the board |
+//! | `pod_local` | in a decode pod: what a gateway's headers say, as far as it is allowed |
 //! | `choice`, `breaker`, `ladder` | which ranks; which not for a while; what after a failure |
 //! | `engine` | the legs to vLLM |
 //! | `sidecar`, `handoff` | the sidecars' API; what is owed to them |
@@ -48,6 +49,7 @@ mod ladder;
 mod log_level;
 mod metrics;
 mod models;
+mod pod_local;
 mod records;
 mod relay;
 mod request;

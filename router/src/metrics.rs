@@ -24,6 +24,7 @@ use prometheus_client::registry::{Registry, Unit};
 use telemetry::trace::Spans;
 
 use crate::admission::Admission;
+use crate::pod_local::Headers;
 use crate::records::{Record, Records};
 use crate::spans;
 use crate::targets::Board;
@@ -55,6 +56,8 @@ pub(crate) struct Sources {
     pub(crate) records: u32,
     /// Where the spans of traced requests go.
     pub(crate) spans: Spans,
+    /// What became of a gateway's headers, in a decode pod.
+    pub(crate) prefiller_headers: Option<Headers>,
     /// Figures that other parts of the router bring; listed in docs/metrics.md like the rest.
     pub(crate) collectors: Vec<Box<dyn Collector>>,
 }
@@ -86,7 +89,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(sources: Sources) -> Self {
-        let Sources { admission, board, git_sha, peer_names, records, spans, collectors } = sources;
+        let Sources { admission, board, git_sha, peer_names, records, spans, prefiller_headers, collectors } = sources;
         let figures = Arc::new(Figures {
             ended: Family::default(),
             duration: PerLabel::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
@@ -113,6 +116,10 @@ impl Metrics {
         )));
         if figures.peer.is_some() {
             registry.register_collector(Box::new(peer::Workers::new(board)));
+        }
+        if let Some(headers) = prefiller_headers {
+            let help = "Requests of a gateway, by what became of the prefiller that it named";
+            registry.register("router_prefiller_header", help, headers);
         }
         registry.register_collector(Box::new(figures.spans.clone()));
         for collector in collectors {

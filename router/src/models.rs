@@ -1,4 +1,4 @@
-//! `/v1/models`: what the decode engines serve, as one list.
+//! `/v1/models`: what the decode engines serve, as one list; in a decode pod also its engine's `/metrics`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +20,27 @@ use crate::targets::{Pod, Side};
 
 /// Longest wait for an engine's list of models.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The local engine's metrics, in a decode pod.
+pub(crate) async fn figures(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
+    let Some(pod) = shared.board.fleet().side(Side::Decode).first().cloned() else {
+        return ApiError::not_ready("there is no decode engine".to_owned()).into_response();
+    };
+    match shared.engines.get(&pod.engine, "/metrics", &headers, DEADLINE).await {
+        Ok(answer) => {
+            let (head, body) = answer.into_parts();
+            let mut response = Response::new(Body::from(body));
+            *response.status_mut() = head.status;
+            *response.headers_mut() = toward_client(&head.headers);
+            response
+        }
+        Err(error) => {
+            tracing::warn!(pod = %pod.id, error = &error as &dyn std::error::Error, "the engine's metrics cannot be read");
+            let message = "the decode engine does not tell its metrics".to_owned();
+            ApiError::new(StatusCode::BAD_GATEWAY, "decode_unreachable", message, Outcome::Failed).into_response()
+        }
+    }
+}
 
 /// A model that only some decode engines serve is listed too. Engines that do not answer are left out as long as one does.
 pub(crate) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {

@@ -29,9 +29,10 @@ use crate::handoff::Claimed;
 use crate::headers::{PREFILL_RANK, Path};
 use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
+use crate::pod_local::Prefillers;
 use crate::router::Shared;
 use crate::spans::RequestTrace;
-use crate::targets::{Board, Occupied, Side, Target, TargetId};
+use crate::targets::{Board, Occupied, PodId, Side, Target, TargetId};
 use crate::trail::{Failed, Leg, Trail};
 use reply::{Begun, Client};
 
@@ -46,6 +47,8 @@ struct Job<'a> {
     headers: HeaderMap,
     body: RequestBody,
     wish: Wish,
+    /// Who may prefill it.
+    prefillers: Prefillers,
     ask: Ask,
     trail: &'a mut Trail,
     /// Ranks that have failed this request, once per failure.
@@ -116,8 +119,16 @@ async fn answer(
 ) -> Result<(Done, Running), ApiError> {
     let place = shared.admission.enter(request.extensions().get().unwrap_or(&Caller::default()))?;
     shared.retries.request();
-    let (head, body) = request.into_parts();
-    let wish = wish(shared, &head.headers)?;
+    let (mut head, body) = request.into_parts();
+    let picked = match &shared.gateway {
+        Some(gateway) => Some(gateway.picked(&mut head.headers).await?),
+        None => None,
+    };
+    let mut wish = wish(shared, &head.headers)?;
+    let prefillers = picked.map_or(Prefillers::Any, |picked| {
+        wish.decode = picked.decode.or(wish.decode);
+        picked.prefillers
+    });
     ended.trail.begin(Leg::Body);
     let (body, _reserved) = read_body(shared, body).await?;
     ended.trail.end(Leg::Body);
@@ -145,6 +156,7 @@ async fn answer(
         body,
         ask,
         wish,
+        prefillers,
         trail,
         blamed: Vec::new(),
         cached: Vec::new(),
@@ -179,6 +191,9 @@ impl Job<'_> {
     }
 
     fn plain_because(&self) -> Option<&'static str> {
+        if matches!(self.prefillers, Prefillers::Nobody) {
+            return Some("no_prefiller");
+        }
         let least = usize::try_from(self.shared.config.paths.min_prefill_tokens).unwrap_or(usize::MAX);
         if self.is_batch() {
             return None;
@@ -189,7 +204,8 @@ impl Job<'_> {
 
     fn terms<'a>(&'a self, avoid: &'a Avoid) -> Terms<'a> {
         let by = Some((&*self.shared.policies, &self.ask));
-        Terms { pairing: self.shared.config.choice.pairing, wish: self.wish, avoid, by }
+        let pairing = self.shared.config.choice.pairing;
+        Terms { pairing, wish: self.wish, prefillers: &self.prefillers, avoid, by }
     }
 
     /// Notes that an attempt has failed, and what comes next.
@@ -220,9 +236,8 @@ impl Job<'_> {
 }
 
 fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
-    if !shared.config.choice.allow_rank_headers {
-        return Ok(Wish::default());
-    }
+    // A gateway that knows ranks says the decode rank as vLLM reads it.
+    let (by_client, by_gateway) = (shared.config.choice.allow_rank_headers, shared.gateway.is_some());
     let rank = |name: &'static str| -> Result<Option<DpRank>, ApiError> {
         let Some(value) = headers.get(name) else { return Ok(None) };
         let rank = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(DpRank);
@@ -235,7 +250,10 @@ fn wish(shared: &Shared, headers: &HeaderMap) -> Result<Wish, ApiError> {
         }
         Err(ApiError::client(StatusCode::BAD_REQUEST, "rank_unknown", format!("{name}: there is no DP rank {rank}")))
     };
-    Ok(Wish { prefill: rank(PREFILL_RANK)?, decode: rank(DP_RANK)? })
+    Ok(Wish {
+        prefill: if by_client { rank(PREFILL_RANK)? } else { None },
+        decode: if by_client || by_gateway { rank(DP_RANK)? } else { None },
+    })
 }
 
 /// Reads a body, within its limit and the router's. The memory is given back when the answer has begun.
@@ -293,8 +311,13 @@ fn cut() -> ApiError {
 }
 
 /// No pair or rank can be chosen: which are missing, in words without addresses.
-fn not_ready(board: &Board, sides: &[Side]) -> ApiError {
-    let why: Vec<String> = sides.iter().map(|side| board.why_not_ready(*side)).filter(|why| !why.is_empty()).collect();
+fn not_ready(board: &Board, sides: &[Side], prefillers: &Prefillers) -> ApiError {
+    let meant = |pod: PodId| match (pod.side, prefillers) {
+        (Side::Prefill, Prefillers::These(pods)) => pods.contains(&pod.index),
+        (Side::Prefill, Prefillers::Any | Prefillers::Nobody) | (Side::Decode, _) => true,
+    };
+    let why: Vec<String> =
+        sides.iter().map(|side| board.why_not_ready(*side, meant)).filter(|why| !why.is_empty()).collect();
     let why = if why.is_empty() { "no ready ranks go together".to_owned() } else { why.join(", ") };
     ApiError::not_ready(format!("no rank can take the request: {why}"))
 }

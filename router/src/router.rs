@@ -26,6 +26,7 @@ use crate::handoff::Handoffs;
 use crate::keys::KeysFile;
 use crate::ladder::RetryBudget;
 use crate::metrics::{Metrics, Sources};
+use crate::pod_local::Gateway;
 use crate::sidecar::Sidecars;
 use crate::targets::{AlreadyThere, Board, PodSpec, Side};
 use crate::upstream::Upstream;
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) log_filter: LogFilter,
     pub(crate) board: Arc<Board>,
     pub(crate) discovery: discover::Sources,
+    /// Who says who prefills, in a decode pod.
+    pub(crate) gateway: Option<Arc<Gateway>>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) watchers: Watchers,
     pub(crate) admission: Arc<Admission>,
@@ -132,10 +135,13 @@ impl Router {
             stop: stop.clone(),
             sidecars: sidecar_scheme,
         };
-        let discovery = discover::Sources::start(&config.discovery, named, &hands);
+        // In a decode pod, decode is this pod and nobody is looked for.
+        let looked_for = |side| side == Side::Prefill || config.pod_local.is_none();
+        let sources: Vec<_> = named.into_iter().filter(|(side, ..)| looked_for(*side)).collect();
+        let discovery = discover::Sources::start(&config.discovery, &sources, &hands);
         // With DNS, a name stands for pods and is none itself.
-        let by_name = matches!(config.discovery, Discovery::Dns { .. });
-        for (side, urls, ranks) in named.into_iter().filter(|_| !by_name) {
+        let by_name = |side| looked_for(side) && matches!(config.discovery, Discovery::Dns { .. });
+        for (side, urls, ranks) in named.into_iter().filter(|(side, ..)| !by_name(*side)) {
             for url in urls {
                 let (engine, sidecar) = (url.engine.clone(), gated.then(|| url.sidecar.clone()));
                 match board.add(PodSpec { side, engine, sidecar, ranks }) {
@@ -145,6 +151,8 @@ impl Router {
                 }
             }
         }
+        let (port, ranks) = (config.listen.port, config.targets.prefill_ranks);
+        let gateway = config.pod_local.clone().map(|pod_local| Gateway::new(pod_local, port, ranks, hands));
         let shared = Shared {
             metrics: Metrics::new(Sources {
                 admission: Arc::clone(&admission),
@@ -153,9 +161,11 @@ impl Router {
                 peer_names: config.observe.peer_metrics,
                 records: config.observe.request_records,
                 spans,
+                prefiller_headers: gateway.as_ref().map(|gateway| gateway.headers()),
                 collectors: Vec::new(),
             }),
             board,
+            gateway,
             discovery,
             policies,
             watchers,

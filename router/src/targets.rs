@@ -93,6 +93,7 @@ pub(crate) struct Pod {
     /// How heavily an unreachable pod counts: the second time in a row opens its breaker.
     unreachable_weight: u32,
     started: Instant,
+    pub(crate) added: Instant,
 }
 
 impl Pod {
@@ -109,6 +110,7 @@ impl Pod {
             stop,
             unreachable_weight: if tuning.failures == Tuning::NEVER { 0 } else { tuning.failures },
             started,
+            added: Instant::now(),
         }
     }
 

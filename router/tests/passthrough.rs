@@ -42,6 +42,8 @@ const ONE_RANK: Setup = Setup {
     debug_headers: false,
     dead_prefill: false,
     dead_decode: false,
+    pod_local: false,
+    unnamed_prefill: false,
 };
 
 async fn sent(world: &World, path: &str, body: Bytes) -> (Vec<u8>, Vec<u8>) {

@@ -8,6 +8,12 @@ pub(crate) fn check(page: &str, section: &str) {
     assert_eq!(live(page), listed);
 }
 
+/// Whether everything that a section lists is on the page.
+pub(crate) fn lists(section: &str, page: &str) -> bool {
+    let page = live(page);
+    listed(section).into_iter().all(|row| page.get(&row.name) == Some(&(row.kind, row.labels)))
+}
+
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
 
 struct Row {

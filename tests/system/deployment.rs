@@ -47,22 +47,27 @@ impl Deployment {
 
     /// One request to the router with headers: status and whole answer.
     pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.router.http)).expect("the router listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n{more}content-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).expect("the request is sent");
-        // A server may answer before it has read a body that it refuses.
-        drop(stream.write_all(body.as_bytes()));
-        let mut answer = Vec::new();
-        drop(stream.read_to_end(&mut answer));
-        let text = String::from_utf8_lossy(&answer).into_owned();
-        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-        (status, text)
+        post(self.router.http, path, headers, body)
     }
+}
+
+/// One request with headers: status and whole answer.
+pub(crate) fn post(port: u16, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the process listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n{more}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("the request is sent");
+    // A server may answer before it has read a body that it refuses.
+    drop(stream.write_all(body.as_bytes()));
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    (status, text)
 }
 
 /// What the choices of a completion say.

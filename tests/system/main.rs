@@ -12,6 +12,7 @@ mod discovery;
 mod doctor;
 mod exit_codes;
 mod full_disk;
+mod gateway;
 mod idle_cpu;
 mod log_level;
 mod mutual_tls;

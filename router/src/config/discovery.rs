@@ -42,11 +42,11 @@ pub struct DiscoveryArgs {
     #[arg(long, env = "KVGATE_DECODE_DISCOVERY_PORT", value_name = "PORT")]
     pub decode_discovery_port: Option<u16>,
 
-    /// How the engines of discovered pods are reached.
+    /// How the engines of discovered pods are reached, and of those that are known by --prefill-allow.
     #[arg(long, env = "KVGATE_ENGINE_DISCOVERY_SCHEME", value_enum, default_value_t = Scheme::Http)]
     pub engine_discovery_scheme: Scheme,
 
-    /// The sidecars' port in discovered pods.
+    /// The sidecars' port in discovered pods, and in those that are known by --prefill-allow.
     #[arg(long, env = "KVGATE_SIDECAR_DISCOVERY_PORT", value_name = "PORT", default_value_t = 7700)]
     pub sidecar_discovery_port: u16,
 
@@ -109,7 +109,8 @@ pub enum Discovery {
 pub struct Selected {
     pub api: Api,
     pub prefill: Wanted,
-    pub decode: Wanted,
+    /// `None` in a decode pod, which needs to know of no other.
+    pub decode: Option<Wanted>,
     pub prefill_port: u16,
     pub decode_port: u16,
     pub engine_scheme: Scheme,
@@ -127,7 +128,7 @@ impl Discovery {
 }
 
 impl DiscoveryArgs {
-    pub(super) fn check(&self) -> Result<Discovery, ConfigError> {
+    pub(super) fn check(&self, pod_local: bool) -> Result<Discovery, ConfigError> {
         let selected = !self.prefill_selector.is_empty() || !self.decode_selector.is_empty();
         range(
             self.service_discovery || !selected,
@@ -143,7 +144,11 @@ impl DiscoveryArgs {
             return Ok(Discovery::Off);
         }
         range(!self.prefill_selector.is_empty(), "--prefill-selector", "given with --service-discovery")?;
-        range(!self.decode_selector.is_empty(), "--decode-selector", "given with --service-discovery")?;
+        let (decode, wanted) = match pod_local {
+            true => (self.decode_selector.is_empty(), "left out with --pod-local: decode is this pod"),
+            false => (!self.decode_selector.is_empty(), "given with --service-discovery"),
+        };
+        range(decode, "--decode-selector", wanted)?;
         let namespace = self.namespace()?;
         let wanted = |labels: &[Label]| {
             let labels: Vec<&str> = labels.iter().map(|Label(text)| text.as_str()).collect();
@@ -153,7 +158,7 @@ impl DiscoveryArgs {
         Ok(Discovery::Kubernetes(Box::new(Selected {
             api: self.api()?,
             prefill: wanted(&self.prefill_selector),
-            decode: wanted(&self.decode_selector),
+            decode: (!pod_local).then(|| wanted(&self.decode_selector)),
             prefill_port,
             decode_port: self.decode_discovery_port.unwrap_or(prefill_port),
             engine_scheme: self.engine_discovery_scheme,

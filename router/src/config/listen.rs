@@ -11,6 +11,11 @@ use secrets::tls::{Server, ServerArgs};
 
 use super::{ConfigError, duration, range};
 
+/// The port of a router that serves a deployment.
+const PORT: u16 = 10_001;
+/// The port of one in a decode pod: where llm-d's gateways send.
+const POD_LOCAL_PORT: u16 = 8000;
+
 /// Flags of the listening side.
 #[derive(Clone, Debug, Args)]
 pub struct ListenArgs {
@@ -19,9 +24,9 @@ pub struct ListenArgs {
     #[arg(long, env = "KVGATE_LISTEN_HOST", default_value = "127.0.0.1")]
     pub host: String,
 
-    /// The port to listen on; 0 takes any free one (see --ports-file).
-    #[arg(long, env = "KVGATE_LISTEN_PORT", default_value_t = 10001)]
-    pub port: u16,
+    /// The port to listen on, 10001 unless given (with --pod-local 8000); 0 takes any free one (see --ports-file).
+    #[arg(long, env = "KVGATE_LISTEN_PORT")]
+    pub port: Option<u16>,
 
     /// The address of the listener for operators (see --admin-port).
     #[arg(long, env = "KVGATE_ADMIN_LISTEN_HOST", default_value = "127.0.0.1")]
@@ -101,7 +106,7 @@ impl Listen {
 }
 
 impl ListenArgs {
-    pub(super) fn check(&self) -> Result<Listen, ConfigError> {
+    pub(super) fn check(&self, pod_local: bool) -> Result<Listen, ConfigError> {
         range(self.max_connections > 0, "--max-connections", "at least 1")?;
         range((1..=86_400_000).contains(&self.header_deadline_ms), "--header-deadline-ms", "between 1 ms and one day")?;
         range(!self.idle_timeout.is_zero(), "--idle-timeout", "longer than 0")?;
@@ -118,7 +123,7 @@ impl ListenArgs {
             max_header_bytes: self.max_header_bytes,
             max_headers: self.max_headers,
             host: self.host.clone(),
-            port: self.port,
+            port: self.port.unwrap_or(if pod_local { POD_LOCAL_PORT } else { PORT }),
             drain_timeout: self.drain_timeout,
             ports_file: self.ports_file.clone(),
         })

@@ -11,6 +11,7 @@ use clap::{ArgAction, Args};
 use secrets::Tokens;
 use secrets::tls::{Client, ClientArgs};
 
+use super::pod_local::PodLocal;
 use super::{ConfigError, PodUrl, PodUrlError, Scheme, range};
 use crate::targets::Side;
 
@@ -30,7 +31,7 @@ pub struct TargetArgs {
     #[arg(long, env = "KVGATE_PREFILL", value_name = "URL[,sidecar=URL]", value_delimiter = ' ', num_args = 1..)]
     pub prefill: Vec<PrefillUrl>,
 
-    /// A decode engine, repeatable; its sidecar is port 7700 of the same host unless `,sidecar=URL` follows.
+    /// A decode engine, repeatable (with --pod-local: this pod's own, http://127.0.0.1:8200 unless given); its sidecar is port 7700 of the same host unless `,sidecar=URL` follows.
     #[arg(long, env = "KVGATE_DECODE", value_name = "URL[,sidecar=URL]", value_delimiter = ' ')]
     pub decode: Vec<PodUrl>,
 
@@ -92,8 +93,8 @@ impl Targets {
 }
 
 impl TargetArgs {
-    /// With `found`, pods come by discovery and none has to be named.
-    pub(super) fn check(&self, found: bool) -> Result<Targets, ConfigError> {
+    /// With `found`, pods come by discovery and none has to be named. In a decode pod, `--decode` is this pod.
+    pub(super) fn check(&self, found: bool, pod_local: Option<&PodLocal>) -> Result<Targets, ConfigError> {
         let ranks = self.intra_node_data_parallel_size;
         let prefill_ranks = self.prefill_data_parallel_size.unwrap_or(ranks);
         let decode_ranks = self.decode_data_parallel_size.unwrap_or(ranks);
@@ -106,10 +107,20 @@ impl TargetArgs {
         }
         let complete = |pod: &PodUrl| pod.with_sidecar_scheme(self.sidecar_scheme);
         let prefill: Vec<PodUrl> = self.prefill.iter().filter_map(PrefillUrl::pod).map(complete).collect();
-        let decode: Vec<PodUrl> = self.decode.iter().map(complete).collect();
-        let wanted = "given at least once, or pods found by --service-discovery";
-        range(found || !prefill.is_empty(), "--prefill", wanted)?;
-        range(found || !decode.is_empty(), "--decode", wanted)?;
+        let decode: Vec<PodUrl> = match pod_local {
+            None => {
+                let wanted = "given at least once, or pods found by --service-discovery";
+                range(found || !prefill.is_empty(), "--prefill", wanted)?;
+                range(found || !self.decode.is_empty(), "--decode", wanted)?;
+                self.decode.iter().map(complete).collect()
+            }
+            Some(PodLocal { allow, .. }) => {
+                let wanted = "given with --pod-local, or --prefill, or --service-discovery: what a header names is not asked unless it is known";
+                range(found || !prefill.is_empty() || !allow.is_empty(), "--prefill-allow", wanted)?;
+                range(self.decode.len() < 2, "--decode", "this pod's own engine with --pod-local, and no other")?;
+                vec![complete(self.decode.first().unwrap_or(&PodLocal::engine()))]
+            }
+        };
         for pods in [&prefill, &decode] {
             for (n, pod) in pods.iter().enumerate() {
                 if pods.iter().take(n).any(|other| other.engine == pod.engine) {

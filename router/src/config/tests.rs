@@ -103,3 +103,25 @@ fn an_unknown_fault_or_gate_is_a_usage_error() {
         assert!(parse(&format!("router --prefill http://a:1 --decode http://d:4 {extra}")).is_err(), "{extra}");
     }
 }
+
+#[test]
+fn in_a_decode_pod_decode_is_the_pod_and_prefill_whom_the_operator_allows() {
+    let config = parse("router --pod-local --prefill-allow 10.2.0.0/16").unwrap().check().unwrap();
+    assert_eq!((config.listen.port, config.targets.prefill.len()), (8000, 0));
+    assert_eq!(config.targets.decode[0].engine, "http://127.0.0.1:8200/");
+    assert_eq!(config.targets.decode[0].sidecar, "http://127.0.0.1:7700/");
+    assert_eq!(config.pod_local.unwrap().allow.len(), 1);
+    let line = "router --pod-local --port 9 --decode http://127.0.0.1:1 --prefill http://p:2 --dns-discovery 5s";
+    let config = parse(line).unwrap().check().unwrap();
+    assert_eq!((config.listen.port, config.targets.decode[0].engine.to_string().as_str()), (9, "http://127.0.0.1:1/"));
+    for (line, flag) in [
+        ("router --pod-local", "--prefill-allow"),
+        ("router --pod-local --prefill-allow 10.0.0.0/8 --decode http://a:1 --decode http://a:2", "--decode"),
+        ("router --prefill http://a:1 --decode http://b:1 --prefill-allow 10.0.0.0/8", "--prefill-allow"),
+        ("router --pod-local --service-discovery --prefill-selector a=b --decode-selector a=c", "--decode-selector"),
+    ] {
+        let error = parse(line).unwrap().check().unwrap_err();
+        assert!(matches!(error, ConfigError::Range { flag: named, .. } if named == flag), "{line}: {error}");
+    }
+    assert!(parse("router --pod-local --prefill-allow 10.0.0.1/8").is_err());
+}

@@ -21,6 +21,7 @@ use crate::error::ApiError;
 use crate::handoff::Claimed;
 use crate::headers::Path;
 use crate::metrics::Outcome;
+use crate::pod_local::Prefillers;
 use crate::relay::Held;
 use crate::request::{Done, Job, LONG_BODY, bad_body, cut};
 use crate::targets::Occupied;
@@ -56,7 +57,8 @@ impl Job<'_> {
     pub(super) fn is_batch(&self) -> bool {
         let most = usize::try_from(self.shared.config.paths.max_batch_split).unwrap_or(usize::MAX);
         let prompts = self.body.prompts();
-        self.body.inspected().plain_because == Some(PlainReason::SeveralPrompts)
+        !matches!(self.prefillers, Prefillers::Nobody)
+            && self.body.inspected().plain_because == Some(PlainReason::SeveralPrompts)
             && prompts <= most
             && self.body.bytes_beside_prompts().saturating_mul(prompts) <= MAX_REPEATED
     }
@@ -101,6 +103,7 @@ impl Job<'_> {
             ask: Ask::new(&self.shared.policies, &self.headers, body.bytes(), &body.inspected().sketch),
             body,
             wish: self.wish,
+            prefillers: self.prefillers.clone(),
             trail,
             blamed: Vec::new(),
             cached: Vec::new(),

@@ -21,6 +21,7 @@ use crate::engine::Proxied;
 use crate::error::ApiError;
 use crate::headers::{Path, toward_client};
 use crate::metrics::Ended;
+use crate::pod_local::{Prefillers, strip};
 use crate::relay::Held;
 use crate::request::reply::{Begun, Client};
 use crate::request::whole::leg_failed;
@@ -67,7 +68,10 @@ async fn answer(shared: &Shared, request: Request<Body>, ended: &mut Ended) -> R
     check(shared, &request)?;
     let place = shared.admission.enter(request.extensions().get().unwrap_or(&Caller::default()))?;
     shared.retries.request();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    if shared.gateway.is_some() {
+        strip(&mut head.headers);
+    }
     ended.trail.begin(Leg::Body);
     let (body, _reserved) = read_body(shared, body).await?;
     ended.trail.end(Leg::Body);
@@ -101,9 +105,10 @@ async fn send(
     let asks = Ask::of_other_path(&shared.policies, headers, body.iter().map(Bytes::len).sum());
     loop {
         let by = Some((&*shared.policies, &asks));
-        let terms = Terms { pairing: shared.config.choice.pairing, wish: Wish::default(), avoid: &avoid, by };
+        let (pairing, wish) = (shared.config.choice.pairing, Wish::default());
+        let terms = Terms { pairing, wish, prefillers: &Prefillers::Any, avoid: &avoid, by };
         let Some(target) = terms.alone(&shared.board) else {
-            return Err(not_ready(&shared.board, &[Side::Decode]));
+            return Err(not_ready(&shared.board, &[Side::Decode], &Prefillers::Any));
         };
         let attempt = trail.next_attempt();
         let id = format!("{}-{attempt}", trail.id);

@@ -127,7 +127,7 @@ impl Job<'_> {
         let mut avoid = Avoid::default();
         self.trail.choosing();
         let Some((prefill, decode)) = self.terms(&avoid).pair(&self.shared.board) else {
-            let error = not_ready(&self.shared.board, &[Side::Prefill, Side::Decode]);
+            let error = not_ready(&self.shared.board, &[Side::Prefill, Side::Decode], &self.prefillers);
             return self.fall_back(error).await;
         };
         let mut start = Start::Anew { prefill, decode };

@@ -21,7 +21,7 @@ impl Job<'_> {
         loop {
             self.trail.choosing();
             let Some(target) = self.terms(&avoid).alone(&self.shared.board) else {
-                return Err(not_ready(&self.shared.board, &[Side::Decode]));
+                return Err(not_ready(&self.shared.board, &[Side::Decode], &self.prefillers));
             };
             self.leave_alone(&[&target]).await;
             let seat = target.occupy();

@@ -132,13 +132,13 @@ impl Board {
         all
     }
 
-    /// Why not all of a side's ranks take requests: names and states without addresses, for clients; bounded.
-    pub(crate) fn why_not_ready(&self, side: Side) -> String {
+    /// Why not all ranks of a side's pods that are meant take requests: names and states without addresses, for clients; bounded.
+    pub(crate) fn why_not_ready(&self, side: Side, meant: impl Fn(PodId) -> bool) -> String {
         const NAMED: usize = 16;
         let now = self.now_ms();
         let mut words = Vec::new();
         let mut more = 0_usize;
-        for Candidate { target, view, .. } in self.ranks(side) {
+        for Candidate { target, view, .. } in self.ranks(side).into_iter().filter(|rank| meant(rank.target.pod.id)) {
             let state = match target.rank() {
                 Some(_) if !view.ready => view.state.as_str(),
                 Some(rank) if target.pod.is_draining() || rank.is_draining() => "drained by an operator",

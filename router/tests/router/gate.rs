@@ -12,7 +12,7 @@ use crate::sidecars::Transfers;
 use crate::world::{Setup, World};
 
 /// Every decode used one receipt, given before, for its rank; no receipt was used twice. Returns the number of decodes.
-fn check_gate(journal: &Journal) -> usize {
+pub(crate) fn check_gate(journal: &Journal) -> usize {
     let mut open = BTreeSet::new();
     let mut decodes = 0;
     for event in journal.events() {

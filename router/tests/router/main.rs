@@ -16,6 +16,7 @@ mod metrics_doc;
 mod observed;
 mod other_paths;
 mod pass_through;
+mod pod_local;
 #[path = "../../../tests/support/promtool.rs"]
 #[expect(dead_code, reason = "its other half is for tests/deploy")]
 mod promtool;

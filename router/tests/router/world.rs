@@ -21,7 +21,7 @@ use serde_json::Value;
 use telemetry::Observed;
 use telemetry::log_filter::{LogFilter, LogFilterError};
 use telemetry::trace::{Span, Spans, channel};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,10 @@ pub(crate) struct Setup {
     pub(crate) dead_prefill: bool,
     /// One more such decode pod.
     pub(crate) dead_decode: bool,
+    /// The router stands in the decode pod.
+    pub(crate) pod_local: bool,
+    /// No flag names the live prefill pod; its sidecar's port is the one of named pods.
+    pub(crate) unnamed_prefill: bool,
     pub(crate) args: &'static str,
     pub(crate) token: Option<&'static str>,
     pub(crate) collect_by_ms: u64,
@@ -62,6 +66,8 @@ impl Default for Setup {
             decode_pods: 1,
             dead_prefill: false,
             dead_decode: false,
+            pod_local: false,
+            unnamed_prefill: false,
             args: "",
             token: None,
             collect_by_ms: 30_000,
@@ -93,6 +99,9 @@ pub(crate) struct World {
     /// The operators' port.
     pub(crate) operators: SocketAddr,
     prefill_engine: SocketAddr,
+    /// Where the prefill pod is that cannot be reached.
+    pub(crate) dead_prefill: Option<SocketAddr>,
+    _refusing: Vec<TcpSocket>,
     pub(crate) stop: CancellationToken,
     pub(crate) served: Option<JoinHandle<Ended>>,
     /// The key that comes with every request.
@@ -128,7 +137,8 @@ impl World {
     /// A world whose ranks are all ready.
     pub(crate) async fn new(setup: Setup) -> Self {
         let world = Self::unready(setup).await;
-        let pods = 1 + setup.decode_pods + usize::from(setup.dead_prefill) + usize::from(setup.dead_decode);
+        let dead = usize::from(setup.dead_prefill) + usize::from(setup.dead_decode);
+        let pods = usize::from(!setup.unnamed_prefill) + setup.decode_pods + dead;
         world.wait_until_ready(usize::from(setup.ranks) * pods).await;
         world
     }
@@ -140,11 +150,22 @@ impl World {
         let (prefill, prefill_sidecar) = (Engine::new(&journal), sidecar());
         let (p, _) = up(&tasks, prefill_engine(Arc::clone(&prefill))).await;
         let (ps, prefill_sidecar_task) = up(&tasks, Arc::clone(&prefill_sidecar).routes()).await;
-        let mut line = format!("router --prefill http://{p},sidecar=http://{ps} ");
+        let mut line = match setup.unnamed_prefill {
+            true => format!("router --sidecar-discovery-port {} ", ps.port()),
+            false => format!("router --prefill http://{p},sidecar=http://{ps} "),
+        };
+        if setup.pod_local {
+            line.push_str("--pod-local ");
+        }
+        let (mut dead_prefill, mut refusing) = (None, Vec::new());
         for (dead, flag) in [(setup.dead_prefill, "--prefill"), (setup.dead_decode, "--decode")] {
             if dead {
-                let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+                let (socket, nobody) = dead_port();
+                refusing.push(socket);
                 let (its_sidecar, _) = up(&tasks, sidecar().routes()).await;
+                if flag == "--prefill" {
+                    dead_prefill = Some(nobody);
+                }
                 line.push_str(&format!("{flag} http://{nobody},sidecar=http://{its_sidecar} "));
             }
         }
@@ -188,6 +209,8 @@ impl World {
             router: address,
             operators,
             prefill_engine: p,
+            dead_prefill,
+            _refusing: refusing,
             stop,
             served: Some(served),
             bearer: None,
@@ -340,6 +363,14 @@ impl Drop for World {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// A port that refuses connections for as long as the socket lives: nobody else gets it meanwhile.
+pub(crate) fn dead_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 async fn up(tasks: &TaskTracker, routes: axum::Router) -> (SocketAddr, JoinHandle<()>) {
