@@ -8,6 +8,7 @@
 | `pods` | ports, names, variables and secrets that have to agree within a pod and between documents |
 | `engine` | vLLM's and the sidecar's settings that have to agree |
 | `command_lines` | kvgate's own word on each command line and variable |
+| `gateway` | GAIE's values beside the pods that they are for |
 | `files` | Dockerfile, scripts, alerts, the plain manifests as rendered |
 | `broken` | the check itself: documents broken on purpose must be found |
 
@@ -16,7 +17,7 @@ Exit code 1 with a finding; each is printed below its document's line.
 
 import sys
 
-from . import broken, cases, command_lines, engine, files, pods, schemas, tools
+from . import broken, cases, command_lines, engine, files, gateway, pods, schemas, tools
 
 
 def findings_of(documents):
@@ -50,6 +51,9 @@ def main():
             words = found[id(document)]
             failed += bool(words)
             show(f"{case.name}: {name(document)}", words, schemas.versions(document))
+    words = list(gateway.check(cases.GATEWAY.documents()))
+    failed += bool(words)
+    show("llama31-dp8tp1-gateway: gaie-llama31", words)
     for line, words in files.rendered():
         failed += bool(words)
         show(line, words)

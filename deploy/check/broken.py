@@ -2,18 +2,27 @@
 
 import copy
 
-from . import cases, objects
+from . import cases, gateway, objects
 
 
 def run(findings_of):
     """(what was not found, how many were tried)."""
     seed = cases.SEED.documents() + cases.parse(MONITORS.text(more=["--show-only", "templates/podmonitor.yaml"]))
     found = cases.DEFAULTS.documents()
+    behind, watching = (case.documents() for case in (cases.GATEWAY, WATCHING))
     missed = []
-    for good, (what, wanted, breaks) in [*((seed, row) for row in BROKEN), *((found, row) for row in BROKEN_DISCOVERY)]:
+    rows = [*((seed, row) for row in BROKEN), *((found, row) for row in BROKEN_DISCOVERY)]
+    rows += [*((behind, row) for row in BROKEN_GATEWAY), *((watching, row) for row in BROKEN_WATCHING)]
+    for good, (what, wanted, breaks) in rows:
         documents = copy.deepcopy(good)
         breaks(documents)
         said = [word for words in findings_of(documents).values() for word in words]
+        if not any(wanted in word for word in said):
+            missed.append(f"{what}: expected {wanted!r}, found {said[:3]}")
+    for what, wanted, breaks in BROKEN_POOL:
+        values, route = (cases.parse((gateway.FOLDER / name).read_text())[0] for name in ("values.yaml", "httproute.yaml"))
+        breaks(values, route)
+        said = list(gateway.check(behind, values, route))
         if not any(wanted in word for word in said):
             missed.append(f"{what}: expected {wanted!r}, found {said[:3]}")
     for what, wanted, case in REFUSED:
@@ -23,10 +32,14 @@ def run(findings_of):
         except cases.RenderError as error:
             if wanted not in str(error):
                 missed.append(f"{what}: expected {wanted!r}, helm says {error}")
-    return missed, len(BROKEN) + len(BROKEN_DISCOVERY) + len(REFUSED)
+    return missed, len(rows) + len(BROKEN_POOL) + len(REFUSED)
 
 
 MONITORS = cases.Case("monitors", "llama31", values=(cases.LLAMA / "values.yaml",), settings=("podMonitor.enabled=true",))
+
+
+# Routers in decode pods that watch the prefill pods.
+WATCHING = cases.Case("watching", "kvgate", values=(cases.tools.CHART / "ci" / "gateway.yaml",))
 
 
 def one(documents, kind, ending):
@@ -141,6 +154,50 @@ BROKEN_DISCOVERY = [
 ]
 
 
+# Behind a gateway, with a router in the decode pod.
+BROKEN_GATEWAY = [
+    ("a router that asks another engine", "but this pod is", argument("-decode", "router", "127.0.0.1:8200", "127.0.0.1:8000")),
+    ("a router that asks another sidecar", "but this pod is", argument("-decode", "router", "sidecar=http://127.0.0.1:7700", "sidecar=http://127.0.0.1:7701")),
+    ("a router where the gateway does not send", "one target port", argument("-decode", "router", "--port=8000", "--port=8001")),
+    ("a router for another number of ranks", "but the pod has 8 ranks", argument("-decode", "router", "data-parallel-size=8", "data-parallel-size=4")),
+    ("a router that may ask nobody", "--prefill-allow must be given", lambda documents: drop(container(documents, "-decode", "router"), "--prefill=", "--dns-discovery=")),
+    ("a name that is no prefill pod's", "no Service", argument("-decode", "router", "-prefill:8000", "-prefil:8000")),
+    ("a network that is none", "is not a network", lambda documents: container(documents, "-decode", "router")["args"].append("--prefill-allow=10.2/16")),
+    ("a router that starts as a container", "router is no native sidecar", lambda documents: objects.named(one(documents, "Deployment", "-decode"), "router").pop("restartPolicy")),
+    ("a router as root", "router: securityContext.runAsNonRoot", lambda documents: container(documents, "-decode", "router")["securityContext"].pop("runAsNonRoot")),
+    ("too short a grace for three ends", "its containers may need", member("Deployment", "-decode", (*POD, "terminationGracePeriodSeconds"), 100)),
+    ("a policy that keeps the gateway out", "is none of", member("NetworkPolicy", "-decode", ("spec", "ingress", 0, "ports", 0, "port"), 8001)),
+]
+BROKEN_WATCHING = [
+    ("no token for the router that watches", "no token is at", lambda documents: unmount(container(documents, "-decode", "router"), "/var/run/secrets/kubernetes.io/serviceaccount")),
+    ("a token for the engine too", "vllm carries an API token", lambda documents: container(documents, "-decode", "vllm")["volumeMounts"].append({"name": "api-access", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"})),
+    ("nobody may watch prefill pods", "no role lets", member("Role", "-router", ("rules", 0, "resources"), ["secrets"])),
+    ("a selector that takes no prefill pod", "does not take", argument("-decode", "router", "component=prefill", "component=prefiller")),
+    ("a PodMonitor of a port that is not there", "is none of", member("PodMonitor", "-decode", ("spec", "podMetricsEndpoints", 2, "port"), "router")),
+]
+# GAIE's values and route: (what, words, what breaks them).
+BROKEN_POOL = [
+    ("another target port", "but vLLM of the prefill pod listens on 8000", lambda values, _: values["inferencePool"]["targetPorts"][0].update(number=8200)),
+    ("a port per rank", "behind one", lambda values, _: values["inferencePool"]["targetPorts"].append({"number": 8001})),
+    ("labels that take no pod", "take no pod", lambda values, _: values["inferencePool"]["modelServers"]["matchLabels"].update({"llm-d.ai/model": "x"})),
+    ("nobody writes the header", "nobody names a prefill pod", lambda values, _: plugins(values, "- type: disagg-headers-handler", "- type: other")),
+    ("a plugin that is not declared", "used and not declared", lambda values, _: plugins(values, "- type: queue-scorer", "- type: queue-scorers")),
+    ("prefill on any pod", "does not look for prefill pods", lambda values, _: plugins(values, "- pluginRef: prefill-filter", "- pluginRef: decode-filter")),
+    ("a file of plugins that is not there", "which is not among", lambda values, _: values["inferenceExtension"].update(pluginsConfigFile="x.yaml")),
+    ("a route to another pool", "not to the pool", lambda _, route: route["spec"]["rules"][0]["backendRefs"][0].update(name="x")),
+]
+
+
+def plugins(values, old, new):
+    held = values["inferenceExtension"]["pluginsCustomConfig"]
+    assert old in held["pd.yaml"], old
+    held["pd.yaml"] = held["pd.yaml"].replace(old, new)
+
+
+def drop(held, *beginnings):
+    held["args"] = [word for word in held["args"] if not word.startswith(beginnings)]
+
+
 def native_no_more(workload):
     objects.named(workload, "kvgate").pop("restartPolicy")
 
@@ -153,5 +210,9 @@ REFUSED = [
     ("a value that the chart does not know", "not allowed", cases.Case("x", "x", settings=("router.prot=8000",))),
     ("a port of the system's", "minimum", cases.Case("x", "x", settings=("router.port=80",))),
     ("more pods than static discovery can name", "router.discovery is static", cases.Case("x", "x", settings=("router.discovery=static", "decode.replicas=2"))),
+    ("a gateway's port that is not the pool's", "gateway.port", cases.Case("x", "x", settings=("gateway.enabled=true", "gateway.port=8001"))),
+    ("a gateway's port that is the engine's", "gateway.port", cases.Case("x", "x", settings=("gateway.enabled=true", "decode.port=8000"))),
+    ("a gateway whose header nobody bounds", "gateway.prefillAllow", cases.Case("x", "x", settings=("gateway.enabled=true", "router.discovery=static"))),
+    ("a gateway without a picker", "picker", cases.Case("x", "x", settings=("gateway.enabled=true", "gateway.picker=null"))),
     ("a gate that is none", "router/gate", cases.Case("x", "x", settings=("router.gate=both",))),
 ]

@@ -73,8 +73,11 @@ TOKEN = "auth.existingSecret=kvgate-token"
 # The token that the chart makes is another each time, so cases name one; `defaults` is the one that does not.
 DEFAULTS = Case("defaults", "kvgate", settings=(TOKEN,))
 SEED = Case("llama31-dp8tp1", "llama31", values=(LLAMA / "values.yaml",))
+# The same behind a Gateway API gateway.
+GATEWAY = Case("llama31-dp8tp1-gateway", "llama31", values=(LLAMA / "values.yaml", LLAMA / "gateway-values.yaml"))
 ALL = [
     DEFAULTS,
     SEED,
+    GATEWAY,
     *(Case(path.stem, "kvgate", values=(path,)) for path in sorted((tools.CHART / "ci").glob("*.yaml"))),
 ]

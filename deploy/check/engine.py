@@ -136,7 +136,12 @@ def both(sides):
 
 def router(documents, workload, container, sides):
     services = {one["metadata"]["name"]: [port["port"] for port in one["spec"]["ports"]] for one in objects.of_kind(documents, "Service")}
+    local = objects.is_pod_local(container)
+    if local:
+        yield from in_pod(workload, container, sides)
     for side in sides:
+        if local and side == "decode":
+            continue
         for address in re.findall(r"http://[^,]+", flag(container, side) or ""):
             host, port = re.fullmatch(r"http://([^:/]+):(\d+)", address).groups()
             if int(port) not in services.get(host, []):
@@ -156,11 +161,27 @@ def router(documents, workload, container, sides):
             yield f"--{name}={flag(container, name)} is no port of its container"
 
 
+def in_pod(workload, container, sides):
+    """A router in a decode pod: its engine and sidecar are the pod's own, and a gateway finds it where it finds the prefill pods."""
+    if "decode" not in sides or sides["decode"][0] is not workload:
+        yield f"{container['name']} is a router in a decode pod, but not in the decode pod"
+        return
+    _, engine, sidecar = sides["decode"]
+    listen = variables(sidecar).get("KVGATE_LISTEN", "").rsplit(":", 1)[-1]
+    own = f"http://127.0.0.1:{flag(engine, 'port')},sidecar=http://127.0.0.1:{listen}"
+    if flag(container, "decode") != own:
+        yield f"--decode is {flag(container, 'decode')}, but this pod is {own}"
+    if flag(container, "intra-node-data-parallel-size") != flag(engine, "data-parallel-size"):
+        yield f"--intra-node-data-parallel-size is {flag(container, 'intra-node-data-parallel-size')}, but the pod has {flag(engine, 'data-parallel-size')} ranks"
+    if "prefill" in sides and flag(container, "port") != flag(sides["prefill"][1], "port"):
+        yield f"--port is {flag(container, 'port')}, but a pool has one target port and the prefill pods' is {flag(sides['prefill'][1], 'port')}"
+
+
 def found(container, side, pod):
     """With discovery: the selectors take the pods, and the ports are theirs."""
     workload, engine, sidecar = pod
     if not any(word.startswith("--service-discovery") and "=" not in word for word in objects.arguments(container)):
-        if not flag(container, side):
+        if not flag(container, side) and not flag(container, "prefill-allow"):
             yield f"the router is told of no {side} pod: neither --{side} nor --service-discovery"
         return
     selector = dict(pair.split("=", 1) for pair in (flag(container, f"{side}-selector") or "").split())

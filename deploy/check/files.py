@@ -54,9 +54,13 @@ def deploy_scripts():
     yield "deploy.sh on an empty cluster makes all", asked([deploy, "ns"], wanted=create, unwanted=(), empty=True)
     yield "deploy.sh again makes nothing twice", asked([deploy, "ns"], wanted=create[3:], unwanted=create[:3])
     yield "deploy.sh with RDMA asks for the device", asked([deploy, "ns", "rdma"], wanted=("transport.rdmaResource=rdma/ib",), unwanted=())
+    gateway = ("gateway-values.yaml", "helm upgrade --install gaie-llama31", "apply -f -", "rollout status deployment/gaie-llama31-epp")
+    yield "deploy.sh --gateway installs pool and picker", asked([deploy, "--gateway", "ns"], wanted=(*create[3:], *gateway), unwanted=("vllm-router",))
+    yield "deploy.sh --gateway --dry-run asks nothing", asked([deploy, "--gateway", "--dry-run", "ns"], wanted=(), unwanted=("kubectl", "helm"))
+    yield "deploy.sh refuses an unknown flag", asked([deploy, "--gatewya", "ns"], wanted=(), unwanted=("helm",), code=1)
     yield "deploy.sh refuses an unknown provider", asked([deploy, "ns", "carrier-pigeon"], wanted=(), unwanted=("helm",), code=1)
     yield "deploy.sh refuses an image without a tag", asked([deploy, "ns"], wanted=(), unwanted=("helm",), code=1, KVGATE_IMAGE="registry:5000/kvgate")
-    yield "cleanup.sh keeps secrets", asked([cleanup, "ns"], wanted=("helm uninstall llama31",), unwanted=("secret",))
+    yield "cleanup.sh keeps secrets", asked([cleanup, "ns"], wanted=("helm uninstall llama31", "helm uninstall gaie-llama31"), unwanted=("secret",))
     yield "cleanup.sh --dry-run asks the cluster nothing", asked([cleanup, "--dry-run", "--secrets", "ns"], wanted=(), unwanted=("kubectl", "helm"))
     yield "bench.sh runs the report's command", asked([bench, "ns"], wanted=("--max-concurrency 32", "delete pod"), unwanted=())
 
@@ -90,7 +94,7 @@ def shell_scripts():
 def kept():
     """(path, text) of everything that is kept as rendered, for those without Helm."""
     head = "# Rendered from deploy/helm/kvgate by `{}`; do not edit. Secrets: see deploy/manifests/README.md.\n"
-    for case in (cases.DEFAULTS, cases.SEED):
+    for case in (cases.DEFAULTS, cases.SEED, cases.GATEWAY):
         yield MANIFESTS / f"{case.name}.yaml", head.format(REFRESH) + case.text() + "\n"
     for name, template in (("router-deployment.yaml", "router"), ("router-service.yaml", "services")):
         text = cases.SEED.text(more=["--show-only", f"templates/{template}.yaml"])

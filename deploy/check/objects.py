@@ -45,6 +45,11 @@ def variables(container):
     return found
 
 
+def is_pod_local(container):
+    """Whether it is a router in a decode pod, behind a gateway."""
+    return arguments(container)[:1] == ["router"] and "--pod-local" in arguments(container)
+
+
 def ports(workload):
     """{name or number: number} of the whole pod."""
     found = {}

@@ -3,6 +3,9 @@
 from . import objects
 from .objects import containers, labels, of_kind, pod, ports, selected, workloads
 
+# Where Kubernetes puts a pod's account.
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 
 def check(documents):
     for workload in workloads(documents):
@@ -90,7 +93,7 @@ def mounts(workload, documents):
 def sidecars(workload, _):
     """kvgate beside an engine is a native sidecar that answers before the engine is up, and is stopped after it."""
     for container in containers(workload):
-        if objects.arguments(container)[:1] != ["sidecar"]:
+        if objects.arguments(container)[:1] != ["sidecar"] and not objects.is_pod_local(container):
             continue
         if container not in pod(workload).get("initContainers", []) or container.get("restartPolicy") != "Always":
             yield f"{container['name']} is no native sidecar: an init container with restartPolicy Always"
@@ -108,8 +111,11 @@ def needed_to_end(workload):
     for container in containers(workload):
         notice = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         drain = int((objects.flag(container, "shutdown-timeout") or objects.flag(container, "drain-timeout") or "0").rstrip("s"))
+        # Native sidecars are told one after the other, when all else has ended.
         if objects.arguments(container)[:1] == ["sidecar"]:
-            last = max(last, 29)
+            last += 29
+        elif container in pod(workload).get("initContainers", []):
+            last += drain + 9 * objects.is_pod_local(container)
         else:
             first = max(first, notice + drain)
     return first + last
@@ -139,12 +145,23 @@ def rights(workload, _):
 def accounts(workload, documents):
     """A pod that asks the API needs an account whose role allows it; one that does not must not carry a token."""
     spec = pod(workload)
-    asks = any("--service-discovery" in objects.arguments(container) for container in containers(workload))
+    asking = [one for one in containers(workload) if "--service-discovery" in objects.arguments(one)]
+    asks = bool(asking)
     carries = spec.get("automountServiceAccountToken", True)
     if carries and not asks:
         yield "it carries an API token that none of its containers uses"
-    if asks and not carries:
-        yield "its router watches pods, but automountServiceAccountToken is off"
+    # A token may also be mounted by hand, into the container that asks and into no other.
+    tokens = [
+        volume["name"]
+        for volume in spec.get("volumes", [])
+        if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", []))
+    ]
+    for container in containers(workload):
+        places = [mount["mountPath"] for mount in container.get("volumeMounts", []) if mount["name"] in tokens]
+        if places and container not in asking:
+            yield f"{container['name']} carries an API token that it does not use"
+        if container in asking and not carries and places != [ACCOUNT]:
+            yield f"{container['name']} watches pods, but automountServiceAccountToken is off and no token is at {ACCOUNT}"
     if not asks:
         return
     account = spec.get("serviceAccountName")

@@ -28,6 +28,9 @@ for tool in kubectl helm; do
     command -v "$tool" >/dev/null || { echo "cleanup.sh: no $tool here" >&2; exit 1; }
 done
 run helm uninstall "$release" --namespace "$namespace" --ignore-not-found --wait
+# What deploy.sh --gateway has added.
+run helm uninstall gaie-llama31 --namespace "$namespace" --ignore-not-found --wait
+run kubectl -n "$namespace" delete -f "$(dirname "$0")/gaie-llama31/httproute.yaml" --ignore-not-found
 if [ -n "$secrets" ]; then
     run kubectl -n "$namespace" delete secret kvgate-token llm-d-hf-token --ignore-not-found
 fi

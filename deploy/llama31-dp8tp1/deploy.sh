@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs Llama 3.1 8B with prefill and decode split, DP8 TP1: deploy.sh [--dry-run] [namespace] [provider]
+# Installs Llama 3.1 8B with prefill and decode split, DP8 TP1: deploy.sh [--dry-run] [--gateway] [namespace] [provider]
 #
 #   namespace   default llm-d-llama31
 #   provider    how KV gets from pod to pod: tcp (default), or rdma (the device plug-in's resource in RDMA_RESOURCE, default rdma/ib)
+#
+#   --gateway   instead of the router in front, a Gateway API gateway and GAIE's endpoint picker; a router stands in the decode pod. The Gateway ($GATEWAY,
+#               default inference-gateway, in the same namespace) and GAIE's CRDs must be there
 #
 #   KVGATE_IMAGE   repository:tag of kvgate's image in your registry (needed: none is published)
 #   HF_TOKEN       a Hugging Face token that may read meta-llama/Llama-3.1-8B-Instruct; not needed when the secret llm-d-hf-token is there
@@ -13,11 +16,18 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 chart=$here/../helm/kvgate
-dry=''
-if [ "${1:-}" = --dry-run ]; then
-    dry=1
+dry='' gateway=''
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --dry-run) dry=1 ;;
+        --gateway) gateway=1 ;;
+        *)
+            echo "deploy.sh: usage: deploy.sh [--dry-run] [--gateway] [namespace] [provider]" >&2
+            exit 1
+            ;;
+    esac
     shift
-fi
+done
 namespace=${1:-llm-d-llama31}
 provider=${2:-tcp}
 release=${RELEASE:-llama31}
@@ -35,13 +45,23 @@ run() {
     [ -n "$dry" ] || "$@"
 }
 
-[ $# -le 2 ] || fail "usage: deploy.sh [--dry-run] [namespace] [provider]"
+[ $# -le 2 ] || fail "usage: deploy.sh [--dry-run] [--gateway] [namespace] [provider]"
 [[ $namespace =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || fail "$namespace is no name of a namespace"
 case $provider in
     tcp) settings=() ;;
     rdma) settings=(--set "transport.rdmaResource=${RDMA_RESOURCE:-rdma/ib}") ;;
     *) fail "provider $provider is neither tcp nor rdma" ;;
 esac
+values=(--values "$here/values.yaml")
+parts=("$release-kvgate-prefill" "$release-kvgate-decode")
+if [ -n "$gateway" ]; then
+    # The picker's values select the pods by the release's name.
+    [ "$release" = llama31 ] || fail "--gateway: gaie-llama31/values.yaml is for RELEASE=llama31"
+    values+=(--values "$here/gateway-values.yaml")
+    parts+=(gaie-llama31-epp)
+else
+    parts+=(vllm-router-llama31)
+fi
 for tool in kubectl helm; do
     command -v "$tool" >/dev/null || fail "no $tool here"
 done
@@ -55,6 +75,11 @@ if [ -z "$dry" ]; then
     gpus=$(kubectl get nodes -o jsonpath='{range .items[*]}{.status.allocatable.nvidia\.com/gpu}{"\n"}{end}' | awk '$1 >= 8' | wc -l)
     [ "$gpus" -ge 2 ] || fail "two nodes with 8 allocatable nvidia.com/gpu each are needed, found $gpus (kubectl describe nodes)"
     say "$gpus nodes have 8 GPUs"
+    if [ -n "$gateway" ]; then
+        for kind in inferencepools.inference.networking.k8s.io httproutes.gateway.networking.k8s.io; do
+            kubectl get crd "$kind" >/dev/null 2>&1 || fail "no $kind: install the Gateway API and its inference extension first"
+        done
+    fi
 fi
 has() { # KIND NAME: whether it is there; a dry run takes it that nothing is
     [ -z "$dry" ] && kubectl -n "$namespace" get "$1" "$2" >/dev/null 2>&1
@@ -81,10 +106,20 @@ else
     fail "neither HF_TOKEN nor a secret llm-d-hf-token in $namespace: the weights are gated"
 fi
 
-run helm upgrade --install "$release" "$chart" --namespace "$namespace" --values "$here/values.yaml" "${settings[@]}"
-for part in "$release-kvgate-prefill" "$release-kvgate-decode" vllm-router-llama31; do
+run helm upgrade --install "$release" "$chart" --namespace "$namespace" "${values[@]}" "${settings[@]}"
+if [ -n "$gateway" ]; then
+    run helm upgrade --install gaie-llama31 oci://registry.k8s.io/gateway-api-inference-extension/charts/inferencepool --version v1.5.0 \
+        --namespace "$namespace" --values "$here/gaie-llama31/values.yaml"
+    say "+ kubectl -n $namespace apply -f gaie-llama31/httproute.yaml, for the Gateway ${GATEWAY:-inference-gateway}"
+    [ -n "$dry" ] || sed "s/inference-gateway/${GATEWAY:-inference-gateway}/" "$here/gaie-llama31/httproute.yaml" | kubectl -n "$namespace" apply -f -
+fi
+for part in "${parts[@]}"; do
     run kubectl -n "$namespace" rollout status "deployment/$part" --timeout "${TIMEOUT:-60m}"
 done
+if [ -n "$gateway" ]; then
+    say "ready: at the address of the Gateway ${GATEWAY:-inference-gateway} (kubectl -n $namespace get gateway)"
+    exit
+fi
 say "ready: http://vllm-router-llama31.$namespace:10001 inside the cluster; from here:"
 say "  kubectl -n $namespace port-forward service/vllm-router-llama31 10001 &"
 say "  curl -s localhost:10001/v1/completions -H 'content-type: application/json' -d '{\"model\": \"meta-llama/Llama-3.1-8B-Instruct\", \"prompt\": \"The capital of France is\", \"max_tokens\": 8}'"

@@ -9,6 +9,9 @@
 {{- $gpus := mul $data $tensor -}}
 {{- $role := ternary "kv_producer" "kv_consumer" (eq $part "prefill") -}}
 {{- $grace := add (include "kvgate.noticeSeconds" $top | int) $v.engine.drainSeconds (include "kvgate.engineShutdownSeconds" $top | int) (include "kvgate.sidecarShutdownSeconds" $top | int) -}}
+{{- $router := and $v.gateway.enabled (eq $part "decode") -}}
+{{- $watches := and $router (eq $v.router.discovery "kubernetes") -}}
+{{- if $router -}}{{- $grace = add $grace (include "kvgate.podLocalShutdownSeconds" $top | int) -}}{{- end -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -50,7 +53,12 @@ spec:
       {{- with $v.imagePullSecrets }}
       imagePullSecrets: {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- if $watches }}
+      # The account that may watch pods. Its token is in the router's container alone: neither engine nor sidecar asks the Kubernetes API.
+      serviceAccountName: {{ include "kvgate.routerName" $top }}
+      {{- else }}
       # Neither engine nor sidecar asks the Kubernetes API.
+      {{- end }}
       automountServiceAccountToken: false
       # A Service called kvgate would put KVGATE_PORT and the like among the sidecar's own variables.
       enableServiceLinks: false
@@ -152,6 +160,10 @@ spec:
             {{- if eq $v.nixl.from "engine" }}
             - {name: nixl, mountPath: /opt/kvgate/nixl, readOnly: true}
             {{- end }}
+        {{- if $router }}
+        # Where a gateway sends: it takes the prefill pod from a header, and does prefill, receipt and decode on this pod's ranks.
+        {{- include "kvgate.podLocalRouter" $top | trim | nindent 8 }}
+        {{- end }}
       containers:
         - name: vllm
           image: {{ $v.engine.image }}
@@ -237,6 +249,15 @@ spec:
           secret:
             secretName: {{ include "kvgate.tokenSecret" $top }}
             items: [{key: {{ $v.auth.key }}, path: token}]
+        {{- if $watches }}
+        # What Kubernetes mounts into every container of a pod with an account, here for one of them.
+        - name: api-access
+          projected:
+            sources:
+              - serviceAccountToken: {path: token, expirationSeconds: 3600}
+              - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+              - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+        {{- end }}
         {{- if eq $v.nixl.from "engine" }}
         - name: nixl
           emptyDir: {sizeLimit: 1Gi}

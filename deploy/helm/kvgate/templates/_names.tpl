@@ -37,6 +37,12 @@ app.kubernetes.io/component: {{ .part }}
 {{- /* vLLM's own end after SIGTERM: its processes, NIXL's deregistration of the cache. */ -}}
 {{- define "kvgate.engineShutdownSeconds" -}}30{{- end }}
 
+{{- /* A router in a decode pod is told after the engine has ended: it waits for nobody any more, and has notices to hand out. */ -}}
+{{- define "kvgate.podLocalDrainSeconds" -}}5{{- end }}
+
+{{- /* That, and its last words (router/src/router.rs). */ -}}
+{{- define "kvgate.podLocalShutdownSeconds" -}}15{{- end }}
+
 {{- /* Between the decision that a pod goes and the signal: routers and endpoints are told meanwhile. */ -}}
 {{- define "kvgate.noticeSeconds" -}}5{{- end }}
 
