@@ -16,12 +16,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{Found, Seen, with_causes};
+use crate::{Found, Publisher, Seen, with_causes};
 use api::{Api, ApiError, Connection};
 use objects::{Event, List};
 
@@ -61,19 +60,18 @@ impl Wanted {
 }
 
 /// Follows the pods until `stop`.
-pub async fn follow(api: Api, wanted: Wanted, seen: watch::Sender<Seen>, stop: CancellationToken) {
+pub async fn follow(api: Api, wanted: Wanted, told: Publisher, stop: CancellationToken) {
     let mut backoff = MIN_BACKOFF;
     loop {
         let started = Instant::now();
-        let ended = tokio::select! { () = stop.cancelled() => return, ended = once(&api, &wanted, &seen) => ended };
+        let ended = tokio::select! { () = stop.cancelled() => return, ended = once(&api, &wanted, &told) => ended };
         match ended {
             Ok(why) => debug!(why, selector = wanted.selector, "a watch of pods ended; listing again"),
             Err(error) => {
                 let trouble = with_causes(&error);
-                if seen.borrow().trouble.is_none() {
+                if told.failed(trouble.clone()) {
                     warn!(selector = wanted.selector, trouble, "pods cannot be followed; the last ones stand");
                 }
-                seen.send_modify(|seen| seen.trouble = Some(trouble));
             }
         }
         if started.elapsed() >= LASTED {
@@ -87,12 +85,13 @@ pub async fn follow(api: Api, wanted: Wanted, seen: watch::Sender<Seen>, stop: C
 }
 
 /// One list and the watch that continues it; why the watch ended.
-async fn once(api: &Api, wanted: &Wanted, seen: &watch::Sender<Seen>) -> Result<&'static str, ApiError> {
+async fn once(api: &Api, wanted: &Wanted, told: &Publisher) -> Result<&'static str, ApiError> {
     let mut connection = api.connect().await?;
     let listed = timeout(LIST_DEADLINE, list(&mut connection, wanted)).await;
     let (mut pods, version) =
         listed.map_err(|_late| ApiError::Late { what: "a list of pods", after: LIST_DEADLINE })??;
-    publish(&pods, wanted, seen);
+    told.synced(Instant::now());
+    publish(&pods, wanted, told);
     let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}");
     let until = Instant::now() + Duration::from_secs(WATCH_SECONDS) + GRACE;
     let mut body = connection.get(&wanted.path(&query)).await?;
@@ -101,6 +100,7 @@ async fn once(api: &Api, wanted: &Wanted, seen: &watch::Sender<Seen>) -> Result<
         let Ok(frame) = timeout_at(until, body.frame()).await else { return Ok("silent for too long") };
         let Some(frame) = frame else { return Ok("closed") };
         let Ok(data) = frame.map_err(ApiError::Read)?.into_data() else { continue };
+        told.heard(Instant::now());
         held.extend_from_slice(&data);
         while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
             let line = held.split_to(end + 1);
@@ -113,7 +113,7 @@ async fn once(api: &Api, wanted: &Wanted, seen: &watch::Sender<Seen>) -> Result<
                 Event::Bookmark => continue,
                 Event::Ended => return Ok("too old"),
             }
-            publish(&pods, wanted, seen);
+            publish(&pods, wanted, told);
         }
         if held.len() > MAX_EVENT {
             return Err(ApiError::TooLong { what: "an event", most: MAX_EVENT });
@@ -142,16 +142,10 @@ async fn read(body: Incoming) -> Result<bytes::Bytes, ApiError> {
     Ok(read.map_err(|source| ApiError::Page { most: MAX_PAGE, source })?.to_bytes())
 }
 
-fn publish(pods: &BTreeMap<String, Found>, wanted: &Wanted, seen: &watch::Sender<Seen>) {
-    let now = Seen::of(pods.values().cloned().collect());
-    seen.send_if_modified(|seen| {
-        let changed = *seen != now;
-        if changed {
-            info!(selector = wanted.selector, pods = now.pods.len(), "pods have changed");
-            *seen = now;
-        }
-        changed
-    });
+fn publish(pods: &BTreeMap<String, Found>, wanted: &Wanted, told: &Publisher) {
+    if told.publish(Seen::of(pods.values().cloned().collect())) {
+        info!(selector = wanted.selector, pods = pods.len(), "pods have changed");
+    }
 }
 
 /// For a value of a query.

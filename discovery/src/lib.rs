@@ -4,14 +4,18 @@
 //! |---|---|
 //! | [`kubernetes`] | pods by label selector: a list, a watch, and a list again after every break |
 //! | [`dns`] | the addresses of a name, asked for again and again |
+//! | `tally` | how it goes, in figures |
 //!
 //! Both publish the whole truth each time, never a change: whoever follows cannot miss one. While nobody answers, what was seen last
 //! stands, since a cluster whose API is away still serves.
 
 pub mod dns;
 pub mod kubernetes;
+mod tally;
 
 use std::net::IpAddr;
+
+pub use tally::{Publisher, Tally};
 
 /// One pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,12 +13,14 @@ mod server;
 #[path = "kubernetes/tls.rs"]
 mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use discovery::Seen;
 use discovery::kubernetes::{Wanted, follow};
+use discovery::{Publisher, Seen, Tally};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,17 +31,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Following {
     seen: watch::Receiver<Seen>,
+    tally: Arc<Tally>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Following {
     fn start(api: discovery::kubernetes::api::Api) -> Self {
-        let (sender, seen) = watch::channel(Seen::default());
+        let (told, seen, tally) = Publisher::new(Instant::now());
         let stop = CancellationToken::new();
         let wanted = Wanted { namespace: "ns".to_owned(), selector: "llm-d.ai/role=decode".to_owned() };
-        let task = TaskTracker::new().spawn(follow(api, wanted, sender, stop.clone()));
-        Self { seen, stop, task }
+        let task = TaskTracker::new().spawn(follow(api, wanted, told, stop.clone()));
+        Self { seen, tally, stop, task }
     }
 
     /// Waits until the pods are these, each as `address` or `address leaving`.
@@ -145,8 +148,12 @@ async fn while_the_server_is_away_the_last_pods_stand() {
     following.until_trouble("pods is forbidden").await;
     server.refuse(None);
     server.delete("1");
+    let (failures, syncs) = (following.tally.failures(), following.tally.syncs());
+    assert!(failures >= 2, "{failures}");
     let seen = following.until("back", &[]).await;
     assert_eq!(seen.trouble, None);
+    assert!(following.tally.syncs() > syncs, "it was listed again");
+    assert!(following.tally.age(Instant::now()) < PATIENCE);
     following.end().await;
 }
 

@@ -1,15 +1,18 @@
 //! Keeps the board as discovery sees the world: pods that appear are added and watched, pods that are told to end get no new work, pods
 //! that have gone are removed while what is under way there goes on to its end.
 
+mod figures;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ::discovery::{Found, Seen, dns, kubernetes};
+use ::discovery::{Found, Publisher, Seen, Tally, dns, kubernetes};
 use http::Uri;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -22,6 +25,8 @@ use crate::watch::Watchers;
 #[derive(Clone, Debug)]
 struct Source {
     side: Side,
+    /// Who is asked: `kubernetes` or `dns`.
+    by: &'static str,
     /// What is asked for, for operators.
     what: String,
     engine: (Scheme, u16),
@@ -30,9 +35,17 @@ struct Source {
     ranks: u16,
 }
 
-/// What every source has seen, for `/readyz`.
-#[derive(Debug, Default)]
-pub(crate) struct Sources(Vec<(Source, watch::Receiver<Seen>)>);
+/// One source that is followed.
+#[derive(Clone, Debug)]
+struct Followed {
+    source: Source,
+    seen: watch::Receiver<Seen>,
+    tally: Arc<Tally>,
+}
+
+/// What every source has seen, for `/readyz` and metrics.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources(Vec<Followed>);
 
 /// What discovery works with.
 #[derive(Clone, Debug)]
@@ -56,33 +69,33 @@ impl Sources {
                         let Some((source, host)) = of_name(*side, url, *ranks, hands.sidecars.is_some()) else {
                             continue;
                         };
-                        let seen = sources.follow(source, hands);
-                        hands.watchers.tasks.spawn(dns::follow(host, *every, seen, hands.stop.clone()));
+                        let told = sources.follow(source, hands);
+                        hands.watchers.tasks.spawn(dns::follow(host, *every, told, hands.stop.clone()));
                     }
                 }
             }
             Discovery::Kubernetes(selected) => {
                 for (side, _, ranks) in named {
                     let Some((source, wanted)) = of_labels(*side, selected, *ranks, hands.sidecars) else { continue };
-                    let seen = sources.follow(source, hands);
+                    let told = sources.follow(source, hands);
                     let api = selected.api.clone();
-                    hands.watchers.tasks.spawn(kubernetes::follow(api, wanted, seen, hands.stop.clone()));
+                    hands.watchers.tasks.spawn(kubernetes::follow(api, wanted, told, hands.stop.clone()));
                 }
             }
         }
         sources
     }
 
-    fn follow(&mut self, source: Source, hands: &Hands) -> watch::Sender<Seen> {
-        let (sender, receiver) = watch::channel(Seen::default());
-        self.0.push((source.clone(), receiver.clone()));
-        hands.watchers.tasks.spawn(keep(source, receiver, hands.clone()));
-        sender
+    fn follow(&mut self, source: Source, hands: &Hands) -> Publisher {
+        let (told, seen, tally) = Publisher::new(Instant::now());
+        self.0.push(Followed { source: source.clone(), seen: seen.clone(), tally });
+        hands.watchers.tasks.spawn(keep(source, seen, hands.clone()));
+        told
     }
 
     /// For operators: what is followed, how many pods there are, and what is wrong.
     pub(crate) fn shown(&self) -> Vec<Value> {
-        let shown = |(source, seen): &(Source, watch::Receiver<Seen>)| {
+        let shown = |Followed { source, seen, .. }: &Followed| {
             let seen = seen.borrow();
             json!({ "side": source.side.as_str(), "of": source.what, "pods": seen.pods.len(), "heard": seen.heard, "trouble": seen.trouble })
         };
@@ -93,7 +106,7 @@ impl Sources {
 fn of_name(side: Side, url: &PodUrl, ranks: u16, gated: bool) -> Option<(Source, String)> {
     let host = url.engine.host()?.trim_matches(['[', ']']).to_owned();
     let (engine, sidecar) = (port(&url.engine), gated.then(|| port(&url.sidecar)));
-    Some((Source { side, what: host.clone(), engine, sidecar, ranks }, host))
+    Some((Source { side, by: "dns", what: host.clone(), engine, sidecar, ranks }, host))
 }
 
 fn port(url: &Uri) -> (Scheme, u16) {
@@ -116,7 +129,7 @@ fn of_labels(
     let what = format!("{} in {}", wanted.selector, wanted.namespace);
     let sidecar = sidecars.map(|scheme| (scheme, selected.sidecar_port));
     let engine = (selected.engine_scheme, engine_port);
-    Some((Source { side, what, engine, sidecar, ranks }, wanted.clone()))
+    Some((Source { side, by: "kubernetes", what, engine, sidecar, ranks }, wanted.clone()))
 }
 
 async fn keep(source: Source, mut seen: watch::Receiver<Seen>, hands: Hands) {

@@ -162,7 +162,7 @@ impl Router {
                 records: config.observe.request_records,
                 spans,
                 prefiller_headers: gateway.as_ref().map(|gateway| gateway.headers()),
-                collectors: Vec::new(),
+                collectors: vec![Box::new(discovery.clone())],
             }),
             board,
             gateway,

@@ -32,6 +32,7 @@ fn hands() -> Hands {
 fn source() -> Source {
     Source {
         side: Side::Decode,
+        by: "kubernetes",
         what: "labels".to_owned(),
         engine: (Scheme::Http, 8200),
         sidecar: Some((Scheme::Http, 7700)),

@@ -189,6 +189,30 @@ async fn docs_metrics_lists_every_metric_and_no_other() {
 }
 
 #[tokio::test]
+async fn discovery_is_told_in_figures() {
+    let world = World::new(Setup { args: "--peer-metrics --dns-discovery 100ms", ..Setup::default() }).await;
+    assert_eq!(world.complete(r#"{"prompt":"p"}"#).await.status.as_u16(), 200);
+    let again = |page: &Answer| {
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("router_discovery_syncs_total{side=\"prefill\""))
+            .map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).is_some_and(|syncs| syncs > 1)
+    };
+    let page = until(&world, "/metrics", again).await;
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(crate::metrics_doc::lists("Router with discovery", &page), "{page}");
+    for line in [
+        "router_discovery_pods{side=\"prefill\",source=\"dns\"} 1",
+        "router_discovery_pods{side=\"decode\",source=\"dns\"} 1",
+        "router_discovery_failures_total{side=\"decode\",source=\"dns\"} 0",
+    ] {
+        assert!(page.lines().any(|have| have == line), "{line} is not in\n{page}");
+    }
+}
+
+#[tokio::test]
 async fn a_clients_trace_goes_on_to_engines_and_sidecars() {
     let world = World::new(Setup::default()).await;
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
