@@ -36,6 +36,8 @@ const MOST_NAMED: usize = 256;
 /// One that nobody has named for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Between two lines of the log about names that are refused.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Who may prefill a request.
 #[derive(Clone, Debug, Default)]
@@ -81,12 +83,14 @@ pub(crate) struct Gateway {
     /// Pods that are on the board only because they were named, and when last.
     named: Mutex<BTreeMap<usize, Instant>>,
     headers: Headers,
+    /// When last a name was refused in the log.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl Gateway {
     pub(crate) fn new(config: PodLocal, port: u16, ranks: u16, hands: Hands) -> Arc<Self> {
-        let gateway =
-            Arc::new(Self { config, port, ranks, hands, named: Mutex::default(), headers: Headers::default() });
+        let (named, headers, complained) = (Mutex::default(), Headers::default(), Mutex::default());
+        let gateway = Arc::new(Self { config, port, ranks, hands, named, headers, complained });
         let (forgetting, stop) = (Arc::clone(&gateway), gateway.hands.stop.clone());
         gateway.hands.watchers.tasks.spawn(async move {
             loop {
@@ -142,7 +146,7 @@ impl Gateway {
         let address: Option<SocketAddr> = engine.as_str().parse().ok();
         let Some(address) = address.filter(|address| self.config.allow.iter().any(|allowed| allowed.covers(*address)))
         else {
-            warn!(%engine, "a gateway names a prefiller that is not allowed");
+            self.complain(engine, now);
             return None;
         };
         let mut named = self.named.lock();
@@ -161,6 +165,15 @@ impl Gateway {
             }
             // Another request was quicker.
             Err(AlreadyThere(_)) => on(board, engine),
+        }
+    }
+
+    /// Whoever can reach the port can have this said, so it is said once a second; the counter has all.
+    fn complain(&self, engine: &Authority, now: Instant) {
+        let mut last = self.complained.lock();
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
+            *last = Some(now);
+            warn!(%engine, "a gateway names a prefiller that is not allowed");
         }
     }
 
@@ -199,7 +212,8 @@ impl Gateway {
 
     /// The rank that a port stands for: this router's own is rank 0's.
     fn rank_of(&self, port: u16) -> Result<DpRank, ApiError> {
-        let local = port.checked_sub(self.port).map(LocalRank);
+        // With any free port, the router does not know which one it got.
+        let local = port.checked_sub(self.port).filter(|_| self.port > 0).map(LocalRank);
         let fleet = self.hands.board.fleet();
         let rank = local.and_then(|local| fleet.side(Side::Decode).first()?.ranks.get(usize::from(local.0)));
         rank.map(Rank::number).ok_or_else(|| {

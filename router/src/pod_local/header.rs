@@ -4,6 +4,8 @@
 //! `host:port`, with or without `http://`; several stand in one header, by commas, or in several; the older name is believed before the
 //! newer one, because pickers that know only the older strip only that from what clients send; nothing of it goes on to an engine.
 
+use std::net::SocketAddr;
+
 use http::HeaderMap;
 use http::uri::Authority;
 
@@ -54,7 +56,7 @@ fn read(headers: &HeaderMap) -> Result<Said, NotAnAddress> {
         for value in values() {
             let text = value.to_str().map_err(|_| NotAnAddress(name))?;
             for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()).take(MOST - said.prefillers.len()) {
-                said.prefillers.push(authority(one).ok_or(NotAnAddress(name))?);
+                said.prefillers.push(engine(one).ok_or(NotAnAddress(name))?);
             }
         }
         break;
@@ -64,6 +66,15 @@ fn read(headers: &HeaderMap) -> Result<Said, NotAnAddress> {
         said.decode_port = Some(port.ok_or(NotAnAddress(DECODE_PORT))?);
     }
     Ok(said)
+}
+
+/// An address has one form, whatever the picker writes: pods are known by it.
+fn engine(text: &str) -> Option<Authority> {
+    let authority = authority(text)?;
+    match authority.as_str().parse::<SocketAddr>() {
+        Ok(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).to_string().parse().ok(),
+        Err(_) => Some(authority),
+    }
 }
 
 /// Host and port and nothing else: no user, no path.
@@ -101,7 +112,8 @@ mod tests {
             (vec![(old, "")], vec![]),
             (vec![(old, "10.0.0.1:8000")], vec!["10.0.0.1:8000"]),
             (vec![(old, "http://10.0.0.1:8000")], vec!["10.0.0.1:8000"]),
-            (vec![(old, "[fd00::1]:8000")], vec!["[fd00::1]:8000"]),
+            (vec![(old, "[FD00:0::1]:8000")], vec!["[fd00::1]:8000"]),
+            (vec![(old, "[::ffff:10.0.0.1]:8000")], vec!["10.0.0.1:8000"]),
             (vec![(old, "10.0.0.1:8000, p-1:8000")], vec!["10.0.0.1:8000", "p-1:8000"]),
             (vec![(old, "10.0.0.1:8000"), (old, "10.0.0.2:8000")], vec!["10.0.0.1:8000", "10.0.0.2:8000"]),
             (vec![(new, "10.0.0.9:8000")], vec!["10.0.0.9:8000"]),
