@@ -1,6 +1,11 @@
 """What the binary is built from: sbom.py METADATA VERSION SBOM LICENCES EPOCH, out of `cargo metadata`; CycloneDX 1.5 and a text.
 
 Only what is linked counts: normal dependencies of the package kvgate, for the platform that the metadata was filtered for.
+
+Why not cargo-cyclonedx: it writes a random serial number and the time of day, so the same source gives another tarball each time
+(CycloneDX/cyclonedx-rust-cargo#514), a BOM beside every Cargo.toml of the workspace, and no texts of licences, which have to be handed on with the
+binary. They need the same walk over the same packages, so SBOM and THIRD-PARTY.txt come out of one, and no tool has to be built first.
+scripts/dist-check holds the outcome against CycloneDX's own schema.
 """
 
 import datetime
@@ -29,7 +34,9 @@ def linked(metadata):
 
 
 def component(package):
-    found = {"type": "library", "name": package["name"], "version": package["version"], "bom-ref": package["id"]}
+    # Cargo's own id of a workspace's package is a path of this machine.
+    reference = f"{package['name']}@{package['version']}"
+    found = {"type": "library", "name": package["name"], "version": package["version"], "bom-ref": reference}
     if package["source"]:
         found["purl"] = f"pkg:cargo/{package['name']}@{package['version']}"
     if package["license"]:
