@@ -265,6 +265,7 @@ impl Builder {
         let (mut shards, mut blobs, mut readers, mut notifications) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (shard, engine) in (0..).map(TpRank).zip(&identity.shards) {
             let arena = Arena::map(&engine.layout, slots)?;
+            arena.touch().await;
             let serve = self.agent(shard, Kind::Serve).await?;
             let served = carried_out("register staging", serve.register(arena.memory.clone())).await?;
             blobs.push(carried_out("get the agent's metadata", serve.local_metadata()).await?);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kv::copy::staging_layout;
 use kv::ids::SlotId;
 use kv::layout::{KvLayout, MemoryKind};
-use nixl::{AccessError, HugePages, Memory, MemoryError};
+use nixl::{AccessError, HugePages, Memory, MemoryError, bulk};
 
 /// What stays free on the host, whatever `--staging-bytes` says.
 const HOST_RESERVE: u64 = 1 << 30;
@@ -100,6 +100,15 @@ impl Arena {
         layout.memory = MemoryKind::Dram;
         layout.device = 0;
         Ok(Self { memory, layout: Arc::new(layout) })
+    }
+
+    /// Takes its pages, off the async threads.
+    pub(crate) async fn touch(&self) {
+        let memory = self.memory.clone();
+        let touched = bulk::over(memory.len(), move || memory.touch()).await;
+        if !matches!(touched, Ok(true)) {
+            tracing::debug!(bytes = self.memory.len(), "staging's pages come with the first reads into them");
+        }
     }
 
     /// The byte ranges `(offset, length)` of one slot, one per region.

@@ -96,6 +96,12 @@ impl Mapping {
         self.huge
     }
 
+    /// Takes all pages; answers whether the kernel has.
+    pub(super) fn touch(&self) -> bool {
+        // SAFETY: `base` and `len` lie inside the mapping, which `self` keeps; taking pages changes no contents.
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_POPULATE_WRITE) == 0 }
+    }
+
     pub(super) fn read_at(&self, mut at: usize, out: &mut [u8]) {
         for part in out.chunks_mut(COPY_STEP) {
             let _shared = self.copies.read();
