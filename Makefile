@@ -86,6 +86,10 @@ dist: build  ## the release's tarball in target/dist: binary, completions, man p
 image-check:  ## build the Dockerfile with buildah and stand-ins for its base images (root, 6 GB); run it non-root on a read-only root
 	@scripts/image-check wheel
 
+.PHONY: bench-pinned
+bench-pinned: build  ## P with a small KV cache while D is the bottleneck, gated beside direct; target/bench/pinned.json
+	@$(PYTHON) bench/pinned.py
+
 profile-router: build  ## flame graph of the router under load: target/bench/profile/router-stage.svg (PROFILE=direct, PROFILE=stream)
 	$(CARGO) build --release --locked -p bench-router
 	@$(PYTHON) bench/profile.py router $(PROFILE)

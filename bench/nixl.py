@@ -29,10 +29,9 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 
 sys.dont_write_bytecode = True
-from processes import Failure, Process, end_with_signals, free_port, speaker, versions
+from processes import Failure, Kvgate, Process, end_with_signals, free_port, speaker, versions, wait
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench"
@@ -41,7 +40,6 @@ KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "release
 TOOL = pathlib.Path(os.environ.get("BENCH_NIXL_BIN") or TREE / "target" / "release" / "bench-nixl").resolve()
 PACKAGE = "nixl-cu13==1.5.1"
 ROUNDS = int(os.environ.get("BENCH_ROUNDS") or 5)
-PATIENCE = 60
 MOST = 256 << 20
 # UCX_TLS and NIXL's error handling of each row. Shared memory works without error handling only (docs/nixl-ffi.md §3.2).
 ROWS = {"default": (None, "peer"), "tcp": ("tcp", "peer"), "posix": ("posix,self", "none")}
@@ -204,17 +202,14 @@ def idle(python):
     agent.answer()
     alone = used(agent)
     agent.end()
-    ports, side = WORK / "idle-ports.json", free_port()
+    side = free_port()
     model = "--model m --layers 2 --kv-heads 2 --head-size 16 --num-blocks 1024"
-    engine_command = f"sim --role decode --data-parallel-size 8 {model} --listen 127.0.0.1:0 --side-channel 127.0.0.1:{side} --ports-file {ports}"
-    engine = Process("idle-engine", [KVGATE, *engine_command.split()], WORK)
-    port = wait("the engine's ports", lambda: ports.exists() and json.loads(ports.read_text())["http"])
-    ports.unlink()
-    command = (f"sidecar --role decode --engine http://127.0.0.1:{port} --engine-side-channel 127.0.0.1:{side} --data-parallel-size 8 "
-               f"--listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 16MiB --log warn --ports-file {ports}")
-    sidecar = Process("idle-sidecar", [KVGATE, *command.split()], WORK)
-    port = wait("the sidecar's ports", lambda: ports.exists() and json.loads(ports.read_text())["http"])
-    wait("the sidecar's eight ranks", lambda: eight_ready(port))
+    engine = Kvgate("idle-engine", KVGATE, f"sim --role decode --data-parallel-size 8 {model} --listen 127.0.0.1:0 "
+                    f"--side-channel 127.0.0.1:{side}", WORK)
+    sidecar = Kvgate("idle-sidecar", KVGATE, f"sidecar --role decode --engine http://127.0.0.1:{engine.port} "
+                     f"--engine-side-channel 127.0.0.1:{side} --data-parallel-size 8 --listen 127.0.0.1:0 "
+                     "--side-channel-listen 127.0.0.1:0 --staging-bytes 16MiB --log warn", WORK)
+    wait("the sidecar's eight ranks", lambda: eight_ready(sidecar))
     # Until first contacts are over.
     time.sleep(3)
     whole = used(sidecar)
@@ -223,12 +218,8 @@ def idle(python):
     return {"sidecar_dp8_cores": whole, "python_agent_cores": alone, "seconds": IDLE_S}
 
 
-def eight_ready(port):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/ranks", timeout=5) as answer:
-            ranks = json.load(answer)["ranks"]
-    except OSError:
-        return False
+def eight_ready(sidecar):
+    ranks = json.loads(sidecar.get("/v1/ranks") or "{}").get("ranks", [])
     return len(ranks) == 8 and all(rank["state"] == "ready" for rank in ranks)
 
 
@@ -236,16 +227,6 @@ def used(process):
     before, since = process.cpu(), time.monotonic()
     time.sleep(IDLE_S)
     return (process.cpu() - before) / (time.monotonic() - since)
-
-
-def wait(what, look):
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise Failure(f"no {what} within {PATIENCE} s")
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Processes that a bench starts: each is ended by its pid, never by a name; what they use is read from /proc."""
 
+import json
 import os
 import pathlib
 import signal
@@ -7,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 TICK = os.sysconf("SC_CLK_TCK")
+PATIENCE = 60
 
 
 class Failure(Exception):
@@ -45,11 +48,7 @@ class Process:
 
     def cpu(self):
         """Seconds of CPU so far, in steps of a clock tick."""
-        total = 0
-        for pid in self.pids():
-            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / TICK
+        return sum(cpu_of(pid) for pid in self.pids())
 
     def cpu_of_threads(self):
         """Seconds of CPU of its threads so far, to the nanosecond; what threads used that have ended is not in it."""
@@ -84,6 +83,47 @@ class Process:
     def end_all(cls):
         for process in reversed(list(cls.running)):
             process.end()
+
+
+class Kvgate(Process):
+    """One of kvgate's own on ports that the kernel gives. `port` is where it answers HTTP."""
+
+    def __init__(self, name, binary, arguments, folder):
+        ports = folder / f"{name}.ports.json"
+        ports.unlink(missing_ok=True)
+        super().__init__(name, [binary, *arguments.split(), "--ports-file", ports], folder)
+
+        def bound():
+            if self.child.poll() is not None:
+                raise Failure(f"{name} ended: see {folder / name}.log")
+            return ports.exists() and json.loads(ports.read_text())
+
+        self.port = wait(f"ports of {name}", bound)["http"]
+
+    def get(self, path):
+        """What it answers, or None when it does not, or not with 200."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.read()
+        except OSError:
+            return None
+
+
+def cpu_of(pid):
+    """Seconds of CPU of all threads of one process so far, in steps of a clock tick."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def wait(what, look):
+    """What `look` finds, once it finds something."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise Failure(f"no {what} within {PATIENCE} s")
 
 
 def free_port():

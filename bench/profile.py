@@ -11,7 +11,6 @@ inferno, which cargo installs below target/inferno, draws the graph. What the ke
 perf look there (kernel.perf_event_paranoid at most 1).
 """
 
-import json
 import os
 import pathlib
 import shutil
@@ -20,7 +19,7 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-from processes import Failure, Process, end_with_signals, free_port, speaker
+from processes import PATIENCE, Failure, Kvgate, Process, end_with_signals, free_port, speaker
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench" / "profile"
@@ -29,7 +28,6 @@ CLIENTS = pathlib.Path(os.environ.get("BENCH_SIDECAR_BIN") or RELEASE / "bench-s
 KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or RELEASE / "kvgate").resolve()
 INFERNO = "0.12.8"
 SECONDS = float(os.environ.get("PROFILE_SECONDS") or 10)
-PATIENCE = 60
 say = speaker("profile")
 
 
@@ -105,28 +103,16 @@ def router(kind="stage"):
     sample(under, f"router-{kind}", f"kvgate router, {kind}")
 
 
-def ports(name, arguments):
-    """Starts a process of kvgate and waits for its ports."""
-    file = OUT / f"{name}.ports.json"
-    file.unlink(missing_ok=True)
-    process = Process(name, [KVGATE, *arguments.split(), "--ports-file", file], OUT)
-    until = time.monotonic() + PATIENCE
-    while not file.exists():
-        if time.monotonic() > until or process.child.poll() is not None:
-            raise Failure(f"{name} does not start; see {OUT / name}.log")
-        time.sleep(0.05)
-    return process, json.loads(file.read_text())["http"]
-
-
 def sidecar():
     sides = free_port(), free_port()
     engine = "--listen 127.0.0.1:0 --model m --layers 2 --kv-heads 2 --head-size 16 --num-blocks 8192 --max-num-seqs 256"
-    _, prefill = ports("prefill", f"sim --role prefill {engine} --side-channel 127.0.0.1:{sides[0]}")
-    _, decode = ports("decode", f"sim --role decode {engine} --side-channel 127.0.0.1:{sides[1]}")
-    under, port = ports("sidecar", f"sidecar --role decode --engine http://127.0.0.1:{decode} --engine-side-channel 127.0.0.1:{sides[1]} "
-                        "--listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 16MiB --kv-lease 1s --log warn")
+    prefill = Kvgate("prefill", KVGATE, f"sim --role prefill {engine} --side-channel 127.0.0.1:{sides[0]}", OUT)
+    decode = Kvgate("decode", KVGATE, f"sim --role decode {engine} --side-channel 127.0.0.1:{sides[1]}", OUT)
+    under = Kvgate("sidecar", KVGATE, f"sidecar --role decode --engine http://127.0.0.1:{decode.port} "
+                   f"--engine-side-channel 127.0.0.1:{sides[1]} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 "
+                   "--staging-bytes 16MiB --kv-lease 1s --log warn", OUT)
     time.sleep(3)
-    load = [CLIENTS, "--prefill", f"127.0.0.1:{prefill}", "--sidecar", f"127.0.0.1:{port}", "--clients", 16]
+    load = [CLIENTS, "--prefill", f"127.0.0.1:{prefill.port}", "--sidecar", f"127.0.0.1:{under.port}", "--clients", 16]
     Process("load", [*load, "--transfers", 1_000_000, "--warm", 0], OUT)
     time.sleep(2)
     sample(under, "sidecar", "kvgate sidecar, decode pod, 16 clients")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the benches measured, as targets and as tables: target/bench/results.json, and the marked parts of docs/*.md and README.md.
 
-  report.py          reads target/bench/{nixl,router,allocations,sidecar,scale,vllm}.json, whichever are there
+  report.py          reads target/bench/{nixl,router,allocations,sidecar,pinned,scale,vllm}.json, whichever are there
 
 A marked part begins with `<!-- bench:AREA -->` and ends with `<!-- /bench -->`; what is between them is replaced by the area's tables with the
 machine, the versions and the commit that they were measured with. An area without figures keeps what is written.
@@ -15,7 +15,7 @@ import sys
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench"
-AREAS = ("nixl", "router", "allocations", "sidecar", "scale", "vllm")
+AREAS = ("nixl", "router", "allocations", "sidecar", "pinned", "scale", "vllm")
 MARKED = re.compile(r"(<!-- bench:([a-z-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
@@ -119,6 +119,26 @@ def sidecar_table(found):
         yield markdown(("", "clients", "transfers/s", "overhead p50 / p90 / p99, µs", "whole, µs", "wire, µs"), lines)
 
 
+def pinned_table(found):
+    rates = found["prefills_per_s"]
+    line = (f"{found['requests']} requests at once, P's cache holds {found['prompts_in_cache']} prompts", spread(rates["stage"]), spread(rates["direct"]),
+            f"{spread(found['whole_load'])} ×")
+    yield markdown(("", "P's prefills/s, gated", "direct", "last answer, gated / direct"), [line])
+
+
+def timeline(row, of):
+    """Part by part, in ms: where the difference is. What is first contact is not in it."""
+    parts = of["parts_ms"]
+    lines = []
+    for part, gated in parts["stage"].items():
+        direct = parts["direct"].get(part)
+        lines.append((part, number(gated["median"]), number(direct["median"]) if direct else ""))
+    lines.append(("time to first token", number(of["ttft_ms"]["stage"]["median"]), number(of["ttft_ms"]["direct"]["median"])))
+    firsts = [sum(first.get(part, 0) for part in ("handshake", "post", "wire")) for first in of.get("first_contacts", []) if first["gate"] == "stage"]
+    after = f" In a rank's first transfer from P, handshake, post and wire took up to {number(max(firsts), 1)} ms together." if firsts else ""
+    return f"Time to first token, row {row}, medians in ms.{after}\n\n" + markdown(("part", "gated", "direct"), lines)
+
+
 def vllm_table(found):
     lines = []
     for row, of in found["rows"].items():
@@ -129,9 +149,10 @@ def vllm_table(found):
         else:
             lines.append((row, "block-seconds on P", f"{of['pinned_ratio']:.2f} ×", "", of["ucx_tls"], of["kvgate"]))
     yield markdown(("row", "what", "gated / direct", "medians", "`UCX_TLS`", "measured with"), lines)
+    yield from (timeline(row, of) for row, of in found["rows"].items() if "parts_ms" in of)
 
 
-TABLES = {"nixl": nixl_tables, "router": router_table, "sidecar": sidecar_table, "vllm": vllm_table}
+TABLES = {"nixl": nixl_tables, "router": router_table, "sidecar": sidecar_table, "pinned": pinned_table, "vllm": vllm_table}
 
 
 def tables(area, found):

@@ -15,86 +15,21 @@ import json
 import os
 import pathlib
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
+
+sys.dont_write_bytecode = True
+from processes import Failure, Kvgate, Process, end_with_signals, free_port, speaker, wait
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench"
 WORK = OUT / "sidecar"
-KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "release" / "kvgate")
-TOOL = pathlib.Path(os.environ.get("BENCH_SIDECAR_BIN") or TREE / "target" / "release" / "bench-sidecar")
-PATIENCE = 60
+KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "release" / "kvgate").resolve()
+TOOL = pathlib.Path(os.environ.get("BENCH_SIDECAR_BIN") or TREE / "target" / "release" / "bench-sidecar").resolve()
 STAGING = 16 << 20
 ROWS = {"one": (1, 2_000), "many": (64, 20_000), "memory": (16, 100_000)}
+say = speaker("bench-sidecar")
 MODEL = "--model m --layers 2 --kv-heads 2 --head-size 16 --num-blocks 8192 --max-num-seqs 256"
-
-
-class Failure(Exception):
-    """The bench cannot measure."""
-
-
-def say(text):
-    print(f"bench-sidecar: {text}", file=sys.stderr, flush=True)
-
-
-class Process:
-    """One child, ended by its pid."""
-
-    running = []
-
-    def __init__(self, name, args):
-        self.name, self.file = name, WORK / f"{name}.ports.json"
-        self.file.unlink(missing_ok=True)
-        with open(WORK / f"{name}.log", "wb") as log:
-            command = [str(KVGATE), *args.split(), "--ports-file", str(self.file)]
-            self.child = subprocess.Popen(command, stdout=log, stderr=log, cwd=TREE)
-        Process.running.append(self)
-        self.port = wait(f"{name}'s ports file", self.ports)["http"]
-
-    def ports(self):
-        if self.child.poll() is not None:
-            raise Failure(f"{self.name} ended: see {WORK / self.name}.log")
-        return json.loads(self.file.read_text()) if self.file.exists() else None
-
-    def end(self):
-        if self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM)
-            try:
-                self.child.wait(30)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-                self.child.wait()
-
-
-def wait(what, look):
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise Failure(f"no {what} within {PATIENCE} s")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def ready(process):
-    def look():
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/readyz", timeout=5) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    wait(f"{process.name} ready", look)
 
 
 def memory(process):
@@ -130,13 +65,13 @@ def row(name, what, value, unit, goal, figures):
 def measure(rows):
     sides = [free_port(), free_port()]
     engine = f"--listen 127.0.0.1:0 {MODEL} --side-channel 127.0.0.1:"
-    prefill = Process("prefill", f"sim --role prefill {engine}{sides[0]}")
-    decode = Process("decode", f"sim --role decode {engine}{sides[1]}")
+    prefill = Kvgate("prefill", KVGATE, f"sim --role prefill {engine}{sides[0]}", WORK)
+    decode = Kvgate("decode", KVGATE, f"sim --role decode {engine}{sides[1]}", WORK)
     # The decode engine's lease decides how soon a transfer that was let go is free: a third of it.
-    sidecar = Process("decode-sidecar", f"sidecar --role decode --engine http://127.0.0.1:{decode.port} "
-                      f"--engine-side-channel 127.0.0.1:{sides[1]} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 "
-                      f"--staging-bytes {STAGING} --kv-lease 1s --log warn")
-    ready(sidecar)
+    sidecar = Kvgate("decode-sidecar", KVGATE, f"sidecar --role decode --engine http://127.0.0.1:{decode.port} "
+                     f"--engine-side-channel 127.0.0.1:{sides[1]} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 "
+                     f"--staging-bytes {STAGING} --kv-lease 1s --log warn", WORK)
+    wait("readiness of the sidecar", lambda: sidecar.get("/readyz"))
     figures, runs = [], []
     for name in rows:
         clients, transfers = ROWS[name]
@@ -161,14 +96,16 @@ def main():
     rows = sys.argv[1:] or list(ROWS)
     if unknown := set(rows) - set(ROWS):
         sys.exit(f"bench-sidecar: no row {sorted(unknown)}; there are {list(ROWS)}")
+    end_with_signals()
     WORK.mkdir(parents=True, exist_ok=True)
     try:
+        if missing := [str(binary) for binary in (KVGATE, TOOL) if not binary.is_file()]:
+            raise Failure(f"not built: {', '.join(missing)}")
         report = measure(rows)
-    except Failure as failure:
+    except (Failure, subprocess.SubprocessError, OSError, ValueError) as failure:
         sys.exit(f"bench-sidecar: {failure}")
     finally:
-        for process in reversed(Process.running):
-            process.end()
+        Process.end_all()
     (OUT / "sidecar.json").write_text(json.dumps(report, indent=1) + "\n")
     say(f"wrote {OUT / 'sidecar.json'}")
 

@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,13 +22,14 @@ import time
 
 sys.dont_write_bytecode = True
 TREE = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TREE / "tests" / "vllm"))
+sys.path.append(str(TREE / "tests" / "vllm"))
 
 import gate as gates
 import install
 import speed
 import web
 from pair import BLOCK, DP, Server, wait_up
+from processes import cpu_of, end_with_signals
 from prompts import prompt
 from say import Failure, grumbles, problem, progress
 
@@ -39,7 +39,6 @@ GATES = ("stage", "direct")
 PAIRS = 30
 WARM_UP = 2
 IDLE_SECONDS = 10
-TICK = os.sysconf("SC_CLK_TCK")
 # 2 (K and V) × 32 layers × 8 heads × 128 × 2 bytes = 128 KiB per token, and next to nothing to compute besides attention.
 SEED = "--layers 32 --heads 8 --kv-heads 8 --head-dim 128 --hidden 64 --dtype bfloat16".split()
 MODELS = {
@@ -94,12 +93,6 @@ class Pair:
         self.p.stop()
 
 
-def cpu_seconds(process):
-    """User and system time of all threads so far, in steps of one clock tick."""
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
 def spread(values):
     """Median and quartiles."""
     low, middle, high = statistics.quantiles(values, n=4)
@@ -110,10 +103,10 @@ def idle(pair):
     """Cores that both sidecars use while no request runs."""
     watched = [pair.process(f"{side}-sidecar") for side in "pd"]
     time.sleep(2)
-    before, start = [cpu_seconds(process) for process in watched], time.monotonic()
+    before, start = [cpu_of(process.pid) for process in watched], time.monotonic()
     time.sleep(IDLE_SECONDS)
     seconds = time.monotonic() - start
-    used = [round((cpu_seconds(process) - was) / seconds, 4) for process, was in zip(watched, before)]
+    used = [round((cpu_of(process.pid) - was) / seconds, 4) for process, was in zip(watched, before)]
     return {"prefill_sidecar_cores": used[0], "decode_sidecar_cores": used[1], "seconds": round(seconds, 1)}
 
 
@@ -129,17 +122,34 @@ def shared(pair):
     return text
 
 
+# What D's sidecar says of a transfer until its receipt. `collect`, which follows, is D's own read.
+STAGES = ("queued", "handshake", "post", "wire", "verify")
+
+
+def way(pair, gate, answer):
+    """Where the time to the first token went, in ms, part after part: their sum is that time."""
+    told = {leg: float(answer.headers.get(f"x-kvgate-{leg}-ms") or 0) for leg in ("prefill", "transfer")}
+    parts = {"P": told["prefill"]}
+    if gate == "stage":
+        found = web.get_json(pair.sidecars["d"], f"/v1/transfers/{answer.headers.get('x-kvgate-transfer')}") or {}
+        stages = {stage: us / 1e3 for stage, us in found.get("stages_us", {}).items()}
+        parts |= {stage: stages.get(stage, 0.0) for stage in STAGES}
+        parts["asking for it"] = told["transfer"] - sum(parts[stage] for stage in STAGES)
+    parts["D and the router"] = answer.ttft * 1e3 - sum(parts.values())
+    return parts
+
+
 def ttft(pair):
     """Each prompt once through the gate and once direct; D's sidecar's CPU time is taken around each gated request."""
     tokens, sidecar = pair.kind["tokens"], pair.process("d-sidecar")
     resting, head = idle(pair), shared(pair)
     seen, equal, cpu = {name: [] for name in GATES}, 0, 0.0
-    parts = {"prefill_ms": [], "transfer_ms": []}
+    ways, first = {name: [] for name in GATES}, []
     begun = time.monotonic()
     for number in range(WARM_UP + PAIRS):
         text, texts = head + prompt(tokens - len(head)), []
         for name, router in pair.routers.items():
-            before = cpu_seconds(sidecar)
+            before = cpu_of(sidecar.pid)
             answer = web.complete(router, text, stream=True, max_tokens=4)
             if not answer.good or not answer.ttft:
                 raise Failure(f"{name}, request {number}: {answer.brief()}")
@@ -147,9 +157,9 @@ def ttft(pair):
             if number >= WARM_UP:
                 seen[name].append(answer.ttft * 1e3)
                 if name == "stage":
-                    cpu += cpu_seconds(sidecar) - before
-                    for part, values in parts.items():
-                        values.append(float(answer.headers.get(f"x-kvgate-{part.replace('_', '-')}") or 0))
+                    cpu += cpu_of(sidecar.pid) - before
+            took = way(pair, name, answer)
+            (ways[name] if number >= WARM_UP else first).append({"gate": name, **{part: round(ms, 3) for part, ms in took.items()}})
         equal += number >= WARM_UP and texts[0] == texts[1]
     moved = PAIRS * -(-tokens // BLOCK) * BLOCK * pair.kind["token_bytes"]
     ratio = statistics.median(seen["stage"]) / statistics.median(seen["direct"])
@@ -158,7 +168,8 @@ def ttft(pair):
         "ttft_ratio": round(ratio, 3),
         "ttft_ms": {name: spread(values) for name, values in seen.items()},
         "ttft_difference_ms": spread([a - b for a, b in zip(seen["stage"], seen["direct"])]),
-        "gated_parts": {part: spread(values) for part, values in parts.items()},
+        "parts_ms": {name: {part: spread([way[part] for way in of]) for part in of[0] if part != "gate"} for name, of in ways.items()},
+        "first_contacts": first,
         "pairs": PAIRS,
         "tokens": tokens,
         "request_mib": round(-(-tokens // BLOCK) * BLOCK * pair.kind["token_bytes"] / (1 << 20), 1),
@@ -254,12 +265,8 @@ def said(row, figures):
     )
 
 
-def on_signal(number, frame):
-    raise Failure(f"ended by signal {number}")
-
-
 def main():
-    signal.signal(signal.SIGTERM, on_signal)
+    end_with_signals()
     rows = sys.argv[1:] or list(ROWS)
     if unknown := set(rows) - set(ROWS):
         problem(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gate as gates
 import web
 from pair import DP
-from processes import wait_for
+from groups import wait_for
 from prompts import LENGTHS, prompt
 from say import Failure, progress, tail
 

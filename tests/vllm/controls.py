@@ -5,7 +5,7 @@ import os
 import gate as gates
 import web
 from pair import DP
-from processes import wait_for
+from groups import wait_for
 from prompts import prompt
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 import web
 from pair import DP
-from processes import Process, wait_for
+from groups import Process, wait_for
 from say import Failure, tail
 
 READY_WITHIN = 60

@@ -7,7 +7,7 @@ import time
 
 import gate as gates
 import web
-from processes import wait_for
+from groups import wait_for
 from prompts import prompt
 from say import progress
 

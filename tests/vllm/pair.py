@@ -10,7 +10,7 @@ import pathlib
 import time
 
 import web
-from processes import Process, free_ports, listening
+from groups import Process, free_ports, listening
 from say import Failure, progress, tail
 
 HERE = pathlib.Path(__file__).resolve().parent

@@ -26,7 +26,7 @@ import kills
 import lease
 import speed
 from pair import Server, wait_up
-from processes import wait_for
+from groups import wait_for
 from report import Report
 from say import START, Failure, grumbles, problem, progress
 
