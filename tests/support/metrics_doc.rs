@@ -4,25 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The page's metrics must be those of the document's section: by name, type and labels.
 pub(crate) fn check(page: &str, section: &str) {
-    let listed: Families = listed(section).into_iter().map(|row| (row.name, (row.kind, row.labels))).collect();
-    assert_eq!(live(page), listed);
+    assert_eq!(live(page), listed(section));
 }
 
-/// Whether everything that a section lists is on the page.
-pub(crate) fn lists(section: &str, page: &str) -> bool {
-    let page = live(page);
-    listed(section).into_iter().all(|row| page.get(&row.name) == Some(&(row.kind, row.labels)))
-}
+/// Name to type and labels.
+pub(crate) type Families = BTreeMap<String, (String, BTreeSet<String>)>;
 
-type Families = BTreeMap<String, (String, BTreeSet<String>)>;
-
-struct Row {
-    name: String,
-    kind: String,
-    labels: BTreeSet<String>,
-}
-
-fn listed(section: &str) -> Vec<Row> {
+/// What a section of the document says.
+pub(crate) fn listed(section: &str) -> Families {
     let text = include_str!("../../docs/metrics.md");
     let title = format!("{section}\n");
     let section = text.split("\n## ").find(|section| section.starts_with(&title)).expect("the section");
@@ -31,13 +20,13 @@ fn listed(section: &str) -> Vec<Row> {
         let mut cells = rest.split(" |");
         let kind = cells.next().expect("a type").to_owned();
         let labels = cells.next().expect("labels").split(',').map(|label| label.trim().trim_matches('`').to_owned());
-        Row { name: name.to_owned(), kind, labels: labels.filter(|label| !label.is_empty()).collect() }
+        (name.to_owned(), (kind, labels.filter(|label| !label.is_empty()).collect()))
     };
     rows.map(row).collect()
 }
 
 /// The families of an OpenMetrics page under the names that Prometheus stores, with the labels that their samples have.
-fn live(page: &str) -> Families {
+pub(crate) fn live(page: &str) -> Families {
     let mut families = Families::new();
     let mut current = String::new();
     for line in page.lines() {

@@ -25,6 +25,12 @@ async fn until(world: &World, path: &str, wanted: impl Fn(&Answer) -> bool) -> A
     tokio::time::timeout(Duration::from_secs(10), asking).await.unwrap_or_else(|_| panic!("{path} does not come"))
 }
 
+/// Whether everything that a section of docs/metrics.md lists is on the page.
+pub(crate) fn lists(section: &str, page: &str) -> bool {
+    let page = crate::metrics_doc::live(page);
+    crate::metrics_doc::listed(section).iter().all(|(name, kind)| page.get(name) == Some(kind))
+}
+
 async fn record(world: &World, id: &str) -> Value {
     until(world, &format!("/v1/requests/{id}"), |answer| answer.status.as_u16() == 200).await.json()
 }
@@ -202,7 +208,7 @@ async fn discovery_is_told_in_figures() {
     };
     let page = until(&world, "/metrics", again).await;
     let page = String::from_utf8(page.body.to_vec()).unwrap();
-    assert!(crate::metrics_doc::lists("Router with discovery", &page), "{page}");
+    assert!(lists("Router with discovery", &page), "{page}");
     for line in [
         "router_discovery_pods{side=\"prefill\",source=\"dns\"} 1",
         "router_discovery_pods{side=\"decode\",source=\"dns\"} 1",

@@ -203,7 +203,7 @@ async fn the_pod_is_ready_by_its_own_ranks_and_shows_the_picker_its_engines_figu
         let line = format!("router_prefiller_header_total{{outcome=\"{outcome}\"}} 1");
         assert!(ours.lines().any(|have| have == line), "{line} is not in\n{ours}");
     }
-    assert!(crate::metrics_doc::lists("Router in a decode pod", &ours));
+    assert!(crate::observed::lists("Router in a decode pod", &ours));
     world.decode_sidecar().set(0, "degraded");
     world.decode_sidecar().set(1, "degraded");
     let unready = async {
