@@ -10,7 +10,7 @@ use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, doctor, files, health, logging, parent, shell, stop, top, traces};
+use crate::{demo, doctor, files, gpu, health, logging, parent, shell, stop, top, traces};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -110,6 +110,9 @@ fn whole() -> clap::Command {
 /// The command line with its configuration file, or the code to end with: what is wrong has been said.
 fn parse() -> Result<(Cli, Understood), ExitCode> {
     let line: Vec<OsString> = std::env::args_os().collect();
+    if let Some(words) = gpu::missing(&Cli::command(), &line, gpu::variable) {
+        return Err(refused(&Cli::command().error(clap::error::ErrorKind::InvalidValue, words)));
+    }
     let understood = understand(Cli::command(), &line, std::env::vars_os().map(|(name, _)| name));
     let error = match understood {
         Ok(understood) => match Cli::from_arg_matches(&understood.matches) {
@@ -122,10 +125,14 @@ fn parse() -> Result<(Cli, Understood), ExitCode> {
             Cli::command().error(clap::error::ErrorKind::InvalidValue, words)
         }
     };
-    let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+    Err(refused(&error))
+}
+
+/// Says why nothing is run, or what was asked for instead.
+fn refused(error: &clap::Error) -> ExitCode {
     // The terminal that asked may be gone; there is nobody left to tell.
     drop(error.print());
-    Err(code)
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
 /// `--print-config`, once the configuration has been checked.

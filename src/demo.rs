@@ -17,6 +17,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::Value;
+use sidecar::config::StagingArg;
+use sim::config::MemoryArg;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +44,12 @@ pub(crate) struct Args {
     /// What the decode pod's sidecar compares with digests of the prefill engine's blocks: off, sample:K or full
     #[arg(long, default_value = "off", value_parser = sidecar::config::checked_verify)]
     verify: String,
+    /// Where P's and D's engines have their KV caches
+    #[arg(long, value_enum, default_value_t = MemoryArg::Dram)]
+    memory: MemoryArg,
+    /// Where the decode pod's sidecar stages: GPU memory is for engines with theirs there
+    #[arg(long, value_enum, default_value_t = StagingArg::Dram)]
+    staging: StagingArg,
     /// Leave everything running after the requests, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -143,6 +151,8 @@ fn plan(args: &Args) -> Plan {
         prefill_lease: Duration::from_secs(30),
         blocks: 256,
         verify: args.verify.clone(),
+        memory: word(&args.memory),
+        staging: word(&args.staging),
         prefill_flags: &[],
         sidecar_faults: &[],
         router_faults: &[],
@@ -153,6 +163,11 @@ fn plan(args: &Args) -> Plan {
         Some(fault) => fault.prepare(plan),
         None => plan,
     }
+}
+
+/// A value as it is written on a command line.
+fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Sends the workload, says how each request went, and writes the report.
@@ -181,6 +196,7 @@ async fn exercise(args: &Args, topology: &mut Topology, client: &Client, folder:
     let mut report = Report::new(&outcomes, evidence, nixl);
     report.gate = args.gate.as_str();
     report.verify.clone_from(&args.verify);
+    (report.memory, report.staging) = (word(&args.memory), word(&args.staging));
     let code = match args.fault {
         // A text that came without a decode of transferred KV proves nothing.
         None => ExitCode::from(u8::from(

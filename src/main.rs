@@ -5,6 +5,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod files;
+mod gpu;
 mod health;
 mod logging;
 mod parent;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for source in ["../kernels", "src", "driver"] {
+    for source in ["../kernels", "src", "driver", "ucx"] {
         println!("cargo::rerun-if-changed={source}");
     }
     let mut bridge = cxx_build::bridge("src/lib.rs");
@@ -18,6 +18,13 @@ fn main() {
     command.args(["-shared", "-fPIC", "-pthread", "-Wl,-soname,libcuda.so.1", "-o"]).arg(folder.join("libcuda.so.1"));
     let status = command.status().expect("a C++ compiler");
     assert!(status.success(), "the driver compiles: {command:?}");
+    let mut command = cc::Build::new().std("gnu11").warnings(true).get_compiler().to_command();
+    command
+        .arg(here.join("ucx/memory_type.c"))
+        .args(["-shared", "-fPIC", "-ldl", "-o"])
+        .arg(folder.join("memory_type.so"));
+    let status = command.status().expect("a C compiler");
+    assert!(status.success(), "what is preloaded compiles: {command:?}");
     println!("cargo::rustc-env=KVGATE_HOST_DRIVER={}", folder.display());
 }
 

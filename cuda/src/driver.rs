@@ -4,6 +4,7 @@
 //! function that this crate calls.
 #![allow(unsafe_code, reason = "loads a library")]
 
+use std::error::Error as _;
 use std::sync::OnceLock;
 
 use cudarc::driver::{result, sys};
@@ -122,7 +123,7 @@ fn load() -> Result<Library, CudaError> {
         match unsafe { Library::new(&name) } {
             Ok(library) => return Ok(library),
             // The last name is the one that drivers have: what is said of it says most.
-            Err(error) => detail = error.to_string(),
+            Err(error) => detail = error.source().map_or_else(|| error.to_string(), ToString::to_string),
         }
     }
     Err(CudaError::NoDriver { detail })

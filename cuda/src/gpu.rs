@@ -1,8 +1,9 @@
 //! One device: its memory, its context, its kernels.
 #![allow(unsafe_code, reason = "calls the driver")]
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cudarc::driver::{CudaContext, sys};
 use parking_lot::Mutex;
@@ -16,7 +17,10 @@ const OLDEST: (i32, i32) = (8, 0);
 /// `CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST`: the host can make remote writes seen.
 const FLUSH_BY_HOST: i32 = 1;
 
-/// One GPU. Cloning shares it.
+/// What is open, by number.
+static OPEN: Mutex<BTreeMap<u32, Weak<Inner>>> = Mutex::new(BTreeMap::new());
+
+/// One GPU. Cloning shares it, and so does opening it again: the kernels are compiled once, and run one launch at a time.
 ///
 /// Its context is the device's primary one, which UCX uses too.
 #[derive(Clone)]
@@ -52,6 +56,10 @@ impl Gpu {
         if ordinal >= count {
             return Err(CudaError::UnknownDevice { ordinal, count });
         }
+        let mut open = OPEN.lock();
+        if let Some(known) = open.get(&ordinal).and_then(Weak::upgrade) {
+            return Ok(Self(known));
+        }
         let context = of("cuDevicePrimaryCtxRetain", CudaContext::new(index))?;
         let name = of("cuDeviceGetName", context.name())?;
         let capability = of("cuDeviceGetAttribute", context.compute_capability())?;
@@ -62,6 +70,7 @@ impl Gpu {
         let gpu = Self(Arc::new(Inner { launcher: Mutex::new(None), context, ordinal, name, flush }));
         // Here and not at the first digest: a driver that cannot compile the kernels is a reason not to start.
         gpu.with_launcher(|_launcher| Ok(()))?;
+        open.insert(ordinal, Arc::downgrade(&gpu.0));
         Ok(gpu)
     }
 
@@ -84,6 +93,22 @@ impl Gpu {
     pub fn memory(&self) -> Result<Free, CudaError> {
         let (free, total) = of("cuMemGetInfo", self.0.context.mem_get_info())?;
         Ok(Free { free: free as u64, total: total as u64 })
+    }
+
+    /// Bytes per second that its memory moves at most, by its clock and its bus; none where the driver does not say them.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn memory_bandwidth(&self) -> Result<Option<u64>, CudaError> {
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |attribute| of("cuDeviceGetAttribute", self.0.context.attribute(attribute));
+        let khz = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+        let bits = attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
+        let product = |khz: i32, bits: i32| {
+            // Twice in a clock.
+            u64::try_from(khz).ok()?.checked_mul(2000)?.checked_mul(u64::try_from(bits).ok()? / 8)
+        };
+        Ok(product(khz, bits).filter(|bandwidth| *bandwidth > 0))
     }
 
     /// Makes its context the current one of the calling thread. NIXL's calls with memory of this GPU need that.

@@ -4,6 +4,7 @@
 use std::ffi::{CString, c_void};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaContext, result, sys};
 
@@ -68,9 +69,26 @@ impl Launcher {
         if pages.count == 0 || (pages.pieces == 0 && !fold) {
             return Ok(Vec::new());
         }
-        let results = pages.pieces.saturating_add(if fold { pages.count } else { 0 });
-        let list = self.upload(&pages.words, results)?;
+        let list = self.upload(&pages.words, results(pages, fold))?;
+        let (chunks, digests) = self.launch_digests(pages, list, fold)?;
+        if fold { self.download(digests, pages.count) } else { self.download(chunks, pages.pieces) }
+    }
+
+    /// How long the digests of pages take on the device, from the first launch to the end of the last, without list and results on their way.
+    #[expect(clippy::disallowed_methods, reason = "what is measured is real time")]
+    pub(crate) fn time_digest(&mut self, pages: &List) -> Result<Duration, CudaError> {
+        let list = self.upload(&pages.words, results(pages, true))?;
+        self.wait()?;
+        let begun = Instant::now();
+        self.launch_digests(pages, list, true)?;
+        self.wait()?;
+        Ok(begun.elapsed())
+    }
+
+    /// Where the chunks' digests will be, and behind them those of the pages.
+    fn launch_digests(&mut self, pages: &List, list: u64, fold: bool) -> Result<(u64, u64), CudaError> {
         let chunks = list.saturating_add(bytes(pages.words.len() as u64));
+        let digests = chunks.saturating_add(bytes(pages.pieces));
         let mut count = pages.count;
         if pages.pieces > 0 {
             let mut pieces = pages.pieces;
@@ -78,14 +96,12 @@ impl Launcher {
             let mut params = [param(&mut list), param(&mut count), param(&mut pieces), param(&mut chunks)];
             self.launch(self.digest_chunks, pages.chunk_blocks(), &mut params)?;
         }
-        if !fold {
-            return self.download(chunks, pages.pieces);
+        if fold {
+            let (mut list, mut chunks, mut folded) = (list, chunks, digests);
+            let mut params = [param(&mut list), param(&mut count), param(&mut chunks), param(&mut folded)];
+            self.launch(self.fold_chunks, pages.entry_blocks(), &mut params)?;
         }
-        let digests = chunks.saturating_add(bytes(pages.pieces));
-        let (mut list, mut chunks, mut folded) = (list, chunks, digests);
-        let mut params = [param(&mut list), param(&mut count), param(&mut chunks), param(&mut folded)];
-        self.launch(self.fold_chunks, pages.entry_blocks(), &mut params)?;
-        self.download(digests, pages.count)
+        Ok((chunks, digests))
     }
 
     /// Zeroes a list of ranges.
@@ -216,6 +232,11 @@ impl Drop for Launcher {
         // SAFETY: loaded by `load`, unloaded once; no kernel of it runs.
         let _unloaded = unsafe { result::module::unload(self.module) };
     }
+}
+
+/// Words behind a list of pages: a digest of each chunk, and of each page.
+fn results(pages: &List, fold: bool) -> u64 {
+    pages.pieces.saturating_add(if fold { pages.count } else { 0 })
 }
 
 /// Copies between ranges and a contiguous range, in order.

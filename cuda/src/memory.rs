@@ -5,6 +5,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::result;
 
@@ -140,6 +141,15 @@ impl DeviceMemory {
         let list = list::pages(self.extent(), pages)?;
         self.0.gpu.flush_remote_writes()?;
         self.0.gpu.with_launcher(|launcher| launcher.digest(&list, true))
+    }
+
+    /// How long the GPU takes for the digests of these pages, for a bench: without the list and the results on their way.
+    ///
+    /// # Errors
+    /// As [`digests`](Self::digests).
+    pub fn time_digests(&self, pages: &[Page]) -> Result<Duration, CudaError> {
+        let list = list::pages(self.extent(), pages)?;
+        self.0.gpu.with_launcher(|launcher| launcher.time_digest(&list))
     }
 
     /// The digests of the chunks of each page, one after the other: [`list::CHUNK`] bytes each, a page's last one maybe fewer.

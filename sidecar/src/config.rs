@@ -53,9 +53,13 @@ pub struct Args {
     /// The host by which the decode engine reaches the virtual prefill engine
     #[arg(long, env = "KVGATE_ADVERTISE_HOST", value_name = "HOST", default_value = "127.0.0.1")]
     pub advertise_host: String,
-    /// Where staging arenas lie
+    /// Where staging arenas lie; pinned and vram take a CUDA driver, which is looked for before anything else
     #[arg(long, env = "KVGATE_STAGING", value_enum, default_value_t = StagingArg::Dram)]
     pub staging: StagingArg,
+    /// GPUs for --staging pinned or vram, as this process counts them: one for all, or one for each TP shard of each local rank in turn
+    /// [default: the one that each engine says its cache is on]
+    #[arg(long, env = "KVGATE_GPUS", value_name = "N,N,…", value_delimiter = ',')]
+    pub gpus: Vec<u32>,
     /// Bytes of staging per rank, as in 512MiB
     #[arg(long, env = "KVGATE_STAGING_BYTES", value_name = "PER_RANK", default_value = "2GiB", value_parser = parse::size)]
     pub staging_bytes: u64,
@@ -172,9 +176,19 @@ pub enum ConfigError {
         /// How many are needed from there.
         count: u16,
     },
-    /// A way of staging that is not built.
-    #[error("--staging {0} is not built yet: use --staging dram")]
-    Staging(&'static str),
+    /// GPUs for staging that is on none.
+    #[error("--gpus is for --staging pinned or vram")]
+    GpusUnused,
+    /// Neither one GPU for all nor one for each shard.
+    #[error(
+        "--gpus names {given} GPUs: give one for all, or {needed}, one for each TP shard of each local rank in turn"
+    )]
+    Gpus {
+        /// As many were named.
+        given: usize,
+        /// Local ranks times TP shards.
+        needed: usize,
+    },
     /// A host that cannot be sent to an engine.
     #[error("--advertise-host {0:?} is not a host name or an IP address")]
     AdvertiseHost(String),
@@ -252,7 +266,8 @@ impl Args {
             dp_size: self.data_parallel_size,
             tp_size: self.tensor_parallel_size,
             rank_offset: self.rank_offset,
-            staging: self.staging()?,
+            staging: self.staging.into(),
+            gpus: self.gpus()?,
             staging_bytes: self.staging_bytes,
             staging_wait: Duration::from_millis(self.staging_wait_ms),
             kv_lease: self.kv_lease,
@@ -270,12 +285,15 @@ impl Args {
         })
     }
 
-    fn staging(&self) -> Result<StagingKind, ConfigError> {
-        match self.staging {
-            StagingArg::Dram => Ok(StagingKind::Dram),
-            StagingArg::Pinned => Err(ConfigError::Staging("pinned")),
-            StagingArg::Vram => Err(ConfigError::Staging("vram")),
+    fn gpus(&self) -> Result<Vec<u32>, ConfigError> {
+        let needed = usize::from(self.data_parallel_size).saturating_mul(usize::from(self.tensor_parallel_size));
+        match self.gpus.len() {
+            0 => {}
+            _ if !StagingKind::from(self.staging).needs_gpu() => return Err(ConfigError::GpusUnused),
+            given if given != 1 && given != needed => return Err(ConfigError::Gpus { given, needed }),
+            _ => {}
         }
+        Ok(self.gpus.clone())
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
@@ -306,6 +324,16 @@ impl Args {
             return Err(ConfigError::StagingWait);
         }
         Ok(())
+    }
+}
+
+impl From<StagingArg> for StagingKind {
+    fn from(staging: StagingArg) -> Self {
+        match staging {
+            StagingArg::Dram => Self::Dram,
+            StagingArg::Pinned => Self::Pinned,
+            StagingArg::Vram => Self::Vram,
+        }
     }
 }
 

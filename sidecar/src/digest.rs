@@ -2,7 +2,7 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | `hash` | digests of pages of memory |
+//! | `hash`, `on_gpu` | digests of pages of memory; by the GPU that has them |
 //! | `pieces` | the reads that bring pages into a small memory |
 //! | `reader` | P's side: reads blocks of its own engine over NIXL |
 //! | [`source`] | D's side: whoever answers for P's blocks |
@@ -10,6 +10,7 @@
 //! What a page is, and in which order pages come, is [`kv::digest`]'s business.
 
 pub(crate) mod hash;
+mod on_gpu;
 mod pieces;
 pub(crate) mod reader;
 pub mod source;

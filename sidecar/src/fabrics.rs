@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use cuda::Gpu;
 use futures_util::future::BoxFuture;
 use nixl::{Agent, AgentConfig, AgentError, AgentName, Cores, Fabric, Lanes};
 
@@ -10,17 +11,17 @@ use crate::transport::Transport;
 
 /// Makes agents.
 pub trait Fabrics: Debug + Send + Sync + 'static {
-    /// An initiator: reads from peers, has no progress thread, can be recycled.
+    /// An initiator: reads from peers, has no progress thread, can be recycled. `gpu`: where its memory is, if it is a GPU's.
     ///
     /// # Errors
     /// [`FabricsError`] when NIXL refuses.
-    fn pull(&self, name: AgentName) -> MadeAgent;
+    fn pull(&self, name: AgentName, gpu: Option<Gpu>) -> MadeAgent;
 
-    /// A passive agent: others read from it, it notices their notifications.
+    /// A passive agent: others read from it, it notices their notifications. `gpu`: as for [`pull`](Self::pull).
     ///
     /// # Errors
     /// [`FabricsError`] when NIXL refuses.
-    fn serve(&self, name: AgentName) -> MadeAgent;
+    fn serve(&self, name: AgentName, gpu: Option<Gpu>) -> MadeAgent;
 
     /// What bytes are moved by, as far as that can be known. Called on a blocking thread. None where nothing is known (yet).
     fn transport(&self) -> Option<Transport> {
@@ -73,14 +74,16 @@ impl NixlFabrics {
 }
 
 impl Fabrics for NixlFabrics {
-    fn pull(&self, name: AgentName) -> MadeAgent {
+    fn pull(&self, name: AgentName, gpu: Option<Gpu>) -> MadeAgent {
         let (api, cores) = (self.api, Arc::clone(&self.cores));
-        self.start(AgentConfig::pull(name), move |config| Ok(Lanes::start(api, config, cores)?))
+        let config = AgentConfig { gpu, ..AgentConfig::pull(name) };
+        self.start(config, move |config| Ok(Lanes::start(api, config, cores)?))
     }
 
-    fn serve(&self, name: AgentName) -> MadeAgent {
+    fn serve(&self, name: AgentName, gpu: Option<Gpu>) -> MadeAgent {
         let api = self.api;
-        self.start(AgentConfig::serve(name), move |config| Ok(Agent::start(api, config)?))
+        let config = AgentConfig { gpu, ..AgentConfig::serve(name) };
+        self.start(config, move |config| Ok(Agent::start(api, config)?))
     }
 
     fn transport(&self) -> Option<Transport> {

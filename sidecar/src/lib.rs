@@ -6,6 +6,7 @@
 //! | [`pod`] | the core's face: all ranks of one pod |
 //! | `rank` | one rank's task: it owns slots, transfers and what has landed |
 //! | `watcher`, `session` | the engine's pages; one start of an engine and what is built on it |
+//! | [`gpus`] | the GPUs that staging may be on |
 //! | `staging`, `virtual_engine`, `peers` | the arenas; what D reads from; what we read from |
 //! | [`digest`] | digests of blocks: taken of the own engine, asked of P's sidecar |
 //! | [`engine_http`] | the engine's HTTP pages |
@@ -26,6 +27,7 @@ pub mod engine_http;
 pub mod events;
 pub mod fabrics;
 pub mod faults;
+pub mod gpus;
 pub mod http;
 pub mod latency;
 pub mod lifecycle;

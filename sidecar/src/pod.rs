@@ -18,6 +18,7 @@ use crate::digest::source::SourceDigests;
 use crate::digest::{DigestAsk, DigestError, Digests};
 use crate::engine_http::EngineHttp;
 use crate::fabrics::Fabrics;
+use crate::gpus;
 use crate::latency::Latency;
 use crate::model::{
     Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankLoad, RankSnapshot, ReceiptSink,
@@ -92,6 +93,7 @@ impl Pod {
     ) -> Result<Self, StartError> {
         check(&config)?;
         let config = Arc::new(config);
+        let gpus = gpus::open(&config).await?;
         let (view_sender, engine_view) = watch::channel(EngineView::default());
         let locals = || (0..config.dp_size).map(LocalRank);
         let unknown = locals().map(|local| unknown_rank(&config, local)).collect();
@@ -139,6 +141,8 @@ impl Pod {
                     agents: agents.clone(),
                     directory: Arc::clone(&directory),
                     rank: dp_rank,
+                    staging: config.staging,
+                    gpus: gpus.of_rank(&config, local_rank),
                     staging_bytes: config.staging_bytes,
                 },
             });
@@ -489,11 +493,6 @@ fn refused(error: &mpsc::error::TrySendError<Command>, rank: DpRank) -> Transfer
 }
 
 fn check(config: &PodConfig) -> Result<(), StartError> {
-    match config.staging {
-        StagingKind::Dram => {}
-        StagingKind::Pinned => return Err(StartError::Staging("pinned")),
-        StagingKind::Vram => return Err(StartError::Staging("vram")),
-    }
     if config.dp_size == 0 || config.tp_size == 0 {
         return Err(StartError::Config("--data-parallel-size and --tensor-parallel-size must be at least 1"));
     }
@@ -513,6 +512,7 @@ fn check(config: &PodConfig) -> Result<(), StartError> {
     // Arenas are touched as they fill: a rank that is checked by itself would be told yes too often.
     let (ranks, each) = (config.dp_size, config.staging_bytes);
     if config.role == Role::Decode
+        && config.staging != StagingKind::Vram
         && let Some(available) = staging::too_little(each.saturating_mul(u64::from(ranks)))
     {
         return Err(StartError::HostMemory { ranks, each, available });

@@ -22,6 +22,7 @@ use crate::config::{Args, ConfigError, Settings};
 use crate::engine_http::TcpEngine;
 use crate::fabrics::NixlFabrics;
 use crate::faults;
+use crate::gpus::GpuError;
 use crate::http::{Api, HttpSources, serve, terms};
 use crate::lifecycle::{Budgets, Lifecycle};
 use crate::metrics::Build;
@@ -80,12 +81,16 @@ impl RunError {
     /// 64 when the command line has to be changed, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Start(StartError::Config(_) | StartError::Staging(_)) => 64,
+            Self::Config(_) | Self::Start(StartError::Config(_) | StartError::Gpu(GpuError::Cuda { .. })) => 64,
             Self::ReceiptLog { .. }
             | Self::Listen { .. }
             | Self::Nixl(_)
             | Self::NixlThread
-            | Self::Start(StartError::HostMemory { .. } | StartError::Listen { .. })
+            | Self::Start(
+                StartError::Gpu(GpuError::TooLittle { .. } | GpuError::Thread)
+                | StartError::HostMemory { .. }
+                | StartError::Listen { .. },
+            )
             | Self::PortsFile { .. } => 1,
         }
     }
@@ -111,6 +116,7 @@ pub async fn run(
         dp_size = settings.pod.dp_size,
         tp_size = settings.pod.tp_size,
         rank_offset = settings.pod.rank_offset,
+        staging = settings.pod.staging.as_str(),
         staging_bytes = settings.pod.staging_bytes,
         token = settings.token.is_some(),
         tls = settings.tls.is_some(),

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cuda::Gpu;
 use kv::ids::{DpRank, EngineId, TpRank};
 use kv::layout::KvLayout;
 use nixl::faulty::{FaultPlan, Faulty, ReadFault};
-use nixl::{AgentName, Fabric, FabricError, Notification, Region};
+use nixl::{AgentName, Fabric, FabricError, Memory, Notification, Region};
 use parking_lot::Mutex;
 use side_channel::{AskError, Endpoint, SideChannel};
 use tokio::sync::{Semaphore, mpsc};
@@ -19,8 +20,9 @@ use vllm_wire::versions::Version;
 
 use crate::agents::Agents;
 use crate::fabrics::{Fabrics, FabricsError};
-use crate::model::SlowWire;
-use crate::staging::{self, Arena, StagingError};
+use crate::gpus::OfRank;
+use crate::model::{SlowWire, StagingKind};
+use crate::staging::{self, Arena, Place, StagingError};
 use crate::virtual_engine::{AdvertisedShard, VirtualEngine};
 
 /// vLLM gives each rank 5 s.
@@ -144,6 +146,14 @@ pub(crate) enum SessionError {
     /// A bug: no name can be made for an agent.
     #[error("name a NIXL agent")]
     Name(#[source] nixl::name::AgentNameError),
+    /// NIXL, or UCX under it, takes no GPU memory.
+    #[error("register staging on a GPU: {source}: {why}")]
+    OnGpu {
+        /// What is known of the cause, and what to do.
+        why: String,
+        /// What NIXL says.
+        source: FabricError,
+    },
     /// A command that an agent did not carry out.
     #[error("{what}: {source}")]
     Fabric {
@@ -248,6 +258,10 @@ pub(crate) struct Builder {
     pub directory: Arc<Directory>,
     /// Whose session (global).
     pub rank: DpRank,
+    /// Where staging lies.
+    pub staging: StagingKind,
+    /// On which GPUs.
+    pub gpus: OfRank,
     /// Bytes of staging over all shards.
     pub staging_bytes: u64,
 }
@@ -260,14 +274,18 @@ impl Builder {
     pub(crate) async fn build(&self, identity: Arc<Identity>) -> Result<Session, SessionError> {
         let layouts: Vec<_> = identity.shards.iter().map(|shard| Arc::clone(&shard.layout)).collect();
         let slots = staging::slots_in(self.staging_bytes, &layouts)?;
-        staging::check_host(self.staging_bytes)?;
+        if self.staging != StagingKind::Vram {
+            staging::check_host(self.staging_bytes)?;
+        }
         let id = EngineId::new(format!("kvgate-{}_dp{}", uuid::Uuid::new_v4(), self.rank));
         let (mut shards, mut blobs, mut readers, mut notifications) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (shard, engine) in (0..).map(TpRank).zip(&identity.shards) {
-            let arena = Arena::map(&engine.layout, slots)?;
+            let place = self.place(shard, identity.version, &engine.layout).await?;
+            let gpu = place.gpu().cloned();
+            let arena = Arena::make(&engine.layout, slots, place).await?;
             arena.touch().await;
-            let serve = self.agent(shard, Kind::Serve).await?;
-            let served = carried_out("register staging", serve.register(arena.memory.clone())).await?;
+            let serve = self.agent(shard, Kind::Serve, gpu).await?;
+            let served = self.register(&*serve, &arena.memory).await?;
             blobs.push(carried_out("get the agent's metadata", serve.local_metadata()).await?);
             let worker = engine.metadata.agent_metadata.clone();
             let worker = carried_out("load the engine's agent metadata", serve.load_peer(worker)).await?;
@@ -294,17 +312,56 @@ impl Builder {
     /// # Errors
     /// [`SessionError`].
     pub(crate) async fn puller(&self, shard: TpRank, arena: &Arena) -> Result<Puller, SessionError> {
-        let fabric = self.agent(shard, Kind::Pull).await?;
-        let region = carried_out("register staging", fabric.register(arena.memory.clone())).await?;
+        let gpu = arena.memory.on_gpu().map(|memory| memory.gpu().clone());
+        let fabric = self.agent(shard, Kind::Pull, gpu).await?;
+        let region = self.register(&*fabric, &arena.memory).await?;
         Ok(Puller { fabric, region, turns: Arc::new(Semaphore::new(READS)) })
     }
 
-    /// The prefill role's agent, which only sends notifications, and the engine's workers as it knows them.
+    /// Where a shard's memory is to be, for an engine with this cache.
+    ///
+    /// # Errors
+    /// When there is no such GPU, or the engine cannot read what is there.
+    pub(crate) async fn place(
+        &self,
+        shard: TpRank,
+        version: &'static Version,
+        engine: &KvLayout,
+    ) -> Result<Place, StagingError> {
+        staging::check_engine(self.staging, engine.memory, version)?;
+        if !self.staging.needs_gpu() {
+            return Ok(Place::Host);
+        }
+        let ordinal = self.gpus.ordinal(shard, engine.device);
+        let gpu = staging::open_gpu(ordinal).await?;
+        Ok(if self.staging == StagingKind::Vram { Place::Device(gpu) } else { Place::Pinned(gpu) })
+    }
+
+    /// Registers memory with an agent. When that fails for a GPU's, UCX, which the agent has loaded, is asked why.
     ///
     /// # Errors
     /// [`SessionError`].
-    pub(crate) async fn teller(&self, identity: &Identity) -> Result<Teller, SessionError> {
-        let fabric = self.agent(TpRank(0), Kind::Pull).await?;
+    pub(crate) async fn register(&self, agent: &dyn Fabric, memory: &Memory) -> Result<Region, SessionError> {
+        let registered = carried_out("register staging", agent.register(memory.clone())).await;
+        match registered {
+            Err(SessionError::Fabric { source, .. }) if memory.on_gpu().is_some() => {
+                let fabrics = Arc::clone(&self.fabrics);
+                let asking = tokio::task::spawn_blocking(move || fabrics.transport());
+                let why = asking.await.ok().flatten().and_then(|transport| transport.no_gpu_memory());
+                let why = why.unwrap_or_else(|| "NIXL's own words are on standard error".to_owned());
+                Err(SessionError::OnGpu { why, source })
+            }
+            Err(error) => Err(error),
+            Ok(region) => Ok(region),
+        }
+    }
+
+    /// The prefill role's agent, which sends notifications or reads into memory of `gpu`, and the engine's workers as it knows them.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub(crate) async fn teller(&self, identity: &Identity, gpu: Option<Gpu>) -> Result<Teller, SessionError> {
+        let fabric = self.agent(TpRank(0), Kind::Pull, gpu).await?;
         let mut workers = Vec::with_capacity(identity.shards.len());
         for shard in &identity.shards {
             let blob = shard.metadata.agent_metadata.clone();
@@ -313,7 +370,7 @@ impl Builder {
         Ok(Teller { fabric, workers })
     }
 
-    async fn agent(&self, shard: TpRank, kind: Kind) -> Result<Arc<dyn Fabric>, SessionError> {
+    async fn agent(&self, shard: TpRank, kind: Kind, gpu: Option<Gpu>) -> Result<Arc<dyn Fabric>, SessionError> {
         let word = match kind {
             Kind::Pull => "pull",
             Kind::Serve => "serve",
@@ -321,8 +378,8 @@ impl Builder {
         let name = format!("kvgate-dp{}-tp{shard}-{word}-{}", self.rank, uuid::Uuid::new_v4().simple());
         let name = AgentName::new(name).map_err(SessionError::Name)?;
         let made = match kind {
-            Kind::Pull => self.fabrics.pull(name),
-            Kind::Serve => self.fabrics.serve(name),
+            Kind::Pull => self.fabrics.pull(name, gpu),
+            Kind::Serve => self.fabrics.serve(name, gpu),
         };
         let made = made.await?;
         self.agents.watch(&made);

@@ -1,11 +1,19 @@
 //! The staging arenas of one rank: one per TP shard, all with the same number of slots, each region-major like the engine's own cache.
+//!
+//! In host memory, page-locked or not, or in a GPU's, where what is done with whole slots is done by the GPU.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use cuda::{CudaError, Gpu};
 
 use kv::copy::staging_layout;
 use kv::ids::SlotId;
 use kv::layout::{KvLayout, MemoryKind};
-use nixl::{AccessError, HugePages, Memory, MemoryError, bulk};
+use nixl::{AccessError, HugePages, MemKind, Memory, MemoryError, bulk};
+use vllm_wire::versions::Version;
+
+use crate::model::StagingKind;
 
 /// What stays free on the host, whatever `--staging-bytes` says.
 const HOST_RESERVE: u64 = 1 << 30;
@@ -32,14 +40,96 @@ pub(crate) enum StagingError {
         available: u64,
     },
     /// No mapping.
-    #[error("map {bytes} bytes of staging")]
+    #[error("map {bytes} bytes of staging: {source}")]
     Map {
         /// Of one shard.
         bytes: u64,
         /// Why.
-        #[source]
         source: MemoryError,
     },
+    /// No room on the GPU.
+    #[error(
+        "staging of {bytes} bytes: {source}: give less with --staging-bytes, or leave more beside the engine (vLLM: --gpu-memory-utilization)"
+    )]
+    GpuMemory {
+        /// Of one shard.
+        bytes: u64,
+        /// Why.
+        source: CudaError,
+    },
+    /// No such GPU.
+    #[error("open the GPU for staging: {0}")]
+    Gpu(#[from] CudaError),
+    /// The thread that made it has ended.
+    #[error("make staging: the thread that did so has ended")]
+    Thread,
+    /// An engine that could not read it.
+    #[error(
+        "--staging vram is for engines with their KV cache on a GPU; this one's is in host memory: use --staging dram"
+    )]
+    EngineOnHost,
+    /// An engine that would take it for its own kind of memory.
+    #[error(
+        "vLLM {release} reads a peer's blocks as GPU memory whatever the peer says: use --staging vram, or a release that reads what is declared"
+    )]
+    EngineOnGpu {
+        /// Its release.
+        release: &'static str,
+    },
+}
+
+/// Where an arena lies.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Host memory.
+    Host,
+    /// Host memory, page-locked for this GPU.
+    Pinned(Gpu),
+    /// This GPU's memory.
+    Device(Gpu),
+}
+
+impl Place {
+    /// Memory there.
+    ///
+    /// # Errors
+    /// [`StagingError`].
+    pub(crate) async fn memory(self, bytes: u64) -> Result<Memory, StagingError> {
+        let made = match self {
+            Self::Host => Memory::host(bytes, HugePages::Try),
+            // All of it is touched.
+            Self::Pinned(gpu) => apart(move || Memory::pinned(bytes, HugePages::Try, &gpu)).await?,
+            Self::Device(gpu) => apart(move || Memory::device(bytes, &gpu)).await?,
+        };
+        made.map_err(|source| match source {
+            MemoryError::Gpu(source @ CudaError::OutOfMemory { .. }) => StagingError::GpuMemory { bytes, source },
+            source @ (MemoryError::Empty
+            | MemoryError::TooLarge { .. }
+            | MemoryError::Map { .. }
+            | MemoryError::Gpu(_)) => StagingError::Map { bytes, source },
+        })
+    }
+
+    /// The GPU whose memory it is.
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
+        match self {
+            Self::Host | Self::Pinned(_) => None,
+            Self::Device(gpu) => Some(gpu),
+        }
+    }
+}
+
+/// Waits for a driver on a thread where that holds up nobody.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StagingError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_ended| StagingError::Thread)
+}
+
+/// Opens a GPU: its context is made and its kernels are compiled.
+///
+/// # Errors
+/// [`StagingError::Gpu`].
+pub(crate) async fn open_gpu(ordinal: u32) -> Result<Gpu, StagingError> {
+    Ok(apart(move || Gpu::open(ordinal)).await??)
 }
 
 /// How many slots `bytes` hold when each takes its share in every shard's arena.
@@ -79,6 +169,21 @@ fn available(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// Refuses staging that the rank's engine could not read.
+///
+/// # Errors
+/// [`StagingError::EngineOnHost`], [`StagingError::EngineOnGpu`].
+pub(crate) fn check_engine(staging: StagingKind, engine: MemoryKind, version: &Version) -> Result<(), StagingError> {
+    match (staging, engine) {
+        (StagingKind::Vram, MemoryKind::Dram) => Err(StagingError::EngineOnHost),
+        (StagingKind::Dram | StagingKind::Pinned, MemoryKind::Vram) if !version.reads_declared_memory => {
+            Err(StagingError::EngineOnGpu { release: version.release })
+        }
+        (StagingKind::Dram | StagingKind::Pinned, MemoryKind::Dram | MemoryKind::Vram)
+        | (StagingKind::Vram, MemoryKind::Vram) => Ok(()),
+    }
+}
+
 /// One shard's arena.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena {
@@ -89,16 +194,18 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// Maps an arena of `slots` slots with the geometry of `engine`.
+    /// Makes an arena of `slots` slots with the geometry of `engine`.
     ///
     /// # Errors
-    /// [`StagingError::Map`].
-    pub(crate) fn map(engine: &KvLayout, slots: u32) -> Result<Self, StagingError> {
-        let bytes = engine.slot_bytes().saturating_mul(u64::from(slots));
-        let memory = Memory::host(bytes, HugePages::Try).map_err(|source| StagingError::Map { bytes, source })?;
+    /// [`StagingError`].
+    pub(crate) async fn make(engine: &KvLayout, slots: u32, place: Place) -> Result<Self, StagingError> {
+        let memory = place.memory(engine.slot_bytes().saturating_mul(u64::from(slots))).await?;
         let mut layout = staging_layout(engine, memory.base(), slots);
-        layout.memory = MemoryKind::Dram;
-        layout.device = 0;
+        layout.memory = match memory.kind() {
+            MemKind::Dram => MemoryKind::Dram,
+            MemKind::Vram => MemoryKind::Vram,
+        };
+        layout.device = memory.device_id();
         Ok(Self { memory, layout: Arc::new(layout) })
     }
 
@@ -109,6 +216,11 @@ impl Arena {
         if !matches!(touched, Ok(true)) {
             tracing::debug!(bytes = self.memory.len(), "staging's pages come with the first reads into them");
         }
+    }
+
+    /// What work over so many bytes of it counts as (`nixl::bulk`): a GPU's answer is waited for, however little it has to do.
+    pub(crate) fn work(&self, bytes: u64) -> u64 {
+        if self.memory.on_gpu().is_some() { u64::MAX } else { bytes }
     }
 
     /// The byte ranges `(offset, length)` of one slot, one per region.
@@ -126,12 +238,9 @@ impl Arena {
     /// # Errors
     /// [`AccessError`] for a slot that the arena does not have.
     pub(crate) fn zero(&self, slots: &[SlotId]) -> Result<(), AccessError> {
-        for slot in slots {
-            for (offset, len) in self.ranges(*slot) {
-                self.memory.fill(offset..offset.saturating_add(len), 0)?;
-            }
-        }
-        Ok(())
+        let ranges = slots.iter().flat_map(|slot| self.ranges(*slot));
+        let ranges: Vec<Range<u64>> = ranges.map(|(offset, len)| offset..offset.saturating_add(len)).collect();
+        self.memory.zero(&ranges)
     }
 
     /// Flips every byte of the slots (fault injection).
@@ -161,6 +270,7 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cuda_host::driver::HostDriver;
     use kv::layout::{RegionGroup, RegionLayout};
 
     fn layout() -> KvLayout {
@@ -192,12 +302,32 @@ mod tests {
         assert_eq!(error.to_string(), "383 bytes of staging hold no block: one takes 384 bytes over all TP shards");
     }
 
-    #[test]
-    fn a_slot_is_one_range_per_region_and_zeroing_touches_nothing_else() {
-        let arena = Arena::map(&layout(), 3).unwrap();
+    #[tokio::test]
+    async fn a_slot_is_one_range_per_region_and_zeroing_touches_nothing_else() {
+        let gpus = gpus();
+        for (place, memory) in [
+            (Place::Host, (MemoryKind::Dram, 0)),
+            (Place::Pinned(gpus[0].clone()), (MemoryKind::Dram, 0)),
+            (Place::Device(gpus[0].clone()), (MemoryKind::Vram, 0)),
+            (Place::Device(gpus[gpus.len() - 1].clone()), (MemoryKind::Vram, gpus.len() as u64 - 1)),
+        ] {
+            let arena = Arena::make(&layout(), 3, place).await.unwrap();
+            assert_eq!((arena.layout.memory, arena.layout.device), memory);
+            zeroes_what_it_names(&arena);
+        }
+    }
+
+    /// Two on the host's driver, one where there is a real one.
+    fn gpus() -> Vec<Gpu> {
+        if let Some(host) = HostDriver::unless_gpu() {
+            host.unguard(2).unwrap();
+        }
+        (0..cuda::driver().unwrap().devices().min(2)).map(|ordinal| Gpu::open(ordinal).unwrap()).collect()
+    }
+
+    fn zeroes_what_it_names(arena: &Arena) {
         assert_eq!(arena.memory.len(), 384 * 3);
         assert_eq!(arena.ranges(SlotId(1)).collect::<Vec<_>>(), [(192, 192), (192 * 3 + 192, 192)]);
-        assert_eq!((arena.layout.memory, arena.layout.device), (MemoryKind::Dram, 0));
         arena.flip(&[SlotId(0), SlotId(1), SlotId(2)]).unwrap();
         arena.zero(&[SlotId(1)]).unwrap();
         let mut bytes = vec![7; 384 * 3];
@@ -205,6 +335,32 @@ mod tests {
         let zeroed: Vec<usize> = bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(at, _)| at).collect();
         assert_eq!(zeroed, (192..384).chain(768..960).collect::<Vec<_>>());
         assert!(arena.zero(&[SlotId(3)]).is_err());
+    }
+
+    #[test]
+    fn an_engine_gets_staging_that_it_can_read() {
+        use vllm_wire::versions::{SUPPORTED, V0_32_0};
+        let kinds = [StagingKind::Dram, StagingKind::Pinned, StagingKind::Vram];
+        for version in SUPPORTED {
+            assert!(kinds.iter().all(|kind| check_engine(*kind, MemoryKind::Vram, version).is_ok()));
+        }
+        let deaf = Version { reads_declared_memory: false, release: "0.0.1", ..V0_32_0 };
+        for kind in kinds {
+            let (on_host, on_gpu) =
+                (check_engine(kind, MemoryKind::Dram, &deaf), check_engine(kind, MemoryKind::Vram, &deaf));
+            let words =
+                |answer: Result<(), StagingError>| answer.err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(words(on_host).contains("use --staging dram"), kind == StagingKind::Vram);
+            assert_eq!(words(on_gpu).contains("vLLM 0.0.1"), kind != StagingKind::Vram);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gpu_without_room_says_what_to_do() {
+        let gpus = gpus();
+        let slots = u32::try_from(gpus[0].memory().unwrap().total / 384 + 1).unwrap();
+        let error = Arena::make(&layout(), slots, Place::Device(gpus[0].clone())).await.unwrap_err().to_string();
+        assert!(error.contains("bytes free") && error.contains("--staging-bytes"), "{error}");
     }
 
     #[test]

@@ -42,6 +42,21 @@ impl Transport {
         Some(Self { ucx_version: ucx.version(), ucx_tls, ucx_net_devices, available, candidates })
     }
 
+    /// Why GPU memory cannot be moved, where that is certain.
+    pub(crate) fn no_gpu_memory(&self) -> Option<String> {
+        if !self.available.iter().any(|transport| transport.starts_with("cuda_copy/")) {
+            return Some(format!(
+                "UCX {} finds no CUDA transport here: use the NIXL wheel for the driver's CUDA (nixl-cu12 or nixl-cu13), and see that the \
+                 container has NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+                self.ucx_version
+            ));
+        }
+        let left_out = !allows(&self.ucx_tls, "cuda_copy");
+        left_out.then(|| {
+            format!("UCX_TLS={} leaves out cuda_copy: add cuda to it, as in UCX_TLS=rc,cuda,cma,tcp", self.ucx_tls)
+        })
+    }
+
     /// The transport in use, if there is only one that it can be.
     pub fn used(&self) -> Option<&str> {
         match self.candidates.as_slice() {
@@ -63,11 +78,15 @@ impl fmt::Display for Transport {
 
 /// Of the transports that are there, those that a read from another process may go by.
 fn candidates(available: &BTreeSet<&str>, tls: &str) -> Vec<String> {
-    let (without, list) = tls.strip_prefix('^').map_or((false, tls), |list| (true, list));
-    let listed: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
-    let allowed = |name: &str| listed.iter().any(|word| *word == "all" || stands_for(word, name)) != without;
-    let wanted = available.iter().filter(|name| allowed(name) && !NOT_BETWEEN.contains(name));
+    let wanted = available.iter().filter(|name| allows(tls, name) && !NOT_BETWEEN.contains(name));
     wanted.map(|name| (*name).to_owned()).collect()
+}
+
+/// Whether a value of `UCX_TLS` lets UCX use a transport.
+fn allows(tls: &str, name: &str) -> bool {
+    let (without, list) = tls.strip_prefix('^').map_or((false, tls), |list| (true, list));
+    let mut listed = list.split(',').map(str::trim).filter(|word| !word.is_empty());
+    listed.any(|word| word == "all" || stands_for(word, name)) != without
 }
 
 /// Whether a word of `UCX_TLS` means this transport. UCX's aliases, from the help of `UCX_TLS` in `ucx_info -f`.
@@ -116,6 +135,26 @@ mod tests {
         assert_eq!(of(&rdma, "rc_x"), "rc_mlx5");
         assert_eq!(of(&rdma, "^ib,cuda"), "cma,tcp");
         assert_eq!(of(&host, "ib"), "");
+    }
+
+    #[test]
+    fn gpu_memory_takes_a_transport_that_is_there_and_allowed() {
+        let transport = |available: &[&str], tls: &str| Transport {
+            ucx_version: "1.23.0".to_owned(),
+            ucx_tls: tls.to_owned(),
+            ucx_net_devices: "all".to_owned(),
+            available: available.iter().map(|name| (*name).to_owned()).collect(),
+            candidates: Vec::new(),
+        };
+        let without = transport(&["tcp/lo", "cma/memory"], "all").no_gpu_memory().unwrap();
+        assert!(without.contains("nixl-cu13") && without.contains("NVIDIA_DRIVER_CAPABILITIES"), "{without}");
+        let with = ["tcp/lo", "cuda_copy/cuda", "cuda_ipc/cuda"];
+        for tls in ["all", "rc,cuda,tcp", "cuda_copy,tcp", "^ib"] {
+            assert_eq!(transport(&with, tls).no_gpu_memory(), None, "{tls}");
+        }
+        for tls in ["tcp", "rc,tcp,cma", "^cuda"] {
+            assert!(transport(&with, tls).no_gpu_memory().unwrap().contains("add cuda to it"), "{tls}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kv::blocks::{GroupedBlocks, GroupedBlocksError};
 use kv::copy::SlotAssignment;
 use kv::ids::{BlockId, EngineId, EngineRequestId};
-use kv::layout::KvLayout;
+use kv::layout::{KvLayout, MemoryKind};
 use parking_lot::RwLock;
 use side_channel::{Answer, Answered, Endpoint};
 use tokio::time::Instant;
@@ -87,10 +87,14 @@ fn advertise(id: &EngineId, shard: &AdvertisedShard<'_>) -> AgentMetadata {
     metadata.engine_id = id.clone();
     metadata.agent_metadata = shard.agent.clone();
     metadata.kv_caches_base_addr = regions.iter().map(|region| region.base).collect();
-    metadata.device_id = 0;
+    metadata.device_id = shard.layout.device;
     metadata.num_blocks = regions.first().map_or(0, |region| region.num_blocks);
     metadata.region_num_blocks = Some(regions.iter().map(|region| region.num_blocks).collect());
-    metadata.region_mem_types = Some(vec!["DRAM".to_owned(); regions.len()]);
+    let memory = match shard.layout.memory {
+        MemoryKind::Dram => "DRAM",
+        MemoryKind::Vram => "VRAM",
+    };
+    metadata.region_mem_types = Some(vec![memory.to_owned(); regions.len()]);
     metadata
 }
 

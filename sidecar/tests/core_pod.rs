@@ -7,6 +7,8 @@ mod collection;
 mod doors;
 #[path = "core/engine.rs"]
 mod engine;
+#[path = "core/gpus.rs"]
+mod gpus;
 #[path = "core/handles.rs"]
 mod handles;
 #[path = "core/landing.rs"]
@@ -17,6 +19,8 @@ mod latency;
 mod limits;
 #[path = "core/on_nixl.rs"]
 mod on_nixl;
+#[path = "core/parts.rs"]
+mod parts;
 #[path = "core/receipts.rs"]
 mod receipts;
 #[path = "core/refusals.rs"]

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use cuda::Gpu;
 use kv::ids::{BlockId, TpRank};
 use nixl::{AccessError, Fabric, HugePages, Memory, Region};
 
@@ -50,12 +51,15 @@ pub struct Digest {
 const PROBE_BYTES: usize = 16;
 
 impl Arena {
-    /// Memory for one shard, lazily touched.
+    /// Memory for one shard: the host's, lazily touched, or a GPU's.
     ///
     /// # Errors
-    /// When the system has no such memory.
-    pub fn memory(geometry: &Geometry) -> Result<Memory, nixl::MemoryError> {
-        Memory::host(geometry.arena_bytes(), HugePages::Try)
+    /// When the system, or the GPU, has no such memory.
+    pub fn memory(geometry: &Geometry, gpu: Option<&Gpu>) -> Result<Memory, nixl::MemoryError> {
+        match gpu {
+            None => Memory::host(geometry.arena_bytes(), HugePages::Try),
+            Some(gpu) => Memory::device(geometry.arena_bytes(), gpu),
+        }
     }
 
     /// Puts the shards together, in TP order.
@@ -78,8 +82,11 @@ impl Arena {
         (0..).map(TpRank).zip(&self.shards)
     }
 
-    /// Bytes of so many blocks, all layers and shards together.
-    pub fn bytes_of(&self, blocks: usize) -> u64 {
+    /// What work over so many blocks counts as for `nixl::bulk`: their bytes, all layers and shards together; much, where a GPU is waited for.
+    pub fn work(&self, blocks: usize) -> u64 {
+        if self.shards.iter().any(|shard| shard.region.memory().on_gpu().is_some()) {
+            return u64::MAX;
+        }
         let shards = u64::from(self.geometry.tensor_parallel);
         let block = self.geometry.page_bytes().saturating_mul(u64::from(self.geometry.layers)).saturating_mul(shards);
         block.saturating_mul(u64::try_from(blocks).unwrap_or(u64::MAX))

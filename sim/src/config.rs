@@ -11,7 +11,7 @@ use crate::engine::Pace;
 use crate::fault::Fault;
 use crate::geometry::{Geometry, GeometryError};
 use crate::identity::VLLM_VERSION;
-use crate::pod::PodConfig;
+use crate::pod::{CacheMemory, PodConfig};
 use crate::scheduler::Limits;
 
 /// The embedded engine: vLLM's HTTP and side channel over real NIXL memory, no model. Its text is a function of the KV bytes
@@ -58,6 +58,12 @@ pub struct Args {
     /// KV blocks per DP rank
     #[arg(long, default_value_t = 512)]
     pub num_blocks: u32,
+    /// Where the KV caches are; vram takes a CUDA driver, which is looked for before anything else
+    #[arg(long, value_enum, default_value_t = MemoryArg::Dram)]
+    pub memory: MemoryArg,
+    /// GPUs for --memory vram, as this process counts them: one for all, or one for each TP shard of each rank in turn
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "0")]
+    pub gpus: Vec<u32>,
     /// How long a prefill's blocks are kept for their reader
     #[arg(long, default_value_t = 30_000)]
     pub kv_lease_ms: u64,
@@ -113,6 +119,15 @@ pub enum Role {
     Both,
 }
 
+/// Where KV caches are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MemoryArg {
+    /// In host memory.
+    Dram,
+    /// In GPU memory.
+    Vram,
+}
+
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
@@ -138,6 +153,14 @@ pub enum ConfigError {
         rank: u32,
         /// Its port.
         port: u32,
+    },
+    /// Neither one GPU for all nor one for each shard.
+    #[error("--gpus names {given} GPUs: give one for all, or {needed}, one for each TP shard of each rank in turn")]
+    Gpus {
+        /// As many were named.
+        given: usize,
+        /// Ranks times TP shards.
+        needed: usize,
     },
     /// vLLM refuses this, too.
     #[error("--max-model-len {wanted} does not fit: the KV cache of a rank holds {capacity} tokens (see --num-blocks)")]
@@ -195,6 +218,7 @@ impl Args {
             first_rank: self.data_parallel_start_rank,
             model: self.model.clone(),
             geometry,
+            memory: self.memory()?,
             pace: Pace {
                 seed: self.seed,
                 kv_lease: Duration::from_millis(self.kv_lease_ms),
@@ -212,6 +236,17 @@ impl Args {
             fault: self.fault,
             request_log: self.request_log.clone(),
         })
+    }
+
+    fn memory(&self) -> Result<CacheMemory, ConfigError> {
+        if self.memory == MemoryArg::Dram {
+            return Ok(CacheMemory::Host);
+        }
+        let needed = usize::from(self.data_parallel_size).saturating_mul(usize::from(self.tensor_parallel_size));
+        match self.gpus.len() {
+            given if given == 1 || given == needed => Ok(CacheMemory::Gpus(self.gpus.clone())),
+            given => Err(ConfigError::Gpus { given, needed }),
+        }
     }
 }
 
@@ -246,6 +281,7 @@ mod tests {
             ("--prefill-tokens-per-s 0", "--prefill-tokens-per-s"),
             ("--side-channel h:65535 --data-parallel-size 2", "port 65536"),
             ("--max-model-len 8177", "--max-model-len 8177"),
+            ("--memory vram --data-parallel-size 3 --gpus 0,1", "give one for all, or 3"),
         ] {
             let error = args(line).pod().unwrap_err().to_string();
             assert!(error.contains(words), "{line}: {error}");

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use kv::ids::EngineId;
 use kv::layout::{KvLayout, MemoryKind, RegionGroup, RegionLayout};
+use nixl::{MemKind, Memory};
 use vllm_wire::handshake::{AgentMetadata, Payload};
 use vllm_wire::hash::{Factors, compatibility_hash};
 use vllm_wire::versions::{V0_32_0, Version, supported};
@@ -26,7 +27,7 @@ pub struct Identity {
     pub version: &'static Version,
     /// The compatibility hash that its readers compare.
     pub hash: String,
-    /// The geometry of each of its shards, with base addresses of nobody (0).
+    /// The geometry of each of its shards, with base addresses of nobody (0), as if in host memory.
     pub layout: KvLayout,
 }
 
@@ -38,15 +39,19 @@ impl Identity {
         Self { engine, version, hash, layout: layout(geometry, 0) }
     }
 
-    /// The handshake payload of the shard whose arena starts at `base` and whose agent has `agent_metadata`.
-    pub fn payload(&self, geometry: &Geometry, base: u64, agent_metadata: &Bytes) -> Payload {
-        let layout = layout(geometry, base);
+    /// The handshake payload of the shard whose arena is `memory` and whose agent has `agent_metadata`.
+    pub fn payload(&self, geometry: &Geometry, memory: &Memory, agent_metadata: &Bytes) -> Payload {
+        let layout = layout(geometry, memory.base());
         let regions = &layout.regions;
+        let kind = match memory.kind() {
+            MemKind::Dram => "DRAM",
+            MemKind::Vram => "VRAM",
+        };
         let metadata = AgentMetadata {
             engine_id: self.engine.clone(),
             agent_metadata: agent_metadata.clone(),
             kv_caches_base_addr: regions.iter().map(|region| region.base).collect(),
-            device_id: layout.device,
+            device_id: memory.device_id(),
             num_blocks: geometry.num_blocks,
             block_lens: regions.iter().map(|region| region.block_len).collect(),
             block_strides: regions.iter().map(|region| region.block_stride).collect(),
@@ -58,7 +63,7 @@ impl Identity {
             region_num_blocks: Some(regions.iter().map(|region| region.num_blocks).collect()),
             region_group_ids: Some(regions.iter().map(|_| 0).collect()),
             region_names: Some(regions.iter().map(|region| region.name.clone()).collect()),
-            region_mem_types: Some(regions.iter().map(|_| "DRAM".to_owned()).collect()),
+            region_mem_types: Some(regions.iter().map(|_| kind.to_owned()).collect()),
             dcp_size: 1,
             pcp_size: 1,
             ple_block_len: None,

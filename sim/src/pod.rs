@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener as HttpListener;
+use cuda::{CudaError, Gpu};
 use kv::ids::{DpRank, EngineId, TpRank};
-use nixl::{AgentName, Closed, Fabric, FabricError, MemoryError};
+use nixl::{AgentName, Closed, Fabric, FabricError, Memory, MemoryError};
 use side_channel::{Endpoint, ServeError, Server};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,8 @@ pub struct PodConfig {
     pub model: String,
     /// Sizes of each rank's cache.
     pub geometry: Geometry,
+    /// Where the caches are.
+    pub memory: CacheMemory,
     /// How fast, with which seed, under which lease.
     pub pace: Pace,
     /// Of each rank's scheduler.
@@ -62,6 +65,26 @@ pub struct PodConfig {
     pub request_log: Option<PathBuf>,
 }
 
+/// Where KV caches are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CacheMemory {
+    /// In host memory.
+    #[default]
+    Host,
+    /// On GPUs, as this process counts them: one for all, or one for each TP shard of each rank in turn.
+    Gpus(Vec<u32>),
+}
+
+impl CacheMemory {
+    /// The GPU of a shard, counted over all ranks; none: host memory.
+    fn gpu(&self, shard: usize) -> Option<u32> {
+        match self {
+            Self::Host => None,
+            Self::Gpus(gpus) => gpus.get(shard).or(gpus.first()).copied(),
+        }
+    }
+}
+
 /// A pod could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -74,6 +97,15 @@ pub enum StartError {
         #[source]
         source: AgentsError,
     },
+    /// No such GPU.
+    #[error("open the GPU for the KV cache of DP rank {rank}")]
+    Gpu {
+        /// Which rank.
+        rank: DpRank,
+        /// Why.
+        #[source]
+        source: CudaError,
+    },
     /// No memory for a cache.
     #[error("make the KV cache of DP rank {rank} ({bytes} bytes per TP shard; see --num-blocks)")]
     Memory {
@@ -85,6 +117,9 @@ pub enum StartError {
         #[source]
         source: MemoryError,
     },
+    /// The thread that made it has ended.
+    #[error("make a KV cache: the thread that did so has ended")]
+    Thread,
     /// NIXL refused the memory or its metadata.
     #[error("register the KV cache of DP rank {rank}")]
     Register {
@@ -267,22 +302,40 @@ impl Starting<'_> {
         let failed = |source| StartError::Register { rank, source };
         let (mut shards, mut payloads) = (Vec::new(), BTreeMap::new());
         for tp in (0..geometry.tensor_parallel).map(TpRank) {
-            let fabric = self.agent(rank).await?;
-            let memory = Arena::memory(geometry);
-            let bytes = geometry.arena_bytes();
-            let memory = memory.map_err(|source| StartError::Memory { rank, bytes, source })?;
+            let (gpu, memory) = self.memory(rank, tp).await?;
+            let fabric = self.agent(rank, gpu).await?;
             let region = fabric.register(memory).await.map_err(failed)?;
             let metadata = fabric.local_metadata().await.map_err(failed)?;
-            payloads.insert(tp, identity.payload(geometry, region.base(), &metadata));
+            payloads.insert(tp, identity.payload(geometry, region.memory(), &metadata));
             shards.push(Shard { fabric, region });
         }
         Ok((shards, payloads))
     }
 
-    async fn agent(&self, rank: DpRank) -> Result<Arc<dyn Fabric>, StartError> {
+    /// A shard's memory, and the GPU that it is on.
+    async fn memory(&self, rank: DpRank, tp: TpRank) -> Result<(Option<Gpu>, Memory), StartError> {
+        let (config, geometry) = (self.config, self.config.geometry);
+        let local = usize::from(rank.0.saturating_sub(config.first_rank));
+        let shard = local.saturating_mul(usize::from(geometry.tensor_parallel)).saturating_add(usize::from(tp.0));
+        let bytes = geometry.arena_bytes();
+        let no_memory = |source| StartError::Memory { rank, bytes, source };
+        let Some(ordinal) = config.memory.gpu(shard) else {
+            return Ok((None, Arena::memory(&geometry, None).map_err(no_memory)?));
+        };
+        // The driver takes its time.
+        let making = tokio::task::spawn_blocking(move || {
+            let gpu = Gpu::open(ordinal).map_err(|source| StartError::Gpu { rank, source })?;
+            let memory = Arena::memory(&geometry, Some(&gpu));
+            let no_memory = |source| StartError::Memory { rank, bytes, source };
+            Ok((Some(gpu), memory.map_err(no_memory)?))
+        });
+        making.await.map_err(|_ended| StartError::Thread)?
+    }
+
+    async fn agent(&self, rank: DpRank, gpu: Option<Gpu>) -> Result<Arc<dyn Fabric>, StartError> {
         let name = AgentName::new(Uuid::new_v4().to_string());
         let name = name.map_err(|source| StartError::Name { rank, source })?;
-        self.seams.agents.agent(name).await.map_err(|source| StartError::Agents { rank, source })
+        self.seams.agents.agent(name, gpu).await.map_err(|source| StartError::Agents { rank, source })
     }
 
     /// Starts the scheduler and what brings it the agents' notifications.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use cuda::Gpu;
 use nixl::{Agent, AgentConfig, AgentName, Fabric};
 use nixl_sys::{Api, LoadError};
 use serde_json::json;
@@ -65,7 +66,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::PortsFile { .. } => 64,
-            Self::Start(StartError::RequestLog(RequestLogError { .. })) => 64,
+            Self::Start(StartError::RequestLog(RequestLogError { .. }) | StartError::Gpu { .. }) => 64,
             Self::Nixl(_) | Self::Listen { .. } | Self::Start(_) | Self::Serve(_) | Self::Died => 1,
         }
     }
@@ -135,8 +136,8 @@ impl NixlAgents {
 }
 
 impl Agents for NixlAgents {
-    fn agent(&self, name: AgentName) -> MadeAgent {
-        let config = AgentConfig { backend_params: self.params.clone(), ..AgentConfig::serve(name.clone()) };
+    fn agent(&self, name: AgentName, gpu: Option<Gpu>) -> MadeAgent {
+        let config = AgentConfig { backend_params: self.params.clone(), gpu, ..AgentConfig::serve(name.clone()) };
         let api = self.api;
         let starting = tokio::task::spawn_blocking(move || Agent::start(api, config));
         Box::pin(async move {

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use cuda::Gpu;
 use futures_util::future::BoxFuture;
 use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric};
@@ -19,11 +20,11 @@ pub struct Seams {
 
 /// Makes agents.
 pub trait Agents: Debug + Send + Sync + 'static {
-    /// A new agent that both serves and reads.
+    /// A new agent that both serves and reads. `gpu`: where its memory is, if it is a GPU's.
     ///
     /// # Errors
     /// When it cannot be started.
-    fn agent(&self, name: AgentName) -> MadeAgent;
+    fn agent(&self, name: AgentName, gpu: Option<Gpu>) -> MadeAgent;
 }
 
 /// An agent to come: loading plug-ins takes its time.
@@ -58,7 +59,7 @@ impl Debug for LoopbackAgents {
 }
 
 impl Agents for LoopbackAgents {
-    fn agent(&self, name: AgentName) -> MadeAgent {
+    fn agent(&self, name: AgentName, _: Option<Gpu>) -> MadeAgent {
         let agent: Arc<dyn Fabric> = self.0.agent(name);
         Box::pin(async { Ok(agent) })
     }

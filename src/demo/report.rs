@@ -37,6 +37,9 @@ pub(super) struct Report {
     pub(super) gate: &'static str,
     /// How much was compared with digests of the source.
     pub(super) verify: String,
+    /// Where the engines' caches were, and the staging.
+    pub(super) memory: String,
+    pub(super) staging: String,
     pub(super) fault: Option<&'static str>,
     pub(super) requests: usize,
     pub(super) correct: usize,
@@ -65,6 +68,8 @@ impl Report {
         Self {
             gate: "stage",
             verify: String::new(),
+            memory: String::new(),
+            staging: String::new(),
             fault: None,
             requests: outcomes.len(),
             correct: count(|verdict| *verdict == Verdict::Correct),

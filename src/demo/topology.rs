@@ -29,6 +29,10 @@ pub(super) struct Plan {
     pub(super) blocks: u32,
     /// `--verify` of D's sidecar.
     pub(super) verify: String,
+    /// `--memory` of P's and D's engines: the reference engine's is the host's.
+    pub(super) memory: String,
+    /// `--staging` of both sidecars.
+    pub(super) staging: String,
     /// More flags of P's engines.
     pub(super) prefill_flags: &'static [&'static str],
     /// Faults of D's sidecar.
@@ -92,18 +96,21 @@ pub(super) async fn start(folder: &Path, plan: &Plan, client: &Client, children:
     let prefill_ports = free_ports(plan.dp)?;
     let mut more = vec!["--kv-lease-ms".to_owned(), plan.prefill_lease.as_millis().to_string()];
     more.extend(plan.prefill_flags.iter().map(|flag| (*flag).to_owned()));
+    let memory = ["--memory".to_owned(), plan.memory.clone()];
+    more.extend(memory.clone());
     let prefill = children.start(folder, "prefill", &engine("prefill", plan.dp, prefill_ports, &more)).await?.url();
     say::progress("starting the decode pod's engines");
     let decode_ports = free_ports(plan.dp)?;
-    let log = ["--request-log".to_owned(), path(&request_log)];
+    let mut log = vec!["--request-log".to_owned(), path(&request_log)];
+    log.extend(memory);
     let decode = children.start(folder, "decode", &engine("decode", plan.dp, decode_ports, &log)).await?.url();
     say::progress("starting the reference engine");
     let reference = children.start(folder, "reference", &engine("both", 1, free_ports(1)?, &[])).await?.url();
 
     let sidecar = |role: &str, engine: &str, ports: u16| {
         let mut args = words(&format!(
-            "sidecar --role {role} --engine {engine} --engine-side-channel 127.0.0.1:{ports} --data-parallel-size {} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 512MiB --kv-lease {lease}",
-            plan.dp
+            "sidecar --role {role} --engine {engine} --engine-side-channel 127.0.0.1:{ports} --data-parallel-size {} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging {} --staging-bytes 512MiB --kv-lease {lease}",
+            plan.dp, plan.staging
         ));
         args.extend_from_slice(&library);
         args

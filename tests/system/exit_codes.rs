@@ -51,7 +51,8 @@ fn a_sidecars_configuration_can_be_checked_without_running_it() {
     assert_eq!(finished(&mut kvgate(sidecar)).0, 0);
     refused(&format!("{sidecar} --listen 0.0.0.0:7700"), 64, &["--token-file"]);
     refused(&format!("{sidecar} --token-file does-not-exist"), 64, &["does-not-exist"]);
-    refused(&format!("{sidecar} --staging vram"), 64, &["not built yet"]);
+    refused(&format!("{sidecar} --gpus 0"), 64, &["--gpus is for --staging"]);
+    assert_eq!(finished(&mut kvgate(&format!("{sidecar} --staging vram"))).0, 0, "the GPU is elsewhere");
 }
 
 #[test]

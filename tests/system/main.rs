@@ -13,6 +13,7 @@ mod doctor;
 mod exit_codes;
 mod full_disk;
 mod gateway;
+mod gpu;
 mod idle_cpu;
 mod log_level;
 mod mutual_tls;

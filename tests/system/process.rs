@@ -44,19 +44,25 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `kvgate <args>` and waits until it has written its ports.
     pub(crate) fn start(args: &str) -> Self {
+        Self::start_as(kvgate(""), args)
+    }
+
+    /// The same in an environment of its own.
+    pub(crate) fn start_as(kvgate: Command, args: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let log = File::create(folder.path().join("log")).expect("a log file");
-        Self::start_in(folder, args, log)
+        Self::start_in(folder, kvgate, args, log)
     }
 
     /// The same with its log somewhere else.
     pub(crate) fn start_with(args: &str, log: File) -> Self {
-        Self::start_in(TempDir::new().expect("a temporary folder"), args, log)
+        Self::start_in(TempDir::new().expect("a temporary folder"), kvgate(""), args, log)
     }
 
-    fn start_in(folder: TempDir, args: &str, log: File) -> Self {
+    fn start_in(folder: TempDir, mut kvgate: Command, args: &str, log: File) -> Self {
         let ports = folder.path().join("ports.json");
-        let child = kvgate(args)
+        let child = kvgate
+            .args(args.split_whitespace())
             .arg("--ports-file")
             .arg(&ports)
             .args(["--log-format", "text"])

@@ -29,6 +29,9 @@ pub struct Version {
     pub metadata_fields: &'static [&'static str],
     /// Keys of the compatibility hash's document, sorted.
     pub hash_factors: &'static [&'static str],
+    /// Whether D reads a peer's regions as the kind of memory, on the device, that the peer declares (`region_mem_types`, `device_id`), and
+    /// not as its own kind: only then can host memory be served to a decode engine whose cache is on a GPU.
+    pub reads_declared_memory: bool,
 }
 
 /// One element of a side-channel question.
@@ -141,6 +144,7 @@ pub const V0_30_0: Version = Version {
     reply_frames: 2,
     metadata_fields: FIELDS_11,
     hash_factors: HASH_FACTORS,
+    reads_declared_memory: true,
 };
 
 /// vLLM 0.31.0.

@@ -116,6 +116,9 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
         // Remote writes need a flush, and the host can do it.
         case 117: *value = 1; return SUCCESS;
         case 118: *value = 0; return SUCCESS;
+        // kHz, and bits: an H100's.
+        case 36: *value = 2619000; return SUCCESS;
+        case 37: *value = 5120; return SUCCESS;
         default: *value = 0; return SUCCESS;
     }
 }
@@ -302,6 +305,12 @@ void kvgate_unguard(int devices) {
     }
     all.guarded = false;
     all.devices = devices;
+}
+
+// Whether it is device memory.
+int kvgate_holds(std::uintptr_t address) {
+    std::lock_guard alone(state().alone);
+    return holds(address, 1) ? 1 : 0;
 }
 
 // What is alive: bytes allocated, ranges registered, modules, streams, contexts; and how often flushed and launched.

@@ -4,6 +4,7 @@
 //! locked between calls), and a list that a launch reads must lie in it. What it cannot show: timing, ordering between streams, what a
 //! real compiler makes of the PTX.
 
+use std::error::Error as _;
 use std::ffi::{CString, c_char, c_int, c_long};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,6 +16,13 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 #[must_use]
 pub fn folder() -> &'static Path {
     Path::new(env!("KVGATE_HOST_DRIVER"))
+}
+
+/// What is preloaded (`LD_PRELOAD`) into a process with the stand-in, so that NIXL registers its device memory as VRAM: UCX, which moves the
+/// bytes as those of host memory, is made to call it a GPU's. With `guarded=0`.
+#[must_use]
+pub fn preload() -> std::path::PathBuf {
+    folder().join("memory_type.so")
 }
 
 /// The library, loaded into this process before anybody looks for a driver: whoever opens `libcuda.so.1` from then on gets it.
@@ -56,7 +64,7 @@ impl HostDriver {
                     let _for_ever = Box::leak(Box::new(driver));
                     return None;
                 }
-                Err(missing) => missing,
+                Err(missing) => missing.source().map_or_else(|| missing.to_string(), ToString::to_string),
             };
             let required = std::env::var_os("REQUIRE").unwrap_or_default();
             if required.to_string_lossy().split(',').any(|what| what.trim() == "gpu") {

@@ -96,3 +96,18 @@ fn what_a_nic_wrote_is_flushed_before_it_is_looked_at() {
     memory.read_at(0, &mut [0; 8]).unwrap();
     assert_eq!(rig.count(Count::Flushes), Some(before + 3));
 }
+
+#[test]
+fn the_time_of_digests_is_that_of_their_kernels() {
+    let rig = Rig::take();
+    let memory = DeviceMemory::new(&rig.gpu, 4 << 20).unwrap();
+    let pages: Vec<Page> =
+        (0..64).map(|slot| Page { offset: slot * 65_536, block_len: 32_768, stride: 32_768, blocks: 2 }).collect();
+    let launches = rig.count(Count::Launches);
+    assert!(!memory.time_digests(&pages).unwrap().is_zero());
+    assert_eq!(rig.count(Count::Launches), launches.map(|launches| launches + 2));
+    assert!(memory.time_digests(&[Page { offset: 4 << 20, block_len: 1, stride: 1, blocks: 1 }]).is_err());
+    if rig.host.is_some() {
+        assert_eq!(rig.gpu.memory_bandwidth().unwrap(), Some(2_619_000_000 * 2 * 640), "as an H100 says it");
+    }
+}

@@ -69,6 +69,8 @@ fn all_of_it_is_given_back() {
     let host = rig.host;
     drop(rig);
     let again = Rig::take();
+    let twice = Gpu::open(0).unwrap();
+    assert_eq!(twice.name(), again.gpu.name());
     if host.is_some() {
         assert_eq!([Count::Contexts, Count::Modules, Count::Streams].map(|count| again.count(count).unwrap()), [1; 3]);
     }

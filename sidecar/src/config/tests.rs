@@ -61,8 +61,8 @@ fn combinations_that_cannot_run_are_refused_by_the_name_of_the_flag() {
         (&["--rank-offset", "65530", "--data-parallel-size", "8"], "--rank-offset"),
         (&["--side-channel-listen", "127.0.0.1:65530", "--data-parallel-size", "8"], "--side-channel-listen"),
         (&["--engine-side-channel", "127.0.0.1:65530", "--rank-offset", "8"], "--engine-side-channel"),
-        (&["--staging", "vram"], "--staging dram"),
-        (&["--staging", "pinned"], "--staging dram"),
+        (&["--gpus", "0"], "--gpus is for --staging"),
+        (&["--staging", "vram", "--data-parallel-size", "4", "--gpus", "0,1"], "give one for all, or 4"),
         (&["--kv-lease", "10ms"], "--kv-lease"),
         (&["--staging-wait-ms", "600001"], "--staging-wait-ms"),
         (&["--advertise-host", "a b"], "--advertise-host"),
@@ -92,6 +92,17 @@ fn values_that_cannot_be_read_are_usage_errors() {
         assert!(Cli::try_parse_from(LEAST.iter().chain(more)).is_err(), "{more:?}");
     }
     assert!(Cli::try_parse_from(["sidecar"]).is_err(), "role and engine are required");
+}
+
+#[test]
+fn staging_and_its_gpus_reach_the_pod() {
+    let pod = |more: &[&str]| args(more).settings().unwrap().pod;
+    assert_eq!((pod(&[]).staging, pod(&[]).gpus), (StagingKind::Dram, vec![]));
+    let vram =
+        pod(&["--staging", "vram", "--data-parallel-size", "2", "--tensor-parallel-size", "2", "--gpus", "3,2,1,0"]);
+    assert_eq!((vram.staging, vram.gpus), (StagingKind::Vram, vec![3, 2, 1, 0]));
+    let pinned = pod(&["--staging", "pinned", "--data-parallel-size", "8", "--gpus", "5"]);
+    assert_eq!((pinned.staging, pinned.gpus), (StagingKind::Pinned, vec![5]));
 }
 
 #[test]

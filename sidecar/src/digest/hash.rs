@@ -1,4 +1,4 @@
-//! Digests of pages that lie in this process's memory.
+//! Digests of pages that lie in this process's memory, or in a GPU's that is this process's.
 //!
 //! Heavy: for worker threads only.
 
@@ -6,6 +6,8 @@ use kv::digest::{Page, PageDigest, spans};
 use kv::layout::KvLayout;
 use nixl::{AccessError, Memory};
 use xxhash_rust::xxh64::xxh64;
+
+use super::on_gpu;
 
 /// Bytes that are copied out at a time: what a core's cache holds.
 const STEP: usize = 256 << 10;
@@ -49,8 +51,11 @@ impl Growing {
 /// Digests of pages of a cache that lies in `memory`, and the bytes that they are over.
 ///
 /// # Errors
-/// [`AccessError`] for a page that is not in it.
+/// [`AccessError`] for a page that is not in it, or when a GPU refuses.
 pub(crate) fn digest_pages(memory: &Memory, layout: &KvLayout, pages: &[Page]) -> Result<(Vec<u64>, u64), AccessError> {
+    if let Some(memory) = memory.on_gpu() {
+        return Ok(on_gpu::digest_pages(memory, layout, pages)?);
+    }
     let mut growing = Growing::new();
     let mut digests = Vec::with_capacity(pages.len());
     let mut bytes: u64 = 0;

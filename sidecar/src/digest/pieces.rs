@@ -1,4 +1,6 @@
 //! The reads that bring pages into a small memory, piece by piece: two halves of it, so that one is filled while the other is digested.
+//!
+//! A page that fits into a half is not cut: a GPU digests whole chunks of it. A larger one begins with a half, and a half has whole chunks.
 
 use kv::digest::{Page, spans};
 use kv::layout::KvLayout;
@@ -35,6 +37,11 @@ pub(super) fn pieces(layout: &KvLayout, pages: &[Page], half: u64) -> Vec<Piece>
     let mut pieces: Vec<Piece> = Vec::new();
     let (mut piece, mut filled) = (Piece::default(), 0);
     for (page, number) in order {
+        let whole: u64 = spans(layout, page).map(|(_, len)| len).fold(0, u64::saturating_add);
+        if whole > half.saturating_sub(filled) && filled > 0 {
+            pieces.push(std::mem::take(&mut piece));
+            filled = 0;
+        }
         let mut spans = spans(layout, page).peekable();
         while let Some((mut address, mut left)) = spans.next() {
             while left > 0 {
@@ -136,6 +143,8 @@ mod tests {
                 assert!(piece.local.iter().map(|entry| entry.1).eq(piece.remote.iter().map(|entry| entry.1)));
                 at.extend(piece.parts.iter().filter_map(|part| part.ends));
             }
+            let is_cut = |piece: &Piece| piece.parts.last().is_some_and(|part| part.ends.is_none());
+            assert!(half < 128 || !pieces.iter().any(is_cut), "{half}: a page that fits is whole");
             assert_eq!(
                 pieces.iter().flat_map(|piece| &piece.parts).map(|part| part.len).sum::<u64>(),
                 6 * 128,

@@ -7,21 +7,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv::digest::pages;
+use kv::digest::{PageDigest, pages};
+use kv::ids::TpRank;
 use kv::layout::KvLayout;
 use nixl::bulk;
-use nixl::{
-    AccessError, AgentName, Closed, Fabric, FabricError, HugePages, LocalDescs, Memory, Read, Region, RemoteDescs,
-};
+use nixl::{AccessError, AgentName, Closed, Fabric, FabricError, LocalDescs, Memory, Read, Region, RemoteDescs};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::hash::Growing;
+use super::on_gpu;
 use super::pieces::{HALF, Piece, pieces};
 use super::{DigestAsk, DigestError, Digests, MOST_DIGESTS, digests_of};
 use crate::peers::advertised;
 use crate::session::{Builder, Identity, SessionError, Teller};
+use crate::staging::Place;
 
 /// Registered memory of a reader.
 pub(crate) const SCRATCH: u64 = 2 * HALF;
@@ -128,10 +129,15 @@ impl Digester {
 
     async fn make(&self) -> Result<Reader, DigestError> {
         let not_built = |error: SessionError| DigestError::NotBuilt(Arc::new(error));
-        let Teller { fabric, workers } = self.builder.teller(&self.identity).await.map_err(not_built)?;
-        let memory = Memory::host(SCRATCH, HugePages::Try).map_err(|error| DigestError::NotBuilt(Arc::new(error)))?;
-        let registering = timeout(PIECE_WITHIN, fabric.register(memory));
-        match registering.await.unwrap_or(Err(FabricError::Lost)) {
+        let place = match self.identity.shards.first() {
+            Some(shard) => self.builder.place(TpRank(0), self.identity.version, &shard.layout).await,
+            None => Ok(Place::Host),
+        };
+        let place = place.map_err(|error| not_built(error.into()))?;
+        let gpu = place.gpu().cloned();
+        let memory = place.memory(SCRATCH).await.map_err(|error| not_built(error.into()))?;
+        let Teller { fabric, workers } = self.builder.teller(&self.identity, gpu).await.map_err(not_built)?;
+        match self.builder.register(&*fabric, &memory).await {
             Ok(scratch) => Ok(Reader { fabric, workers, scratch }),
             Err(error) => {
                 self.builder.agents.close(vec![fabric], CLOSE_WITHIN).await;
@@ -214,22 +220,28 @@ impl Reader {
 struct Digesting {
     memory: Memory,
     growing: Growing,
+    /// The page that goes on with the next piece, where the GPU digests.
+    page: PageDigest,
     digests: Vec<u64>,
 }
 
 impl Digesting {
     fn new(memory: Memory, pages: usize) -> Self {
-        Self { memory, growing: Growing::new(), digests: vec![0; pages] }
+        Self { memory, growing: Growing::new(), page: PageDigest::new(), digests: vec![0; pages] }
     }
 
     async fn on_a_worker(mut self, piece: Option<Piece>) -> Result<Self, DigestError> {
         let Some(piece) = piece else { return Ok(self) };
         let bytes = piece.parts.iter().fold(0_u64, |bytes, part| bytes.saturating_add(part.len));
+        let bytes = if self.memory.on_gpu().is_some() { u64::MAX } else { bytes };
         let work = bulk::over(bytes, move || self.take(&piece).map(|()| self));
         work.await.map_err(|_ended| DigestError::Compute)?.map_err(|_out_of_range| DigestError::Compute)
     }
 
     fn take(&mut self, piece: &Piece) -> Result<(), AccessError> {
+        if let Some(memory) = self.memory.on_gpu() {
+            return Ok(on_gpu::take(memory, piece, &mut self.page, &mut self.digests)?);
+        }
         for part in &piece.parts {
             self.growing.take(&self.memory, part.offset, part.len)?;
             if let Some(digest) = part.ends.and_then(|page| self.digests.get_mut(page)) {

@@ -219,7 +219,7 @@ impl Opened {
         let memory = filling.await.map_err(|_| ProbeError::Thread)??;
         // Plug-ins are loaded: who does not come back keeps the place.
         let (fabrics, tasks) = (Arc::clone(taken.0.pod().fabrics()), taken.0.0.tasks.clone());
-        let making = tasks.spawn(async move { (fabrics.serve(name).await, taken) });
+        let making = tasks.spawn(async move { (fabrics.serve(name, None).await, taken) });
         let making = timeout(MADE_WITHIN, making).await.map_err(|_late| ProbeError::Late)?;
         let (made, taken) = making.map_err(|_| ProbeError::Thread)?;
         let fabric = made?;

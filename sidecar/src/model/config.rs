@@ -29,10 +29,29 @@ impl Role {
 pub enum StagingKind {
     /// Host memory, huge pages when the kernel gives them.
     Dram,
-    /// Page-locked host memory (not built yet).
+    /// Host memory that is page-locked for a GPU.
     Pinned,
-    /// GPU memory (not built yet).
+    /// GPU memory.
     Vram,
+}
+
+impl StagingKind {
+    /// The word of the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dram => "dram",
+            Self::Pinned => "pinned",
+            Self::Vram => "vram",
+        }
+    }
+
+    /// Whether it takes a CUDA driver.
+    pub fn needs_gpu(self) -> bool {
+        match self {
+            Self::Dram => false,
+            Self::Pinned | Self::Vram => true,
+        }
+    }
 }
 
 /// How landed bytes are spoilt by a fault.
@@ -87,6 +106,8 @@ pub struct PodConfig {
     pub rank_offset: u16,
     /// Where staging lies.
     pub staging: StagingKind,
+    /// The GPUs for it, as this process counts them: one for all, or one for each TP shard of each local rank in turn. None: the engine's own.
+    pub gpus: Vec<u32>,
     /// Bytes of staging for each rank (over all its TP shards).
     pub staging_bytes: u64,
     /// How long a transfer waits in line for staging.

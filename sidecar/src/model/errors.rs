@@ -13,6 +13,7 @@ use vllm_wire::handshake::{HandshakeError, UnsupportedLayout};
 
 use super::Code;
 use crate::digest::source::SourceError;
+use crate::gpus::GpuError;
 
 /// What is wrong with P's parameters, beyond their form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -262,12 +263,14 @@ pub enum TransferError {
         lease: Duration,
     },
     /// NIXL could not read.
-    #[error("read {blocks} blocks from engine {peer}")]
+    #[error("read {blocks} blocks from engine {peer}{}", of_gpu(*gpu))]
     ReadFailed {
         /// P's engine.
         peer: EngineId,
         /// Logical blocks.
         blocks: u32,
+        /// GPU memory is at one end, or at both.
+        gpu: bool,
         /// Why.
         #[source]
         source: Arc<FabricError>,
@@ -314,6 +317,15 @@ pub enum TransferError {
     /// Out of time.
     #[error("the transfer was not done at its deadline")]
     Deadline,
+}
+
+/// What is to be looked at when GPU memory cannot be read.
+fn of_gpu(gpu: bool) -> &'static str {
+    if gpu {
+        " with GPU memory at one end: if no such read ends well, UCX has no way to it (kvgate doctor in both pods: gpu, cuda-ipc, ucx-tls; docs/gpu.md)"
+    } else {
+        ""
+    }
 }
 
 /// What may be wrong with P's word on where it is, when it leads nowhere.
@@ -389,9 +401,9 @@ pub enum StartError {
     /// A value that cannot be.
     #[error("{0}")]
     Config(&'static str),
-    /// Staging that is not built yet.
-    #[error("staging in {0} memory is not supported yet, use dram")]
-    Staging(&'static str),
+    /// The GPUs that staging is to be on.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// Staging that the host cannot hold over all ranks.
     #[error(
         "{ranks} ranks with {each} bytes of staging each leave less than 1 GiB of the host's {available} available bytes: \

@@ -133,7 +133,7 @@ impl Rank {
             });
         } else {
             self.shared.tasks.spawn(async move {
-                let answer = builder.teller(&identity).await;
+                let answer = builder.teller(&identity, None).await;
                 jobs::report(&events, Event::Teller { identity, answer }).await;
             });
         }

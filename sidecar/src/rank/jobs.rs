@@ -306,6 +306,7 @@ fn spoilt((how, arenas, slots): &Spoiling) {
 pub(crate) async fn zero(session: EngineId, arenas: Vec<Arena>, slots: SlotSet, events: mpsc::Sender<Event>) {
     let slot = arenas.iter().map(|arena| arena.layout.slot_bytes()).sum::<u64>();
     let bytes = slot.saturating_mul(u64::try_from(slots.ids().len()).unwrap_or(u64::MAX));
+    let bytes = arenas.iter().map(|arena| arena.work(bytes)).max().unwrap_or(bytes);
     let work = bulk::over(bytes, move || {
         for arena in &arenas {
             if let Err(error) = arena.zero(slots.ids()) {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv::ids::{EngineId, EngineRequestId, TpRank, TransferId};
+use kv::layout::MemoryKind;
 use kv::transfer::{Event as E, Failure, State};
 use tokio::time::Instant;
 
 use super::jobs::{ReadEnd, ReadError};
 use super::{Rank, Wake};
-use crate::model::{ShardRead, TransferError, TransferFailure, TransferPhase, TransferSnapshot};
+use crate::model::{ShardRead, StagingKind, TransferError, TransferFailure, TransferPhase, TransferSnapshot};
 
 impl Rank {
     pub(super) fn on_posted(&mut self, transfer: &TransferId, _shard: TpRank, took: Duration) {
@@ -100,7 +101,16 @@ impl Rank {
             return TransferError::Busy { rank: self.own.dp_rank };
         }
         let (peer, blocks) = self.source_of(transfer);
-        TransferError::ReadFailed { peer, blocks, source: Arc::new(error) }
+        let gpu = self.reads_gpu_memory(transfer);
+        TransferError::ReadFailed { peer, blocks, gpu, source: Arc::new(error) }
+    }
+
+    /// Whether P's blocks or our slots are a GPU's memory.
+    fn reads_gpu_memory(&self, transfer: &TransferId) -> bool {
+        let active = self.stage.as_ref().and_then(|stage| stage.active.get(transfer));
+        let peer = active.and_then(|active| active.peer.as_ref());
+        self.shared.config.staging == StagingKind::Vram
+            || peer.is_some_and(|peer| peer.shards.iter().any(|shard| shard.layout.memory == MemoryKind::Vram))
     }
 
     pub(super) fn source_of(&self, transfer: &TransferId) -> (EngineId, u32) {

@@ -307,11 +307,12 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// What there is to read here, at most.
+    /// What there is to read here, at most, as work (`nixl::bulk`).
     pub(crate) fn bytes(&self) -> u64 {
         let blocks = self.slots.iter().map(Vec::len).fold(0, usize::saturating_add);
         let each = self.arenas.iter().map(|arena| arena.layout.slot_bytes()).fold(0, u64::saturating_add);
-        each.saturating_mul(u64::try_from(blocks).unwrap_or(u64::MAX))
+        let bytes = each.saturating_mul(u64::try_from(blocks).unwrap_or(u64::MAX));
+        self.arenas.iter().map(|arena| arena.work(bytes)).max().unwrap_or(bytes)
     }
 
     /// Digests what landed and compares.

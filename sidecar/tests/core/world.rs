@@ -6,21 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::StatusCode;
 use kv::blocks::GroupedBlocks;
 use kv::digest::Verify;
 use kv::ids::{AttemptId, BlockId, DpRank, EngineId, EngineRequestId, TpRank};
 use kv::layout::RegionLayout;
 use kv::readiness::RankState;
-use nixl::faulty::{FaultPlan, Faulty};
+use nixl::faulty::FaultPlan;
 use nixl::loopback::LoopbackNet;
 use nixl::{AgentName, Fabric, HugePages, LocalDescs, Memory, Notification, Read, Region, RemoteDescs};
 use parking_lot::Mutex;
 use side_channel::{Answer, Answered, Endpoint, InProcess, Server, SideChannel};
 use sidecar::digest::source::SourceDigests;
-use sidecar::engine_http::{EngineHttp, GetError, Page};
-use sidecar::fabrics::{Fabrics, MadeAgent};
+use sidecar::engine_http::EngineHttp;
+use sidecar::fabrics::Fabrics;
 use sidecar::model::{
     Faults, Landed, PodConfig, RankSnapshot, ReceiptSink, Role, StagingKind, StartError, StartTransfer,
     TransferSnapshot,
@@ -36,6 +34,7 @@ use vllm_wire::notif::{self, Notif};
 use vllm_wire::params::KvTransferParams;
 use vllm_wire::versions::V0_32_0;
 
+use crate::parts::{LoopbackFabrics, Pages};
 use crate::receipts::Receipts;
 use crate::sources::Sources;
 
@@ -51,64 +50,6 @@ pub(crate) const BLOCK_BYTES: u64 = REGIONS * BLOCK_LEN * PPL as u64;
 pub(crate) const POOL: u32 = 64;
 pub(crate) const HASH: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 pub(crate) const SLOTS: u32 = 16;
-
-/// The engine's pages, as a test wants them.
-#[derive(Debug)]
-pub(crate) struct Pages(Mutex<(bool, &'static str, u32)>);
-
-impl Pages {
-    pub(crate) fn healthy(&self, healthy: bool) {
-        self.0.lock().0 = healthy;
-    }
-
-    /// Another process start.
-    pub(crate) fn restarted(&self) {
-        self.0.lock().2 += 1;
-    }
-
-    pub(crate) fn version(&self, version: &'static str) {
-        self.0.lock().1 = version;
-    }
-}
-
-impl EngineHttp for Pages {
-    fn get<'a>(&'a self, path: &'static str, _: Duration) -> BoxFuture<'a, Result<Page, GetError>> {
-        let (healthy, version, starts) = *self.0.lock();
-        let body = match path {
-            "/version" => format!("{{\"version\":\"{version}\"}}"),
-            "/metrics" => format!(
-                "process_start_time_seconds {starts}\nvllm:num_requests_running{{engine=\"0\",model_name=\"m\"}} 3\n"
-            ),
-            _ => String::new(),
-        };
-        let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        Box::pin(async move { Ok(Page { status, body: body.into() }) })
-    }
-}
-
-/// Loopback agents; what the sidecar's initiators do goes by a plan of faults.
-pub(crate) struct LoopbackFabrics {
-    net: LoopbackNet,
-    plan: FaultPlan,
-}
-
-impl std::fmt::Debug for LoopbackFabrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LoopbackFabrics")
-    }
-}
-
-impl Fabrics for LoopbackFabrics {
-    fn pull(&self, name: AgentName) -> MadeAgent {
-        let agent: Arc<dyn Fabric> = Faulty::wrap(self.net.agent(name), self.plan.clone());
-        Box::pin(async { Ok(agent) })
-    }
-
-    fn serve(&self, name: AgentName) -> MadeAgent {
-        let agent: Arc<dyn Fabric> = self.net.agent(name);
-        Box::pin(async { Ok(agent) })
-    }
-}
 
 struct FakeShard {
     agent: Arc<dyn Fabric>,
@@ -135,6 +76,19 @@ impl Answer for Desk {
     }
 }
 
+/// An engine's shards, and the GPU that their caches are on; host memory without.
+#[derive(Clone)]
+pub(crate) struct Cache {
+    pub(crate) tp: u16,
+    pub(crate) gpu: Option<cuda::Gpu>,
+}
+
+impl From<u16> for Cache {
+    fn from(tp: u16) -> Self {
+        Self { tp, gpu: None }
+    }
+}
+
 /// A vLLM rank as far as the side channel and NIXL show it.
 pub(crate) struct FakeEngine {
     pub(crate) id: EngineId,
@@ -145,23 +99,37 @@ pub(crate) struct FakeEngine {
 }
 
 impl FakeEngine {
-    pub(crate) async fn start(fabrics: &dyn Fabrics, net: &dyn SideChannel, id: &str, on: &Endpoint, tp: u16) -> Self {
-        let mut engine = Self::prepare(fabrics, id, on, tp).await;
+    pub(crate) async fn start(
+        fabrics: &dyn Fabrics,
+        net: &dyn SideChannel,
+        id: &str,
+        on: &Endpoint,
+        cache: impl Into<Cache>,
+    ) -> Self {
+        let mut engine = Self::prepare(fabrics, id, on, cache.into()).await;
         let server = net.serve(on, Arc::clone(&engine.desk) as Arc<dyn Answer>).await.unwrap();
         engine.endpoint = server.local_endpoint().clone();
         engine._server = Some(server);
         engine
     }
 
-    async fn prepare(fabrics: &dyn Fabrics, id: &str, on: &Endpoint, tp: u16) -> Self {
+    async fn prepare(fabrics: &dyn Fabrics, id: &str, on: &Endpoint, Cache { tp, gpu }: Cache) -> Self {
         let mut shards = Vec::new();
         for shard in 0..tp {
             let unique = uuid::Uuid::new_v4();
-            let agent = fabrics.serve(AgentName::new(format!("{id}-{shard}-{unique}")).unwrap()).await.unwrap();
-            let memory = Memory::host(BLOCK_BYTES * u64::from(POOL), HugePages::Off).unwrap();
+            let agent = fabrics.serve(AgentName::new(format!("{id}-{shard}-{unique}")).unwrap(), None).await.unwrap();
+            let bytes = BLOCK_BYTES * u64::from(POOL);
+            let memory = match &gpu {
+                None => Memory::host(bytes, HugePages::Off).unwrap(),
+                Some(gpu) => Memory::device(bytes, gpu).unwrap(),
+            };
             let region = agent.register(memory).await.unwrap();
             let blob = agent.local_metadata().await.unwrap();
-            let metadata = metadata(&EngineId::new(id), blob, region.base());
+            let mut metadata = metadata(&EngineId::new(id), blob, region.base());
+            if let Some(gpu) = &gpu {
+                metadata.device_id = u64::from(gpu.ordinal());
+                metadata.region_mem_types.iter_mut().flatten().for_each(|kind| "VRAM".clone_into(kind));
+            }
             let notes = agent.take_notifications().unwrap();
             shards.push(FakeShard { agent, region, metadata, notes, told: Vec::new() });
         }
@@ -255,7 +223,7 @@ impl FakeEngine {
         equal
     }
 
-    async fn virtual_shard(
+    pub(crate) async fn virtual_shard(
         &self,
         net: &dyn SideChannel,
         params: &KvTransferParams,
@@ -325,7 +293,11 @@ impl Drop for FakeEngine {
 
 fn peer_memory(layout: &kv::layout::KvLayout) -> nixl::PeerMemory {
     let ranges = layout.regions.iter().map(|region| region.base..region.end().unwrap()).collect();
-    nixl::PeerMemory { kind: nixl::MemKind::Dram, device: layout.device, ranges }
+    let kind = match layout.memory {
+        kv::layout::MemoryKind::Dram => nixl::MemKind::Dram,
+        kv::layout::MemoryKind::Vram => nixl::MemKind::Vram,
+    };
+    nixl::PeerMemory { kind, device: layout.device, ranges }
 }
 
 /// (address, length) of a logical block's part in each region.
@@ -385,6 +357,10 @@ pub(crate) struct Setup {
     pub(crate) verify: Verify,
     /// Staging slots per rank.
     pub(crate) slots: u32,
+    pub(crate) staging: StagingKind,
+    pub(crate) gpus: Vec<u32>,
+    /// The GPU that both engines' caches are on; host memory without.
+    pub(crate) engines: Option<cuda::Gpu>,
 }
 
 impl Default for Setup {
@@ -398,6 +374,9 @@ impl Default for Setup {
             zero_on_release: false,
             verify: Verify::Off,
             slots: SLOTS,
+            staging: StagingKind::Dram,
+            gpus: Vec::new(),
+            engines: None,
         }
     }
 }
@@ -434,14 +413,15 @@ impl World {
     }
 
     pub(crate) async fn with(setup: Setup, fabrics: Arc<dyn Fabrics>, net: Arc<dyn SideChannel>, host: &str) -> Self {
-        let pages = Arc::new(Pages(Mutex::new((true, "0.32.0", 1))));
+        let pages = Arc::new(Pages::default());
         let (receipts, sources) = (Arc::new(Receipts::default()), Arc::new(Sources::default()));
-        let p = FakeEngine::start(&*fabrics, &*net, "engine-p", &Endpoint::new(host, 0), setup.tp).await;
+        let cache = Cache { tp: setup.tp, gpu: setup.engines.clone() };
+        let p = FakeEngine::start(&*fabrics, &*net, "engine-p", &Endpoint::new(host, 0), cache.clone()).await;
         let base = base_port(&*net, host, setup.dp).await;
         let mut d = Vec::new();
         for rank in 0..setup.dp {
             let on = Endpoint::new(host, base + rank + OFFSET);
-            d.push(FakeEngine::start(&*fabrics, &*net, &format!("engine-d_dp{rank}"), &on, setup.tp).await);
+            d.push(FakeEngine::start(&*fabrics, &*net, &format!("engine-d_dp{rank}"), &on, cache.clone()).await);
         }
         let config = PodConfig {
             role: setup.role,
@@ -452,7 +432,8 @@ impl World {
             dp_size: setup.dp,
             tp_size: setup.tp,
             rank_offset: OFFSET,
-            staging: StagingKind::Dram,
+            staging: setup.staging,
+            gpus: setup.gpus,
             staging_bytes: u64::from(setup.slots) * BLOCK_BYTES * u64::from(setup.tp),
             staging_wait: Duration::from_secs(2),
             kv_lease: setup.lease,

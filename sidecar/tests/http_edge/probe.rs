@@ -98,12 +98,12 @@ async fn what_is_too_much_is_refused_by_name() {
 struct Stubborn(LoopbackNet);
 
 impl Fabrics for Stubborn {
-    fn pull(&self, name: AgentName) -> MadeAgent {
+    fn pull(&self, name: AgentName, _: Option<cuda::Gpu>) -> MadeAgent {
         let agent: Arc<dyn Fabric> = self.0.agent(name);
         Box::pin(async { Ok(agent) })
     }
 
-    fn serve(&self, name: AgentName) -> MadeAgent {
+    fn serve(&self, name: AgentName, _: Option<cuda::Gpu>) -> MadeAgent {
         let plan = FaultPlan::new();
         plan.stuck(true);
         let agent: Arc<dyn Fabric> = Faulty::wrap(self.0.agent(name), plan);

@@ -33,13 +33,13 @@ const NOBODY: &str = "http://127.0.0.1:1";
 pub(crate) struct Loopback(pub(crate) LoopbackNet);
 
 impl Fabrics for Loopback {
-    fn pull(&self, name: AgentName) -> MadeAgent {
+    fn pull(&self, name: AgentName, _: Option<cuda::Gpu>) -> MadeAgent {
         let agent: Arc<dyn Fabric> = self.0.agent(name);
         Box::pin(async { Ok(agent) })
     }
 
-    fn serve(&self, name: AgentName) -> MadeAgent {
-        self.pull(name)
+    fn serve(&self, name: AgentName, _: Option<cuda::Gpu>) -> MadeAgent {
+        self.pull(name, None)
     }
 }
 
@@ -83,6 +83,7 @@ pub(crate) fn config(role: Role, dp_size: u16, offset: u16) -> PodConfig {
         tp_size: 1,
         rank_offset: offset,
         staging: StagingKind::Dram,
+        gpus: Vec::new(),
         staging_bytes: 1 << 20,
         staging_wait: Duration::from_millis(100),
         kv_lease: Duration::from_secs(30),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cuda_host::driver::HostDriver;
 use nixl::AgentName;
 use nixl::loopback::LoopbackNet;
 
@@ -9,11 +10,15 @@ use super::*;
 use crate::kv_bytes::block_keys;
 
 async fn arena(geometry: Geometry) -> Arena {
+    arena_on(geometry, None).await
+}
+
+async fn arena_on(geometry: Geometry, gpu: Option<&Gpu>) -> Arena {
     let net = LoopbackNet::new();
     let mut shards = Vec::new();
     for shard in 0..geometry.tensor_parallel {
         let fabric: Arc<dyn Fabric> = net.agent(AgentName::new(format!("shard-{shard}")).unwrap());
-        let region = fabric.register(Arena::memory(&geometry).unwrap()).await.unwrap();
+        let region = fabric.register(Arena::memory(&geometry, gpu).unwrap()).await.unwrap();
         shards.push(Shard { fabric, region });
     }
     Arena::new(geometry, shards)
@@ -57,6 +62,23 @@ async fn the_digest_is_the_same_wherever_the_blocks_lie_and_another_when_a_byte_
     let zeroed = arena.digest(&there).unwrap();
     assert_ne!(zeroed.value, digest.value);
     assert_eq!(zeroed.foreign_bytes, 4 * arena.geometry().page_bytes(), "2 layers in 2 shards");
+}
+
+#[tokio::test]
+async fn a_cache_on_a_gpu_has_the_same_digest() {
+    let host = HostDriver::unless_gpu();
+    if let Some(host) = host {
+        host.unguard(1).unwrap();
+    }
+    let gpu = Gpu::open(0).unwrap();
+    let (here, there) = (arena(small(2)).await, arena_on(small(2), Some(&gpu)).await);
+    let pages = pages(&[1, 2, 3, 4, 5], &[1, 2]);
+    here.fill(&pages).unwrap();
+    there.fill(&pages).unwrap();
+    assert_eq!(there.digest(&pages).unwrap(), here.digest(&pages).unwrap());
+    there.overwrite(&[BlockId(2)], 0).unwrap();
+    assert_ne!(there.digest(&pages).unwrap().value, here.digest(&pages).unwrap().value);
+    assert_eq!((here.work(1), there.work(1)), (2 * 2 * here.geometry().page_bytes(), u64::MAX));
 }
 
 #[tokio::test]

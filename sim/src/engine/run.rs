@@ -132,7 +132,7 @@ impl Engine {
         let started = tokio::time::Instant::now();
         let tokens = missing.len().saturating_mul(self.arena.geometry().block_size()).min(job.tokens.len());
         let arena = Arc::clone(&self.arena);
-        let filled = bulk::over(arena.bytes_of(missing.len()), move || arena.fill(&missing)).await;
+        let filled = bulk::over(arena.work(missing.len()), move || arena.fill(&missing)).await;
         filled.ok().and_then(Result::ok).ok_or(JobError::Compute)?;
         let paced = self.pace.prefill_tokens_per_s.map_or(Duration::ZERO, |per_s| {
             let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
@@ -161,7 +161,7 @@ impl Engine {
     /// Reads every byte of the prompt's KV: the text follows from it.
     async fn listen(&self, job: &Job, pages: Vec<Page>, trace: &mut Trace) -> Result<Voice, JobError> {
         let arena = Arc::clone(&self.arena);
-        let digest = bulk::over(arena.bytes_of(pages.len()), move || arena.digest(&pages)).await;
+        let digest = bulk::over(arena.work(pages.len()), move || arena.digest(&pages)).await;
         let digest = digest.ok().and_then(Result::ok).ok_or(JobError::Compute)?;
         trace.foreign_bytes = Some(digest.foreign_bytes);
         Ok(Voice::new(&job.tokens, digest.value))
@@ -199,8 +199,8 @@ impl Engine {
         let arena = Arc::clone(&self.arena);
         self.tasks.spawn(async move {
             tokio::time::sleep(after).await;
-            let bytes = arena.bytes_of(blocks.len());
-            let overwritten = bulk::over(bytes, move || arena.overwrite(&blocks, OVERWRITTEN)).await;
+            let work = arena.work(blocks.len());
+            let overwritten = bulk::over(work, move || arena.overwrite(&blocks, OVERWRITTEN)).await;
             if !matches!(overwritten, Ok(Ok(()))) {
                 tracing::error!("fault injection failed");
             }

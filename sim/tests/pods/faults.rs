@@ -19,7 +19,7 @@ struct FaultyAgents {
 }
 
 impl Agents for FaultyAgents {
-    fn agent(&self, name: AgentName) -> MadeAgent {
+    fn agent(&self, name: AgentName, _: Option<cuda::Gpu>) -> MadeAgent {
         let agent: Arc<dyn Fabric> = Faulty::wrap(self.net.agent(name), self.plan.clone());
         Box::pin(async { Ok(agent) })
     }

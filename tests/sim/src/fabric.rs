@@ -90,18 +90,18 @@ impl Agents {
 }
 
 impl sidecar::fabrics::Fabrics for Agents {
-    fn pull(&self, name: AgentName) -> sidecar::fabrics::MadeAgent {
+    fn pull(&self, name: AgentName, _: Option<cuda::Gpu>) -> sidecar::fabrics::MadeAgent {
         let agent = self.make(&name);
         Box::pin(async { Ok(agent) })
     }
 
-    fn serve(&self, name: AgentName) -> sidecar::fabrics::MadeAgent {
-        self.pull(name)
+    fn serve(&self, name: AgentName, _: Option<cuda::Gpu>) -> sidecar::fabrics::MadeAgent {
+        self.pull(name, None)
     }
 }
 
 impl sim::seams::Agents for Agents {
-    fn agent(&self, name: AgentName) -> sim::seams::MadeAgent {
+    fn agent(&self, name: AgentName, _: Option<cuda::Gpu>) -> sim::seams::MadeAgent {
         let agent = self.make(&name);
         Box::pin(async { Ok(agent) })
     }
