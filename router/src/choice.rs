@@ -23,7 +23,7 @@ use kv::placement::{self, Draw, Order, Orders, Placer, cost};
 
 use crate::config::Pairing;
 use crate::pod_local::Prefillers;
-use crate::targets::{Board, Fleet, Side, Target};
+use crate::targets::{Board, Fleet, Rank, Side, Target};
 
 pub(crate) use ask::Ask;
 pub(crate) use follow::Ports;
@@ -55,6 +55,17 @@ impl Avoid {
     /// This rank cannot serve this request.
     pub(crate) fn unfit(&mut self, target: &Target) {
         self.unfit.push((target.pod.id.side, key(target)));
+    }
+
+    /// Its arena is too small for this request; so are those that are known to be no larger.
+    pub(crate) fn too_small(&mut self, fleet: &Fleet, target: &Target) {
+        self.unfit(target);
+        let side = target.pod.id.side;
+        let Some(refused) = target.pod.ranks.get(usize::from(target.local.0)).map(Rank::staging_blocks) else { return };
+        for pod in fleet.side(side) {
+            let small = pod.ranks.iter().filter(|rank| (1..=refused).contains(&rank.staging_blocks()));
+            self.unfit.extend(small.map(|rank| (side, (pod.id.index, rank.number()))));
+        }
     }
 
     fn lists(&self, side: Side, with_unlucky: bool) -> Vec<(usize, DpRank)> {

@@ -234,6 +234,7 @@ impl Stream<'_> {
             waiting: count(rank.load.waiting),
             kv_usage: rank.load.kv_usage(),
             staging_used: rank.staging.used(),
+            staging_blocks: rank.staging.blocks(),
         };
         self.pod.show(local, view);
     }

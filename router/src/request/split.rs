@@ -19,7 +19,7 @@ use crate::metrics::Outcome;
 use crate::request::whole::leg_failed;
 use crate::request::{Done, Job, not_ready};
 use crate::sidecar::{HandleReport, SidecarError, Traced, TransferAsk};
-use crate::targets::{Fault, Occupied, Side, Target};
+use crate::targets::{Board, Fault, Occupied, Side, Target};
 use crate::ticket::{Asked, DecodeTicket, NotCovered, Ungated};
 use crate::trail::{Failed, Leg};
 
@@ -139,7 +139,7 @@ impl Job<'_> {
             let planned = ladder.step(failure.error.retry(), failure.prefilled.is_some(), &self.shared.retries);
             let Failure { error, prefill, decode, prefilled } = *failure;
             let (leg, fault) = error.fault();
-            blame(&mut avoid, &error, &prefill, &decode);
+            blame(&mut avoid, &error, &prefill, &decode, &self.shared.board);
             report(&error, &prefill, &decode);
             self.failed_on(if leg == Leg::Prefill { &prefill } else { &decode });
             let names = (prefill.id(), decode.id());
@@ -376,11 +376,12 @@ async fn hold_back(faults: &Faults) {
 }
 
 /// Whom to leave out of the next choice.
-fn blame(avoid: &mut Avoid, error: &AttemptError, prefill: &Target, decode: &Target) {
+fn blame(avoid: &mut Avoid, error: &AttemptError, prefill: &Target, decode: &Target, board: &Board) {
     match error {
         AttemptError::Prefill(_) => avoid.unlucky(prefill),
         AttemptError::Decode(_) | AttemptError::Receipt(_) | AttemptError::Staging(_) => avoid.unlucky(decode),
         AttemptError::Transfer(error) => match error.retry() {
+            Retry::OtherTarget if error.code() == "request_exceeds_staging" => avoid.too_small(&board.fleet(), decode),
             Retry::OtherTarget => avoid.unfit(decode),
             // The sidecar could not get the blocks from P, or its answer was lost.
             Retry::NewPrefill if error.may_be_running() => avoid.unlucky(decode),

@@ -216,6 +216,11 @@ pub(crate) struct StagingJson {
 }
 
 impl StagingJson {
+    /// Blocks that one request can have at most: all but those in quarantine.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.capacity_blocks.saturating_sub(self.quarantined_blocks)
+    }
+
     /// Blocks that cannot be given out now, in per mille; 0 where there is no staging, as on prefill pods.
     pub(crate) fn used(&self) -> u16 {
         let used = self.used_blocks.saturating_add(self.quarantined_blocks).min(self.capacity_blocks);

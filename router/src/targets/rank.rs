@@ -28,6 +28,8 @@ pub(crate) struct RankView {
     pub(crate) kv_usage: u16,
     /// Usage of the staging arena in per mille, as last reported.
     pub(crate) staging_used: u16,
+    /// Blocks of staging that one request can have at most, as last reported; 0 where nothing is known.
+    pub(crate) staging_blocks: u64,
 }
 
 impl RankView {
@@ -42,6 +44,7 @@ impl RankView {
             waiting: 0,
             kv_usage: 0,
             staging_used: 0,
+            staging_blocks: 0,
         }
     }
 }
@@ -128,6 +131,11 @@ impl Rank {
     /// What the pod last said.
     pub(crate) fn view(&self) -> RankView {
         self.said.lock().clone()
+    }
+
+    /// As the view has it.
+    pub(crate) fn staging_blocks(&self) -> u64 {
+        self.said.lock().staging_blocks
     }
 
     pub(crate) fn number(&self) -> DpRank {

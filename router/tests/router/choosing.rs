@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::engines::{Decodes, Prefills};
 use crate::journal::Event;
+use crate::sidecars::Transfers;
 use crate::world::{Answer, Setup, World};
 
 const BODY: &str = r#"{"prompt":"p"}"#;
@@ -78,6 +79,32 @@ async fn the_choice_follows_what_the_sidecars_report() {
             .await;
     }
     assert_eq!(decoded_on(&world, 4).await.len(), 2, "equals take turns");
+}
+
+#[tokio::test]
+async fn a_prompt_that_staging_is_too_small_for_is_tried_again_only_where_there_is_more() {
+    let world = World::new(Setup { ranks: 4, ..Setup::default() }).await;
+    let prefills = || world.journal.count(|event| matches!(event, Event::Prefill { .. }));
+    for local in 0..4 {
+        let load = loaded(u16::try_from(local).unwrap(), 0, 0.0, 10);
+        world.decode_sidecar().ranks.send_modify(|ranks| ranks[local] = load);
+        let used = |worker: &Value| worker["load"]["staging_used"] == 0.1;
+        wait_for(&world, &format!("decode-0@{local}"), "its staging", used).await;
+    }
+    let refusal = || Transfers::Problem(413, "request_exceeds_staging", "other_target");
+    world.decode_sidecar().next(refusal());
+    let answer = world.complete(BODY).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (413, "request_exceeds_staging"));
+    assert_eq!(prefills(), 1, "the other ranks' arenas are no larger");
+
+    // Busier than the others, so that it is not the first choice.
+    let mut larger = loaded(3, 5, 0.0, 10);
+    larger["staging"]["capacity_blocks"] = json!(200);
+    world.decode_sidecar().ranks.send_modify(|ranks| ranks[3] = larger);
+    wait_for(&world, "decode-0@3", "its arena", |worker| worker["load"]["staging_used"] == 0.05).await;
+    world.decode_sidecar().next(refusal());
+    assert_eq!(ranks(&world.complete(BODY).await).1, "3");
+    assert_eq!(prefills(), 3);
 }
 
 #[tokio::test]
