@@ -10,7 +10,7 @@ use telemetry::Observed;
 use telemetry::log_filter::LogFilter;
 use tokio::runtime::Runtime;
 
-use crate::{demo, doctor, files, gpu, health, logging, parent, shell, stop, top, traces};
+use crate::{core_dumps, demo, doctor, files, gpu, health, logging, parent, shell, stop, top, traces};
 
 const USAGE: u8 = 64;
 const GIT_SHA: &str = env!("KVGATE_GIT_SHA");
@@ -22,6 +22,8 @@ struct Cli {
     logging: logging::Args,
     #[command(flatten)]
     traces: traces::Args,
+    #[command(flatten)]
+    core_dumps: core_dumps::Args,
     /// End with the process that started this one (given by `kvgate demo`).
     #[arg(long, hide = true, global = true, value_name = "PID")]
     end_with_parent: Option<i32>,
@@ -82,6 +84,11 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let log_filter = logging::start(&cli.logging);
+    // Before any secret is read.
+    if let Err(error) = core_dumps::forbid(&cli.core_dumps) {
+        tracing::error!(error = %error, "the kernel does not forbid core files of this process");
+        return ExitCode::FAILURE;
+    }
     for note in &understood.notes {
         tracing::warn!(note, "check the configuration");
     }

@@ -2,6 +2,7 @@
 
 mod ask;
 mod cli;
+mod core_dumps;
 mod demo;
 mod doctor;
 mod files;

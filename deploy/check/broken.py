@@ -11,8 +11,10 @@ def run(findings_of):
     found = cases.DEFAULTS.documents()
     behind, watching = (case.documents() for case in (cases.GATEWAY, WATCHING))
     missed = []
+    everything = cases.Case("everything", "kvgate", values=(cases.tools.CHART / "ci" / "everything.yaml",)).documents()
     rows = [*((seed, row) for row in BROKEN), *((found, row) for row in BROKEN_DISCOVERY)]
     rows += [*((behind, row) for row in BROKEN_GATEWAY), *((watching, row) for row in BROKEN_WATCHING)]
+    rows += [(everything, row) for row in BROKEN_TLS]
     for good, (what, wanted, breaks) in rows:
         documents = copy.deepcopy(good)
         breaks(documents)
@@ -141,6 +143,16 @@ BROKEN = [
     ("a selector that takes no pod", "selects no pod", member("PodDisruptionBudget", "-decode", ("spec", "selector", "matchLabels", "app.kubernetes.io/component"), "decoder")),
 ]
 
+
+# In the deployment with everything, TLS as well.
+BROKEN_TLS = [
+    ("a router that asks by http", "the router asks the prefill sidecar by http", argument("-router", "router", "--sidecar-scheme=https", "--sidecar-scheme=http")),
+    ("a router without a certificate", "exits 64", argument("-router", "router", "--upstream-cert=", "--upstream-certificate=")),
+    ("another name", "the router expects other.example", argument("-router", "router", "server-name=pods.kvgate.example", "server-name=other.example")),
+    ("certificates that are mounted nowhere", "is mounted nowhere in the decode sidecar", lambda documents: unmount(container(documents, "-decode", "kvgate"), "/etc/kvgate-tls")),
+    ("a probe that asks for something else", "its livenessProbe must ask /livez", member("Deployment", "-decode", (*POD, "initContainers", 1, "livenessProbe", "exec", "command"), ["kvgate", "health"])),
+    ("a peer that is none", "is not CIDR", variable("-decode", "kvgate", "KVGATE_PEER_ALLOW", "10.2.0.0/16:x")),
+]
 
 # In the deployment whose router watches pods.
 BROKEN_DISCOVERY = [

@@ -11,6 +11,8 @@ from . import objects, tools
 # What ends after the check instead of serving.
 ENDS = {"sidecar": "--check-config", "router": "--print-config"}
 # For a variable that comes from the pod's own object.
+# A certificate of nobody with its key, for what the pod will have as certificates.
+IDENTITY = pathlib.Path(__file__).parent / "identity.pem"
 POD = {"status.podIP": "10.0.0.7", "metadata.namespace": "kvgate", "metadata.name": "pod-0"}
 
 
@@ -47,9 +49,9 @@ def judge(container, command):
 def localised(text, variables, folder):
     """$(NAME) as Kubernetes expands it, and a file that the pod will have as one of this machine."""
     text = re.sub(r"\$\((\w+)\)", lambda match: str(variables.get(match[1], match[0])), str(text))
-    match = re.search(r"(^|=)(/(?:etc/kvgate|var/run/secrets)/\S+)$", text)
+    match = re.search(r"(^|=)(/(?:etc/kvgate|etc/kvgate-tls|etc/kvgate-clients-tls|var/run/secrets)/\S+)$", text)
     if not match:
         return text
     path = folder / match[2].lstrip("/").replace("/", "-")
-    path.write_text("a-token\n")
+    path.write_text(IDENTITY.read_text() if path.suffix in (".crt", ".key") else "a-token\n")
     return text[: match.start(2)] + str(path)

@@ -1,6 +1,7 @@
 """vLLM's settings, the sidecar's and the router's: what is not on the wire has to be told to each, and must be the same."""
 
 import json
+import pathlib
 import re
 
 from . import objects
@@ -142,8 +143,8 @@ def router(documents, workload, container, sides):
     for side in sides:
         if local and side == "decode":
             continue
-        for address in re.findall(r"http://[^,]+", flag(container, side) or ""):
-            host, port = re.fullmatch(r"http://([^:/]+):(\d+)", address).groups()
+        for address in re.findall(r"https?://[^,]+", flag(container, side) or ""):
+            host, port = re.fullmatch(r"https?://([^:/]+):(\d+)", address).groups()
             if int(port) not in services.get(host, []):
                 yield f"--{side} names {address}: no Service {host} with port {port}"
         _, engine, sidecar = sides[side]
@@ -156,6 +157,7 @@ def router(documents, workload, container, sides):
         if ours is None or theirs is None or ours[0] != theirs[0] or not (ours[1] and theirs[1]):
             yield f"router and {side} sidecar do not read their token out of one secret: {ours} and {theirs}"
         yield from found(container, side, sides[side])
+        yield from secured(container, side, sides[side])
     for name in ("port", "admin-port"):
         if int(flag(container, name) or 0) not in [one.get("containerPort") for one in container.get("ports", [])]:
             yield f"--{name}={flag(container, name)} is no port of its container"
@@ -168,7 +170,8 @@ def in_pod(workload, container, sides):
         return
     _, engine, sidecar = sides["decode"]
     listen = variables(sidecar).get("KVGATE_LISTEN", "").rsplit(":", 1)[-1]
-    own = f"http://127.0.0.1:{flag(engine, 'port')},sidecar=http://127.0.0.1:{listen}"
+    scheme = "https" if "KVGATE_TLS_CERT" in variables(sidecar) else "http"
+    own = f"http://127.0.0.1:{flag(engine, 'port')},sidecar={scheme}://127.0.0.1:{listen}"
     if flag(container, "decode") != own:
         yield f"--decode is {flag(container, 'decode')}, but this pod is {own}"
     if flag(container, "intra-node-data-parallel-size") != flag(engine, "data-parallel-size"):
@@ -193,6 +196,25 @@ def found(container, side, pod):
     listen = variables(sidecar).get("KVGATE_LISTEN", "").rsplit(":", 1)[-1]
     if flag(container, "sidecar-discovery-port") != listen:
         yield f"sidecars are looked for at port {flag(container, 'sidecar-discovery-port')}, but listen on {listen}"
+
+
+def secured(container, side, pod):
+    """Router and sidecar speak TLS with one another, both or neither, and each trusts what the other shows."""
+    workload, _, sidecar = pod
+    ours, serves = variables(sidecar), "KVGATE_TLS_CERT" in variables(sidecar)
+    named = "sidecar=https://" in (flag(container, side) or "") or flag(container, "sidecar-scheme") == "https"
+    if named != serves:
+        yield f"the router asks the {side} sidecar by {'https' if named else 'http'}, which serves {'https' if serves else 'http'}"
+    if not serves:
+        return
+    folders = {str(pathlib.PurePosixPath(path).parent) for name, path in ours.items() if name.startswith(("KVGATE_TLS_", "KVGATE_UPSTREAM_")) and "/" in path}
+    for folder in sorted(folders):
+        if folder not in [mount["mountPath"] for mount in sidecar.get("volumeMounts", [])]:
+            yield f"{folder} is mounted nowhere in the {side} sidecar"
+    if ours.get("KVGATE_UPSTREAM_SERVER_NAME") != flag(container, "upstream-server-name"):
+        yield f"the router expects {flag(container, 'upstream-server-name')} of the sidecars, sidecars {ours.get('KVGATE_UPSTREAM_SERVER_NAME')} of one another"
+    if "KVGATE_TLS_CLIENT_CA" in ours and not flag(container, "upstream-cert"):
+        yield "sidecars ask for a certificate, and the router has none"
 
 
 def quantity(text):

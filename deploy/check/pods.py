@@ -98,11 +98,18 @@ def sidecars(workload, _):
         if container not in pod(workload).get("initContainers", []) or container.get("restartPolicy") != "Always":
             yield f"{container['name']} is no native sidecar: an init container with restartPolicy Always"
         for kind, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
-            if container.get(kind, {}).get("httpGet", {}).get("path") != path:
+            if asked(container.get(kind, {})) != path:
                 yield f"{container['name']}: its {kind} must ask {path}"
     spec = pod(workload)
     if spec.get("terminationGracePeriodSeconds", 30) < needed_to_end(workload):
         yield f"terminationGracePeriodSeconds is {spec.get('terminationGracePeriodSeconds', 30)}; its containers may need {needed_to_end(workload)}"
+
+
+def asked(probe):
+    """The path that a probe asks for, itself or by kvgate health."""
+    words = probe.get("exec", {}).get("command", [])
+    url = next((word for word in words if word.startswith("--url=")), "") if "health" in words else ""
+    return probe.get("httpGet", {}).get("path") or url.rpartition(":")[2].lstrip("0123456789")
 
 
 def needed_to_end(workload):

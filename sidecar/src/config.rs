@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::faults::{self, Fault};
 use crate::model::{PodConfig, Role, StagingKind};
+use crate::peer_allow::{Entry, PeerAllow};
 
 /// vLLM's own default for the side channel of its global rank 0.
 const VLLM_SIDE_CHANNEL_PORT: u16 = 5600;
@@ -75,6 +76,10 @@ pub struct Args {
     /// Zero staging slots when they are freed
     #[arg(long, env = "KVGATE_ZERO_ON_RELEASE", value_parser = BoolishValueParser::new())]
     pub zero_on_release: bool,
+    /// Peers that a request may make this sidecar connect to, comma separated: CIDR or NAME, with ports, as 10.0.0.0/8:5600-5607; their sidecars' port
+    /// too for --verify [default: any address from port 1024 up that is not link-local, nor loopback unless --listen is]
+    #[arg(long, env = "KVGATE_PEER_ALLOW", value_name = "CIDR[:PORT[-PORT]]", value_delimiter = ',')]
+    pub peer_allow: Vec<Entry>,
     /// A file with the bearer token that clients must present; read again when it changes, may hold several (one a line) during a change
     #[arg(long, env = "KVGATE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -273,8 +278,17 @@ impl Args {
             kv_lease: self.kv_lease,
             verify: self.verify,
             zero_on_release: self.zero_on_release,
+            peers: self.peers(),
             faults: faults::fold(&self.faults),
         })
+    }
+
+    fn peers(&self) -> PeerAllow {
+        if self.peer_allow.is_empty() {
+            PeerAllow::Usual { loopback: self.listen.ip().is_loopback() }
+        } else {
+            PeerAllow::Only(self.peer_allow.clone())
+        }
     }
 
     fn engine_side_channel(&self) -> Endpoint {

@@ -62,7 +62,8 @@ use crate::pod::Pod;
 use crate::problem::Problem;
 
 pub use input::MAX_BODY;
-pub use sources::HttpSources;
+pub(crate) use sources::peer_of;
+pub use sources::{AllowedDial, HttpSources};
 
 /// Connections beyond the limit that are told so; still further ones wait in the system's backlog.
 const REFUSED: u32 = 64;

@@ -15,6 +15,7 @@
 //! | [`mod@run`], [`lifecycle`] | one process, from start to end |
 //! | `spans` | a transfer's record as spans |
 //! | [`http`], [`problem`], [`events`] | the HTTP API |
+//! | [`peer_allow`] | whom a request may make this sidecar connect to |
 //! | [`peer_book`] | what is known of remote engines, for operators |
 //! | [`latency`], [`transport`] | where transfers spend their time and why; what UCX moves bytes by |
 //! | [`metrics`], [`receipt_log`] | what is kept on record |
@@ -33,6 +34,7 @@ pub mod latency;
 pub mod lifecycle;
 pub mod metrics;
 pub mod model;
+pub mod peer_allow;
 pub mod peer_book;
 mod peers;
 pub mod pod;

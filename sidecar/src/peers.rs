@@ -16,6 +16,7 @@ use vllm_wire::handshake::{self, AgentMetadata};
 use vllm_wire::versions::Version;
 
 use crate::model::{HandshakeRefusal, TransferError};
+use crate::peer_allow::{PeerAllow, PeerError};
 
 /// vLLM gives each rank 5 s.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
@@ -172,8 +173,10 @@ pub(crate) struct Asked {
 pub(crate) struct Handshake {
     /// The transport.
     pub side_channel: Arc<dyn SideChannel>,
-    /// P's side channel.
+    /// P's side channel, as the request has it.
     pub endpoint: Endpoint,
+    /// Whom this sidecar may connect to.
+    pub allow: PeerAllow,
     /// Who must be there.
     pub engine: EngineId,
     /// What was known of it, if reads from it failed.
@@ -200,7 +203,8 @@ impl Handshake {
         let requests = shards.map(|shard| handshake::request(self.version, 0, TpRank(shard))).collect();
         let unreachable =
             |source| TransferError::PeerUnreachable { endpoint: self.endpoint.clone(), source: Arc::new(source) };
-        let answers = self.side_channel.ask_all(&self.endpoint, requests, ASK_WITHIN).await.map_err(unreachable)?;
+        let at = self.address().await?;
+        let answers = self.side_channel.ask_all(&at, requests, ASK_WITHIN).await.map_err(unreachable)?;
         self.forget_stale().await;
         let mut peers = Vec::with_capacity(answers.len());
         for ((shard, frames), (layout, pull)) in (0..).zip(answers).zip(self.layouts.iter().zip(&self.pull)) {
@@ -214,6 +218,18 @@ impl Handshake {
             peers.push(PeerShard { agent, pull: Arc::clone(pull), layout: theirs, memory });
         }
         Ok(Peer { generation: self.asked.generation, shards: peers })
+    }
+
+    /// Where to connect to, if that may be. The very address that was checked: a name could mean another one a moment later.
+    async fn address(&self) -> Result<Endpoint, TransferError> {
+        let unknown = |source| TransferError::PeerUnknown { endpoint: self.endpoint.clone(), source: Arc::new(source) };
+        let late = || unknown(std::io::ErrorKind::TimedOut.into());
+        let resolved = tokio::time::timeout(ASK_WITHIN, self.allow.resolve(&self.endpoint)).await;
+        match resolved.map_err(|_late| late())? {
+            Ok(at) => Ok(at),
+            Err(PeerError::NotAllowed(refused)) => Err(TransferError::PeerNotAllowed(refused)),
+            Err(PeerError::Unknown { source, .. }) => Err(unknown(source)),
+        }
     }
 
     /// A connection is made when metadata is loaded, so what is broken must go before it is loaded again.

@@ -258,6 +258,7 @@ fn title(code: Code) -> &'static str {
         Code::RankNotReady => "The DP rank is not ready",
         Code::ShuttingDown => "The sidecar is shutting down",
         Code::StagingFull => "No staging became free in time",
+        Code::PeerNotAllowed => "The request names a peer that this sidecar must not connect to",
         Code::PeerUnreachable => "The prefill engine cannot be reached",
         Code::PeerChanged => "The prefill engine is no longer the one that holds the blocks",
         Code::LeaseExpired => "The lease on the prefill engine's blocks is over",
@@ -287,6 +288,7 @@ request_exceeds_staging 413 other_target
 rank_not_ready 503 other_target
 shutting_down 503 other_target
 staging_full 429 other_target
+peer_not_allowed 403 new_prefill
 peer_unreachable 502 new_prefill
 peer_changed 502 new_prefill
 lease_expired 409 new_prefill

@@ -290,7 +290,7 @@ impl Rank {
             Event::Beaten { transfer, sent_at, told } => self.on_beaten(&transfer, sent_at, &told),
             Event::Told { transfer, told } => self.on_told(&transfer, told),
             Event::Notified { session, shard, notification } => self.on_notification(&session, shard, &notification),
-            Event::Zeroed { session, slots } => self.on_zeroed(&session, slots),
+            Event::Zeroed { session, slots, clean } => self.on_zeroed(&session, slots, clean),
             Event::Renewed { session, answer } => self.on_renewed(&session, answer),
             Event::Gone { session, generation, quiet } => self.on_gone(&session, generation, quiet),
             Event::Listening { answer } => self.on_listening(answer),

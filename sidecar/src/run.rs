@@ -140,7 +140,11 @@ pub async fn run(
         side_channel: Arc::new(Zmq::new()),
         receipts,
         spans,
-        sources: Arc::new(HttpSources::new(settings.token.clone(), settings.upstream.clone())),
+        sources: Arc::new(HttpSources::new(
+            settings.token.clone(),
+            settings.upstream.clone(),
+            settings.pod.peers.clone(),
+        )),
     };
     run_parts(settings, listener, parts, (build, log_filter), Budgets::default(), stop).await.map(drop)
 }

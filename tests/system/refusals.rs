@@ -1,5 +1,7 @@
 //! Bad input to real processes: a clear answer each time, nothing crashed, nothing lost.
 
+use std::net::TcpListener;
+
 use serde_json::{Value, json};
 
 use crate::process::{Running, finished, free_ports, kvgate, nixl_is_here, wait_for};
@@ -10,14 +12,14 @@ struct Pod {
     sidecar: Running,
 }
 
-fn pod(engine_args: &str) -> Pod {
+fn pod(engine_args: &str, sidecar_args: &str) -> Pod {
     let base = free_ports(2);
     let engine = Running::start(&format!(
         "sim --role decode --listen 127.0.0.1:0 --side-channel 127.0.0.1:{base} --data-parallel-size 2 --num-blocks 16 {engine_args}"
     ));
     let sidecar = Running::start(&format!(
         "sidecar --role decode --engine http://127.0.0.1:{} --engine-side-channel 127.0.0.1:{base} --data-parallel-size 2 \
-         --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 16MiB --staging-wait-ms 100",
+         --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 --staging-bytes 16MiB --staging-wait-ms 100 {sidecar_args}",
         engine.http
     ));
     Pod { engine, sidecar }
@@ -54,7 +56,7 @@ fn transfer(change: impl FnOnce(&mut Value)) -> String {
         "prefill_done_age_ms": 5,
         "kv_transfer_params": {
             "do_remote_prefill": true, "do_remote_decode": false, "remote_block_ids": [[1, 2]], "remote_engine_id": "nobody",
-            "remote_request_id": "cmpl-1", "remote_host": "127.0.0.1", "remote_port": 1, "tp_size": 1, "remote_num_tokens": 20,
+            "remote_request_id": "cmpl-1", "remote_host": "127.0.0.1", "remote_port": 65_535, "tp_size": 1, "remote_num_tokens": 20,
         },
     });
     change(&mut body);
@@ -66,7 +68,7 @@ fn bad_transfers_are_refused_by_name_and_the_pod_lives_on() {
     if !nixl_is_here() {
         return;
     }
-    let pod = pod("");
+    let pod = pod("", "");
     pod.wait_until_ready();
     pod.refused("{ not json", 400, "params_invalid");
     let params = |change: fn(&mut Value)| transfer(move |body| change(&mut body["kv_transfer_params"]));
@@ -85,6 +87,8 @@ fn bad_transfers_are_refused_by_name_and_the_pod_lives_on() {
         413,
         "request_exceeds_staging",
     );
+    pod.refused(&params(|p| p["remote_port"] = json!(22)), 403, "peer_not_allowed");
+    pod.refused(&params(|p| p["remote_host"] = json!("169.254.169.254")), 403, "peer_not_allowed");
     pod.refused(&transfer(|_| ()), 502, "peer_unreachable");
     pod.refused(&format!("\"{}\"", "x".repeat(64 << 20)), 413, "too_large");
     assert_eq!(pod.sidecar.request("GET", "/nowhere", "").0, 404);
@@ -102,7 +106,7 @@ fn an_engine_of_another_version_is_never_asked_on_its_side_channel() {
     if !nixl_is_here() {
         return;
     }
-    let pod = pod("--vllm-version 0.11.0");
+    let pod = pod("--vllm-version 0.11.0", "");
     let reasons = wait_for("a reason", || {
         let (_, body) = pod.sidecar.request("GET", "/v1/ranks", "");
         let ranks = body["ranks"].as_array().cloned()?;
@@ -124,4 +128,55 @@ fn staging_that_the_host_cannot_hold_over_all_ranks_is_refused_at_start() {
     ));
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("1000 ranks") && text.contains("--staging-bytes"), "{text}");
+}
+
+/// A listener that notes who comes.
+fn trap() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.set_nonblocking(true).expect("it does not block");
+    let port = listener.local_addr().expect("its address").port();
+    (listener, port)
+}
+
+#[test]
+fn a_forged_peer_is_refused_by_name_and_never_connected_to() {
+    if !nixl_is_here() {
+        return;
+    }
+    let ((forbidden, port), (_silent, allowed)) = (trap(), trap());
+    let guarded = pod("", &format!("--peer-allow 127.0.0.1/32:{allowed},10.0.0.0/8:5600-5700"));
+    guarded.wait_until_ready();
+    let peer = |host: &str, port: u16| {
+        transfer(|body| {
+            // The same attempt would be answered as it was before.
+            body["attempt_id"] = json!(format!("{host}-{port}"));
+            body["kv_transfer_params"]["remote_request_id"] = json!(format!("cmpl-{host}-{port}"));
+            body["kv_transfer_params"]["remote_host"] = json!(host);
+            body["kv_transfer_params"]["remote_port"] = json!(port);
+        })
+    };
+    for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost", "127.1", "2130706433"] {
+        guarded.refused(&peer(host, port), 403, "peer_not_allowed");
+    }
+    guarded.refused(&peer("10.0.0.1", 22), 403, "peer_not_allowed");
+    guarded.refused(&peer("0.0.0.0", allowed), 403, "peer_not_allowed");
+    // The sidecar that is to be asked for digests comes with the request as well, whether by address or by name.
+    for host in ["127.0.0.1", "localhost"] {
+        let forged = transfer(|body| {
+            body["attempt_id"] = json!(format!("source-{host}"));
+            body["kv_transfer_params"]["remote_request_id"] = json!(format!("cmpl-source-{host}"));
+            body["kv_transfer_params"]["remote_port"] = json!(allowed);
+            body["verify"] = json!("full");
+            body["source_sidecar"] = json!(format!("http://{host}:{port}"));
+        });
+        guarded.refused(&forged, 403, "peer_not_allowed");
+    }
+    let came = forbidden.accept();
+    assert!(came.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{came:?}");
+
+    // Without the list the same request does knock there.
+    let open = pod("", "");
+    open.wait_until_ready();
+    open.refused(&peer("localhost", port), 504, "deadline");
+    assert!(forbidden.accept().is_ok(), "the trap works");
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -139,20 +140,42 @@ impl Dial {
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     pub async fn open(&self, server: Uri) -> Result<TokioIo<Stream>, DialError> {
-        timeout(self.within, self.stream(server)).await.unwrap_or(Err(DialError::Late(self.within))).map(TokioIo::new)
+        self.in_time(async {
+            let tcp = self.tcp.clone().call(server.clone()).await.map_err(|error| DialError::Tcp(error.into()))?;
+            self.stream(tcp.into_inner(), &server).await
+        })
+        .await
     }
 
-    async fn stream(&self, server: Uri) -> Result<Stream, DialError> {
+    /// The same at an address that is known already: nothing is looked up.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    pub async fn open_at(&self, address: SocketAddr, server: Uri) -> Result<TokioIo<Stream>, DialError> {
+        self.in_time(async {
+            let tcp = TcpStream::connect(address).await.map_err(|error| DialError::Tcp(error.into()))?;
+            tcp.set_nodelay(true).map_err(|error| DialError::Tcp(error.into()))?;
+            self.stream(tcp, &server).await
+        })
+        .await
+    }
+
+    async fn in_time(
+        &self,
+        opening: impl Future<Output = Result<Stream, DialError>>,
+    ) -> Result<TokioIo<Stream>, DialError> {
+        timeout(self.within, opening).await.unwrap_or(Err(DialError::Late(self.within))).map(TokioIo::new)
+    }
+
+    async fn stream(&self, tcp: TcpStream, server: &Uri) -> Result<Stream, DialError> {
         let secure = server.scheme() == Some(&Scheme::HTTPS);
-        let tls = match (&self.tls, secure) {
-            (Some(tls), true) => Some(tls),
-            (None, true) => return Err(DialError::NoAuthority),
-            (_, false) => None,
-        };
-        let tcp = self.tcp.clone().call(server.clone()).await.map_err(|error| DialError::Tcp(error.into()))?;
-        match tls {
-            Some(tls) => tls.connect(&server, tcp.into_inner()).await,
-            None => Ok(Stream::Plain(tcp.into_inner())),
+        match (&self.tls, secure) {
+            (Some(tls), true) => tls.connect(server, tcp).await,
+            (None, true) => Err(DialError::NoAuthority),
+            (_, false) => Ok(Stream::Plain(tcp)),
         }
     }
 }

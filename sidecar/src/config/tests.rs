@@ -133,3 +133,12 @@ fn every_flag_has_its_variable() {
         assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(want.as_str()));
     }
 }
+
+#[test]
+fn peers_are_those_of_the_list_or_the_usual_ones() {
+    let peers = |more: &[&str]| args(more).settings().unwrap().pod.peers;
+    assert_eq!(peers(&[]), PeerAllow::Usual { loopback: true });
+    assert_eq!(peers(&["--listen", "0.0.0.0:7700", "--insecure"]), PeerAllow::Usual { loopback: false });
+    let listed = peers(&["--peer-allow", "10.0.0.0/8:5600-5700,prefill.default.svc"]);
+    assert!(matches!(&listed, PeerAllow::Only(list) if list.len() == 2), "{listed:?}");
+}

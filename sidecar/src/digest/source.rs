@@ -8,6 +8,7 @@ use http::{StatusCode, Uri};
 
 use super::{DigestAsk, Digests};
 use crate::model::Code;
+use crate::peer_allow::NotAllowed;
 use crate::problem::Kind;
 
 /// Asks prefill pods' sidecars for digests.
@@ -22,6 +23,9 @@ pub enum SourceError {
     /// No question can be sent there.
     #[error("the address is no http://HOST:PORT or https://HOST:PORT")]
     Address,
+    /// It must not be connected to.
+    #[error(transparent)]
+    NotAllowed(NotAllowed),
     /// The question cannot be written down.
     #[error("write the question down")]
     Write(#[source] Arc<dyn std::error::Error + Send + Sync>),
@@ -53,13 +57,16 @@ impl SourceError {
             Self::Refused { status, code, .. } => {
                 *status == StatusCode::TOO_MANY_REQUESTS || code == Kind::TooManyConnections.code()
             }
-            Self::Address | Self::Write(_) | Self::Send(_) | Self::Late | Self::Answer(_) => false,
+            Self::Address | Self::NotAllowed(_) | Self::Write(_) | Self::Send(_) | Self::Late | Self::Answer(_) => {
+                false
+            }
         }
     }
 
     /// What it means for the transfer: P cannot be asked, or is another one by now.
     pub fn code(&self) -> Code {
         match self {
+            Self::NotAllowed(_) => Code::PeerNotAllowed,
             Self::Refused { code, .. } if code == Code::PeerChanged.as_str() => Code::PeerChanged,
             Self::Address | Self::Write(_) | Self::Send(_) | Self::Late | Self::Refused { .. } | Self::Answer(_) => {
                 Code::PeerUnreachable

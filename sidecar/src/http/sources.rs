@@ -1,7 +1,9 @@
 //! Prefill pods' sidecars, asked over HTTP for digests of their engines' blocks.
 
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +13,19 @@ use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use secrets::Tokens;
-use secrets::tls::{self, Dial};
+use secrets::tls::{self, Dial, Stream};
 use serde::Deserialize;
+use side_channel::Endpoint;
 use tokio::time::{Instant, sleep, timeout_at};
+use tower::Service;
 
 use crate::digest::source::{SourceDigests, SourceError};
 use crate::digest::{DigestAsk, Digests};
 use crate::http::digests_json::{AskBody, DigestsJson};
 use crate::http::edge::TRACE_PARENT;
+use crate::peer_allow::{PeerAllow, PeerError};
 
 /// Bytes of an answer: as many digests as may be asked for at a time take 3 MiB at most.
 const MAX_ANSWER: usize = 4 << 20;
@@ -31,9 +36,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The sidecars that transfers name as `source_sidecar`.
 ///
-/// They are asked with this sidecar's own token: who names one has shown that token to get here, so it is told nothing new.
+/// They are asked with this sidecar's own token: who names one has shown that token to get here, so it is told nothing new. Whom it is told is
+/// bounded by [`PeerAllow`].
 #[derive(Clone, Debug)]
-pub struct HttpSources<C = Dial> {
+pub struct HttpSources<C = AllowedDial> {
     client: Client<C, Full<Bytes>>,
     tokens: Option<Arc<Tokens>>,
 }
@@ -47,9 +53,60 @@ struct Refusal {
 }
 
 impl HttpSources {
-    /// Asks with these tokens, and `tls` where a sidecar is https.
-    pub fn new(tokens: Option<Arc<Tokens>>, tls: Option<Arc<tls::Client>>) -> Self {
-        Self::over(Dial::new(CONNECT_WITHIN, tls), tokens)
+    /// Asks with these tokens, and `tls` where a sidecar is https; nobody but whom `allow` allows.
+    pub fn new(tokens: Option<Arc<Tokens>>, tls: Option<Arc<tls::Client>>, allow: PeerAllow) -> Self {
+        Self::over(AllowedDial { dial: Dial::new(CONNECT_WITHIN, tls), allow }, tokens)
+    }
+}
+
+/// Opens connections to allowed addresses only.
+#[derive(Clone, Debug)]
+pub struct AllowedDial {
+    dial: Dial,
+    allow: PeerAllow,
+}
+
+type DynError = Box<dyn std::error::Error + Send + Sync>;
+
+impl AllowedDial {
+    async fn open(self, server: Uri) -> Result<TokioIo<Stream>, DynError> {
+        let peer = peer_of(&server).ok_or(SourceError::Address)?;
+        let at = self.allow.resolve(&peer).await?;
+        match at.host.parse() {
+            Ok(address) => Ok(self.dial.open_at(SocketAddr::new(address, at.port), server).await?),
+            // Whoever allows anybody has nothing looked up.
+            Err(_name) => Ok(self.dial.open(server).await?),
+        }
+    }
+}
+
+impl Service<Uri> for AllowedDial {
+    type Response = TokioIo<Stream>;
+    type Error = DynError;
+    type Future = BoxFuture<'static, Result<TokioIo<Stream>, DynError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DynError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        Box::pin(self.clone().open(server))
+    }
+}
+
+/// What a sidecar's URL makes us connect to.
+pub(crate) fn peer_of(sidecar: &Uri) -> Option<Endpoint> {
+    let usual = if sidecar.scheme_str() == Some("https") { 443 } else { 80 };
+    Some(Endpoint::new(sidecar.host()?.trim_matches(['[', ']']), sidecar.port_u16().unwrap_or(usual)))
+}
+
+/// A connection that was not made because it must not be.
+fn not_allowed(error: &(dyn std::error::Error + 'static)) -> Option<SourceError> {
+    let mut all = std::iter::successors(Some(error), |error| error.source());
+    let refused = all.find_map(|error| error.downcast_ref::<PeerError>())?;
+    match refused {
+        PeerError::NotAllowed(refused) => Some(SourceError::NotAllowed(refused.clone())),
+        PeerError::Unknown { .. } => None,
     }
 }
 
@@ -84,7 +141,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> HttpSources<C> {
             request = request.header(TRACE_PARENT, trace.to_string());
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| write(Box::new(error)))?;
-        let answer = self.client.request(request).await.map_err(|error| send(Box::new(error)))?;
+        let answer = self.client.request(request).await;
+        let answer = answer.map_err(|error| not_allowed(&error).unwrap_or_else(|| send(Box::new(error))))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(send)?.to_bytes();
         if !status.is_success() {

@@ -53,6 +53,8 @@ pub enum Code {
     ShuttingDown,
     /// No staging in time.
     StagingFull,
+    /// The request names a peer that this sidecar must not connect to.
+    PeerNotAllowed,
     /// P does not answer.
     PeerUnreachable,
     /// P is another engine than the one that prefilled.
@@ -73,7 +75,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ParamsInvalid,
         Self::TooLarge,
         Self::Unauthorized,
@@ -85,6 +87,7 @@ impl Code {
         Self::RankNotReady,
         Self::ShuttingDown,
         Self::StagingFull,
+        Self::PeerNotAllowed,
         Self::PeerUnreachable,
         Self::PeerChanged,
         Self::LeaseExpired,
@@ -113,6 +116,7 @@ impl Code {
             Self::RankNotReady => ("rank_not_ready", 503, Retry::OtherTarget),
             Self::ShuttingDown => ("shutting_down", 503, Retry::OtherTarget),
             Self::StagingFull => ("staging_full", 429, Retry::OtherTarget),
+            Self::PeerNotAllowed => ("peer_not_allowed", 403, Retry::NewPrefill),
             Self::PeerUnreachable => ("peer_unreachable", 502, Retry::NewPrefill),
             Self::PeerChanged => ("peer_changed", 502, Retry::NewPrefill),
             Self::LeaseExpired => ("lease_expired", 409, Retry::NewPrefill),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use kv::digest::Verify;
 use side_channel::Endpoint;
 
+use crate::peer_allow::PeerAllow;
+
 /// What the pod's engines do for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -118,6 +120,8 @@ pub struct PodConfig {
     pub verify: Verify,
     /// Zero slots when they are freed.
     pub zero_on_release: bool,
+    /// Whom requests may make it connect to (decode role).
+    pub peers: PeerAllow,
     /// Injected faults.
     pub faults: Faults,
 }

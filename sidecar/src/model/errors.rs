@@ -14,6 +14,7 @@ use vllm_wire::handshake::{HandshakeError, UnsupportedLayout};
 use super::Code;
 use crate::digest::source::SourceError;
 use crate::gpus::GpuError;
+use crate::peer_allow::NotAllowed;
 
 /// What is wrong with P's parameters, beyond their form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,6 +209,18 @@ pub enum TransferError {
         /// Which (global).
         rank: DpRank,
     },
+    /// The request names a peer that must not be connected to.
+    #[error("connect to the peer that the request names: {0}")]
+    PeerNotAllowed(NotAllowed),
+    /// P's name leads nowhere.
+    #[error("look up {endpoint}, where the request says that P's side channel is")]
+    PeerUnknown {
+        /// P's side channel.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
     /// P's side channel does not answer.
     #[error("ask {endpoint} for its agent metadata{}", here(endpoint))]
     PeerUnreachable {
@@ -352,7 +365,10 @@ impl TransferError {
             Self::RankNotReady { .. } | Self::EngineRestarted { .. } => Code::RankNotReady,
             Self::ShuttingDown => Code::ShuttingDown,
             Self::StagingFull { .. } | Self::Busy { .. } => Code::StagingFull,
-            Self::PeerUnreachable { .. } | Self::PeerNotLoaded { .. } => Code::PeerUnreachable,
+            Self::PeerNotAllowed(_) => Code::PeerNotAllowed,
+            Self::PeerUnknown { .. } | Self::PeerUnreachable { .. } | Self::PeerNotLoaded { .. } => {
+                Code::PeerUnreachable
+            }
             Self::PeerChanged { .. } => Code::PeerChanged,
             Self::LayoutMismatch { .. } => Code::LayoutMismatch,
             Self::VersionUnsupported { .. } => Code::VersionUnsupported,

@@ -102,6 +102,8 @@ impl Rank {
             return Err(TransferError::Busy { rank: self.own.dp_rank });
         }
         check_params(&start.params, stage, self.shared.config.tp_size).map_err(TransferError::ParamsInvalid)?;
+        let peer = Endpoint::new(start.params.remote_host.clone(), start.params.remote_port);
+        self.shared.config.peers.certainly(&peer).map_err(TransferError::PeerNotAllowed)?;
         let blocks = u32::try_from(start.params.remote_block_ids.total()).unwrap_or(u32::MAX);
         let usage = stage.slots.usage();
         let capacity = usage.capacity.saturating_sub(usage.quarantined);

@@ -27,6 +27,7 @@ impl Rank {
                 let handshake = Handshake {
                     side_channel: Arc::clone(&self.shared.side_channel),
                     endpoint: Endpoint::new(active.params.remote_host.clone(), active.params.remote_port),
+                    allow: self.shared.config.peers.clone(),
                     engine,
                     stale,
                     asked: Asked { session: stage.id().clone(), generation: stage.generation },

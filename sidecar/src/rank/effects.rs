@@ -299,10 +299,15 @@ impl Rank {
         }
     }
 
-    pub(super) fn on_zeroed(&mut self, session: &kv::ids::EngineId, slots: SlotSet) {
+    /// Slots that hold bytes of somebody are given to nobody else.
+    pub(super) fn on_zeroed(&mut self, session: &kv::ids::EngineId, slots: SlotSet, clean: bool) {
         if let Some(stage) = self.stage.as_mut().filter(|stage| stage.id() == session) {
             stage.zeroing = stage.zeroing.saturating_sub(slots.count());
-            stage.slots.release(slots);
+            if clean {
+                stage.slots.release(slots);
+            } else {
+                stage.slots.quarantine(slots);
+            }
         }
     }
 }

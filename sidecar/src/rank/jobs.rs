@@ -50,8 +50,8 @@ pub(crate) enum Event {
     Told { transfer: TransferId, told: Told },
     /// D said something.
     Notified { session: EngineId, shard: TpRank, notification: Notification },
-    /// Slots were zeroed.
-    Zeroed { session: EngineId, slots: SlotSet },
+    /// Slots were zeroed; `clean` if all of them.
+    Zeroed { session: EngineId, slots: SlotSet, clean: bool },
     /// New pull agents were made.
     Renewed { session: EngineId, answer: Result<Vec<Puller>, SessionError> },
     /// Pull agents of an earlier generation were closed; `quiet`: no hardware writes for them any more.
@@ -308,15 +308,17 @@ pub(crate) async fn zero(session: EngineId, arenas: Vec<Arena>, slots: SlotSet, 
     let bytes = slot.saturating_mul(u64::try_from(slots.ids().len()).unwrap_or(u64::MAX));
     let bytes = arenas.iter().map(|arena| arena.work(bytes)).max().unwrap_or(bytes);
     let work = bulk::over(bytes, move || {
+        let mut clean = true;
         for arena in &arenas {
             if let Err(error) = arena.zero(slots.ids()) {
-                tracing::error!(%error, "staging not zeroed");
+                tracing::error!(%error, "staging is not zeroed: it is given to nobody any more");
+                clean = false;
             }
         }
-        slots
+        (slots, clean)
     });
-    if let Ok(slots) = work.await {
-        report(&events, Event::Zeroed { session, slots }).await;
+    if let Ok((slots, clean)) = work.await {
+        report(&events, Event::Zeroed { session, slots, clean }).await;
     }
 }
 

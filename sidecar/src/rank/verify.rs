@@ -20,6 +20,7 @@ use crate::digest::hash::{digest_pages, over_all};
 use crate::digest::reader::Digester;
 use crate::digest::source::{SourceDigests, SourceError};
 use crate::digest::{DigestAsk, DigestError, Digests, MOST_DIGESTS};
+use crate::http::peer_of;
 use crate::model::counters::add;
 use crate::model::{DigestFacts, Landed, ParamsProblem, ReceiptDigest, Role, StartTransfer, TransferError};
 use crate::staging::Arena;
@@ -73,6 +74,9 @@ impl Rank {
         let Some(chosen) = Chosen::new(verify, &start.params.remote_block_ids, seed) else { return Ok(None) };
         let sidecar = start.source_sidecar.clone();
         let sidecar = sidecar.ok_or(TransferError::ParamsInvalid(ParamsProblem::NoSourceSidecar))?;
+        if let Some(peer) = peer_of(&sidecar) {
+            self.shared.config.peers.certainly(&peer).map_err(TransferError::PeerNotAllowed)?;
+        }
         Ok(Some(Verification { verify, chosen, sidecar, source: None }))
     }
 

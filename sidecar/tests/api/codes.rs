@@ -178,9 +178,18 @@ async fn transfers_that_cannot_be_are_refused_with_what_to_do() {
     refused(
         client,
         params,
-        |b| b["kv_transfer_params"]["remote_port"] = json!(1),
+        |b| b["kv_transfer_params"]["remote_port"] = json!(65_535),
         502,
         "peer_unreachable",
+        "new_prefill",
+    )
+    .await;
+    refused(
+        client,
+        params,
+        |b| b["kv_transfer_params"]["remote_host"] = json!("169.254.169.254"),
+        403,
+        "peer_not_allowed",
         "new_prefill",
     )
     .await;

@@ -86,7 +86,11 @@ impl World {
             side_channel: Arc::clone(&self.side_channel),
             receipts: Arc::new(NoReceiptSink),
             spans: telemetry::trace::Spans::default(),
-            sources: Arc::new(HttpSources::new(settings.token.clone(), settings.upstream.clone())),
+            sources: Arc::new(HttpSources::new(
+                settings.token.clone(),
+                settings.upstream.clone(),
+                settings.pod.peers.clone(),
+            )),
         };
         let stop = CancellationToken::new();
         let listener = bind(settings.listen).await.unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kv::blocks::GroupedBlocks;
 use kv::ids::{AttemptId, BlockId};
+use nixl::faulty::ReadFault;
 use sidecar::model::TransferPhase;
 use vllm_wire::notif;
 
@@ -122,6 +123,23 @@ async fn slots_are_zeroed_on_release_when_that_is_asked_for() {
     world.settle().await;
     assert_eq!(world.figures().await.0, 0);
     assert!(!world.d[0].read(&*world.net, &landed.params, "cmpl-1").await, "the bytes are gone");
+    assert!([0, 1].iter().all(|block| world.d[0].bytes(*block).iter().all(|byte| *byte == 0)), "D reads zeros there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_landed_after_its_read_had_failed_is_zeroed_too_once_nothing_lands_any_more() {
+    let world = World::ready(Setup { slots: 2, zero_on_release: true, ..Setup::default() }).await;
+    world.plan.next_read(Some(ReadFault::FailThenLand(Duration::from_millis(400))));
+    assert_eq!(world.refused(world.p.prefill("cmpl-late", &[0, 1])).await, "transfer_failed");
+    // The only slots there are: given again when the agent is gone and they hold zeros, and not before.
+    let landed = world.land("cmpl-2", &[10]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let slot = landed.params.remote_block_ids.groups()[0].ids()[0].0;
+    let mut other = landed.params.clone();
+    other.remote_block_ids = GroupedBlocks::new(vec![vec![BlockId(1 - slot)]]).unwrap();
+    assert!(!world.d[0].read(&*world.net, &other, "cmpl-late").await);
+    assert!(world.d[0].bytes(0).iter().all(|byte| *byte == 0), "the slot that nobody has now");
+    assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-2").await);
 }
 
 #[tokio::test(start_paused = true)]

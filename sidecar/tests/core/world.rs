@@ -23,6 +23,7 @@ use sidecar::model::{
     Faults, Landed, PodConfig, RankSnapshot, ReceiptSink, Role, StagingKind, StartError, StartTransfer,
     TransferSnapshot,
 };
+use sidecar::peer_allow::PeerAllow;
 use sidecar::pod::{Parts, Pod};
 use telemetry::trace::Spans;
 use tokio::sync::mpsc;
@@ -152,6 +153,14 @@ impl FakeEngine {
         let layout = self.shards[shard].metadata.layout().unwrap();
         let base = self.shards[shard].region.base();
         ranges_of(&layout.regions, block).into_iter().map(|(address, len)| (address - base, len)).collect()
+    }
+
+    /// Its own block as it is, of one shard and region.
+    pub(crate) fn bytes(&self, block: u32) -> Vec<u8> {
+        let (offset, len) = self.region_ranges(0, block)[0];
+        let mut bytes = vec![1; usize::try_from(len).unwrap()];
+        self.shards[0].region.read_at(offset, &mut bytes).unwrap();
+        bytes
     }
 
     /// Writes a prompt's KV into blocks and returns what P would answer.
@@ -439,6 +448,7 @@ impl World {
             kv_lease: setup.lease,
             verify: setup.verify,
             zero_on_release: setup.zero_on_release,
+            peers: PeerAllow::Anybody,
             faults: setup.faults,
         };
         let parts = Parts {

@@ -18,6 +18,7 @@ use sidecar::digest::source::SourceDigests as _;
 use sidecar::http::{Api, HttpSources, api, serve, terms};
 use sidecar::lifecycle::Lifecycle;
 use sidecar::model::{Code, Faults, Role, Spoil};
+use sidecar::peer_allow::PeerAllow;
 use sidecar::pod::{Parts, Pod};
 use sim::seams::{LoopbackAgents, Seams};
 use tokio::net::TcpListener;
@@ -60,7 +61,7 @@ impl Pair {
                 fabrics: Arc::new(Loopback(net.clone())),
                 engine: Arc::new(RouterEngine(own.router())),
                 side_channel: Arc::clone(&side_channel),
-                sources: Arc::new(HttpSources::new(Some(token(tokens.1)), None)),
+                sources: Arc::new(HttpSources::new(Some(token(tokens.1)), None, PeerAllow::Anybody)),
                 ..rig::parts()
             };
             let mut config = rig::config(role, 1, 0);
@@ -258,7 +259,7 @@ async fn a_source_that_has_no_room_just_now_is_asked_again_until_nobody_waits() 
         deadline: Instant::now() + Duration::from_millis(within),
         trace: None,
     };
-    let sources = HttpSources::new(None, None);
+    let sources = HttpSources::new(None, None, PeerAllow::Anybody);
     let answers = &[(429, "staging_full"), (503, "too_many_connections"), (502, "peer_changed")];
     let (uri, asked) = refusing(answers).await;
     let error = sources.ask(&uri, &ask(60_000)).await.unwrap_err();

@@ -20,6 +20,7 @@ use sidecar::http::{Api, api};
 use sidecar::lifecycle::Lifecycle;
 use sidecar::metrics::Build;
 use sidecar::model::{Faults, Landed, NoReceiptSink, PodConfig, Receipt, Role, Stages, StagingKind};
+use sidecar::peer_allow::PeerAllow;
 use sidecar::pod::{Parts, Pod};
 use telemetry::log_filter::{LogFilter, LogFilterError};
 use telemetry::trace::Spans;
@@ -89,6 +90,7 @@ pub(crate) fn config(role: Role, dp_size: u16, offset: u16) -> PodConfig {
         kv_lease: Duration::from_secs(30),
         verify: kv::digest::Verify::Off,
         zero_on_release: false,
+        peers: PeerAllow::Anybody,
         faults: Faults::default(),
     }
 }

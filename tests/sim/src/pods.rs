@@ -19,6 +19,7 @@ use side_channel::{SideChannel, Zmq};
 use sidecar::engine_http::TcpEngine;
 use sidecar::http::HttpSources;
 use sidecar::lifecycle::Budgets;
+use sidecar::peer_allow::PeerAllow;
 use sidecar::pod::Parts;
 use sidecar::run::{run_parts, this_build};
 use sim::engine::Engine;
@@ -156,7 +157,9 @@ impl Pods {
 
     async fn sidecar(self, host: Host, role: &str, engine: Host, stop: CancellationToken) -> turmoil::Result {
         let line = self.setup.sidecar(host, role, engine);
-        let settings = SidecarLine::try_parse_from(line.split_whitespace())?.args.settings()?;
+        let mut settings = SidecarLine::try_parse_from(line.split_whitespace())?.args.settings()?;
+        // Names of simulated hosts are not for the system to look up.
+        settings.pod.peers = PeerAllow::Anybody;
         let parts = Parts {
             fabrics: Arc::new(self.fabric.agents(host)),
             engine: Arc::new(TcpEngine::over(self.dial(host, Duration::from_secs(3)), settings.pod.engine.clone())),

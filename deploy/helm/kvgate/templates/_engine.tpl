@@ -104,12 +104,17 @@ spec:
             # The router and the other side's sidecar come over the network: with the token.
             - {name: KVGATE_LISTEN, value: "0.0.0.0:{{ $v.sidecar.port }}"}
             - {name: KVGATE_TOKEN_FILE, value: /etc/kvgate/token}
+            {{- with include "kvgate.sidecarTls" $top | trim }}
+            {{- . | nindent 12 }}
+            {{- end }}
             - {name: KVGATE_KV_LEASE, value: {{ $v.engine.kvLeaseSeconds }}s}
             {{- if eq $part "decode" }}
             # D's engine shares the pod's network: loopback, so that nobody else can ask.
             - {name: KVGATE_SIDE_CHANNEL_LISTEN, value: "127.0.0.1:{{ $v.sidecar.sideChannelPort }}"}
             - {name: KVGATE_STAGING_BYTES, value: {{ int $v.sidecar.stagingGiB }}GiB}
             - {name: KVGATE_VERIFY, value: {{ $v.sidecar.verify | quote }}}
+            # P's address comes with each request: this is what it may be.
+            - {name: KVGATE_PEER_ALLOW, value: {{ include "kvgate.peerAllow" $top | quote }}}
             {{- end }}
             - {name: KVGATE_LOG, value: {{ $v.sidecar.logLevel }}}
             {{- if eq $v.nixl.from "engine" }}
@@ -124,16 +129,16 @@ spec:
           ports:
             - {name: kvgate, containerPort: {{ $v.sidecar.port }}}
           startupProbe:
-            httpGet: {path: /livez, port: kvgate}
+            {{- include "kvgate.sidecarProbe" (dict "top" $top "path" "/livez") | nindent 12 }}
             periodSeconds: 1
             failureThreshold: 60
           livenessProbe:
-            httpGet: {path: /livez, port: kvgate}
+            {{- include "kvgate.sidecarProbe" (dict "top" $top "path" "/livez") | nindent 12 }}
             periodSeconds: 10
             timeoutSeconds: 5
           # At least one rank is ready, and the pod is not draining.
           readinessProbe:
-            httpGet: {path: /readyz, port: kvgate}
+            {{- include "kvgate.sidecarProbe" (dict "top" $top "path" "/readyz") | nindent 12 }}
             periodSeconds: 5
           securityContext:
             {{- if $v.sidecar.root }}
@@ -155,6 +160,9 @@ spec:
             {{- include "kvgate.resources" (dict "resources" $resources "rdma" $v.transport "gpus" 0) | nindent 12 }}
           volumeMounts:
             - {name: token, mountPath: /etc/kvgate, readOnly: true}
+            {{- if $v.tls.internal.secretName }}
+            - {name: tls, mountPath: {{ include "kvgate.tlsFolder" $top }}, readOnly: true}
+            {{- end }}
             # The engine's /dev/shm: UCX's shared memory between the two lies there.
             - {name: shm, mountPath: /dev/shm}
             {{- if eq $v.nixl.from "engine" }}
@@ -257,6 +265,10 @@ spec:
               - serviceAccountToken: {path: token, expirationSeconds: 3600}
               - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
               - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+        {{- end }}
+        {{- with $v.tls.internal.secretName }}
+        - name: tls
+          secret: {secretName: {{ . }}}
         {{- end }}
         {{- if eq $v.nixl.from "engine" }}
         - name: nixl

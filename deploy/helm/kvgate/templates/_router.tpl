@@ -38,7 +38,7 @@
   args:
     - router
     - --pod-local
-    - --decode=http://127.0.0.1:{{ $v.decode.port }},sidecar=http://127.0.0.1:{{ $v.sidecar.port }}
+    - --decode=http://127.0.0.1:{{ $v.decode.port }},sidecar={{ include "kvgate.sidecarScheme" . }}://127.0.0.1:{{ $v.sidecar.port }}
     # A header names the prefill pod: only one that is known here is asked.
     {{- if eq $v.router.discovery "kubernetes" }}
     - --service-discovery
@@ -47,7 +47,7 @@
     - --service-discovery-port={{ $v.prefill.port }}
     {{- else if eq $v.router.discovery "dns" }}
     - --dns-discovery=5s
-    - --prefill=http://{{ include "kvgate.name" . }}-prefill:{{ $v.prefill.port }},sidecar=http://{{ include "kvgate.name" . }}-prefill:{{ $v.sidecar.port }}
+    - --prefill=http://{{ include "kvgate.name" . }}-prefill:{{ $v.prefill.port }},sidecar={{ include "kvgate.sidecarScheme" . }}://{{ include "kvgate.name" . }}-prefill:{{ $v.sidecar.port }}
     {{- end }}
     {{- with $v.gateway.prefillAllow }}
     - --prefill-allow={{ join " " . }}
@@ -59,6 +59,9 @@
     - --admin-host=0.0.0.0
     - --admin-port={{ $v.gateway.metricsPort }}
     - --token-file=/etc/kvgate/token
+    {{- with include "kvgate.routerTls" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     {{- include "kvgate.routerArgs" (dict "top" . "drain" (include "kvgate.podLocalDrainSeconds" .)) | nindent 4 }}
   ports:
     - {name: http, containerPort: {{ $v.gateway.port }}}
@@ -86,6 +89,9 @@
   resources: {{- toYaml $v.router.resources | nindent 4 }}
   volumeMounts:
     - {name: token, mountPath: /etc/kvgate, readOnly: true}
+    {{- if $v.tls.internal.secretName }}
+    - {name: tls, mountPath: {{ include "kvgate.tlsFolder" . }}, readOnly: true}
+    {{- end }}
     {{- if eq $v.router.discovery "kubernetes" }}
     - {name: api-access, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
     {{- end }}

@@ -24,11 +24,12 @@ const NOT_READY: [Kind; 1] = [Kind::Of(Code::RankNotReady)];
 const ENDING: [Kind; 1] = [Kind::Of(Code::ShuttingDown)];
 
 /// What a transfer may end in.
-const TRANSFER: [Kind; 12] = [
+const TRANSFER: [Kind; 13] = [
     Kind::Of(Code::AttemptConflict),
     Kind::Of(Code::Cancelled),
     Kind::Of(Code::RequestExceedsStaging),
     Kind::Of(Code::StagingFull),
+    Kind::Of(Code::PeerNotAllowed),
     Kind::Of(Code::PeerUnreachable),
     Kind::Of(Code::PeerChanged),
     Kind::Of(Code::LeaseExpired),
