@@ -26,6 +26,9 @@ impl BlockList {
         if ids.is_empty() {
             return Err(BlockListError::Empty);
         }
+        if ids.is_sorted_by(|one, next| one < next) {
+            return Ok(Self(ids));
+        }
         let mut sorted = ids.clone();
         sorted.sort_unstable();
         match sorted.iter().zip(sorted.iter().skip(1)).find(|(one, next)| one == next) {
@@ -76,12 +79,12 @@ impl GroupedBlocks {
         if groups.is_empty() {
             return Err(GroupedBlocksError::NoGroup);
         }
-        let mut lists = Vec::with_capacity(groups.len());
-        for (group, ids) in groups.into_iter().enumerate() {
-            let list = BlockList::new(ids).map_err(|source| GroupedBlocksError::Group { group, source })?;
-            lists.push(list);
-        }
-        Ok(Self(lists))
+        // Collected in place: a list of ids is as large as a list of them that has been checked.
+        let checked = groups
+            .into_iter()
+            .enumerate()
+            .map(|(group, ids)| BlockList::new(ids).map_err(|source| GroupedBlocksError::Group { group, source }));
+        Ok(Self(checked.collect::<Result<_, _>>()?))
     }
 
     /// The groups in wire order.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use kv::ids::EngineRequestId;
 use tokio::time::timeout;
 use vllm_wire::body::{AnswerError, Endpoint, Pieces, PrefillAnswer, RequestBody, prefill_answer};
-use vllm_wire::headers::{DP_RANK, REQUEST_ID};
 
-use crate::headers::{toward_client, toward_engine};
+use crate::headers::{DP_RANK, REQUEST_ID, toward_client, toward_engine};
 use crate::ladder::Retry;
 use crate::relay::{ErrorEvent, Held, NoAnswer};
 use crate::spans::{AttemptTrace, TRACE_PARENT};
@@ -38,11 +38,18 @@ pub(crate) struct Engines {
 pub(crate) struct Call {
     pub(crate) endpoint: Endpoint,
     /// The client's.
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: Arc<HeaderMap>,
     /// The router's own id of this attempt, for the engines: letters, digits and dashes.
-    pub(crate) id: String,
+    pub(crate) id: HeaderValue,
     /// Its trace, if it is traced.
     pub(crate) trace: Option<AttemptTrace>,
+}
+
+impl Call {
+    /// The id as a text.
+    pub(crate) fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
 }
 
 /// A request that is passed on as it is.
@@ -62,6 +69,7 @@ pub(crate) struct Proxied<'a> {
 
 /// An engine's answer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "what is wanted is as large: a prefill's answer, or a decode's")]
 pub(crate) enum Answer<T> {
     /// What was wanted.
     Given(T),
@@ -172,8 +180,8 @@ impl Engines {
             return Err(refused(answer.status(), answer.headers()));
         }
         let answer = prefill_answer(answer.body())?;
-        if is_foreign(answer.params.remote_request_id.as_str(), &call.id) {
-            return Err(LegError::Foreign { asked: call.id.clone(), got: answer.params.remote_request_id });
+        if is_foreign(answer.params.remote_request_id.as_str(), call.id()) {
+            return Err(LegError::Foreign { asked: call.id().to_owned(), got: answer.params.remote_request_id });
         }
         Ok(Answer::Given(answer))
     }
@@ -216,7 +224,7 @@ impl Engines {
                 Err(NoAnswer::ErrorEvent(event)) => return late_verdict(event),
                 Err(no_answer) => return Err(no_answer.into()),
             };
-            let mut headers = toward_client(&head.headers);
+            let mut headers = toward_client(head.headers);
             if is_stream {
                 // Should it break off, it ends with an event of ours.
                 headers.remove(header::CONTENT_LENGTH);
@@ -232,7 +240,7 @@ impl Engines {
         let mut request = Request::builder().method(ask.method).uri(uri).body(Payload::from(ask.body))?;
         let headers = request.headers_mut();
         *headers = toward_engine(ask.headers);
-        headers.insert(DP_RANK, HeaderValue::from(target.local.0));
+        headers.insert(DP_RANK, target.local_rank());
         headers.insert(REQUEST_ID, HeaderValue::from_str(ask.id).map_err(http::Error::from)?);
         trace_on(headers, ask.trace, Leg::Decode);
         Ok(send_within(&*self.upstream, request, self.decode_deadline).await?)
@@ -260,13 +268,13 @@ fn trace_on(headers: &mut HeaderMap, trace: Option<AttemptTrace>, leg: Leg) {
 }
 
 fn request(target: &Target, call: &Call, body: Pieces, leg: Leg) -> Result<Request<Payload>, http::Error> {
-    let uri = at(&target.pod.engine, call.endpoint.path())?;
+    let uri = at(&target.pod.engine, PathAndQuery::from_static(call.endpoint.path()))?;
     let mut request = Request::builder().method(Method::POST).uri(uri).body(Payload::from(body))?;
     let headers = request.headers_mut();
     *headers = toward_engine(&call.headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(DP_RANK, HeaderValue::from(target.local.0));
-    headers.insert(REQUEST_ID, HeaderValue::from_str(&call.id)?);
+    headers.insert(DP_RANK, target.local_rank());
+    headers.insert(REQUEST_ID, call.id.clone());
     trace_on(headers, call.trace, leg);
     Ok(request)
 }
@@ -288,7 +296,7 @@ fn late_verdict(event: ErrorEvent) -> Result<Answer<Decoding>, LegError> {
 /// What an engine says against a request, for the client: vLLM repeats what it finds fault with, which may be long.
 fn against_the_request(answer: Response<Body>) -> Decoding {
     let (head, body) = answer.into_parts();
-    Decoding { status: head.status, headers: toward_client(&head.headers), held: Held::unread(body) }
+    Decoding { status: head.status, headers: toward_client(head.headers), held: Held::unread(body) }
 }
 
 /// An engine's refusal that is not the client's fault.

@@ -4,27 +4,27 @@
 //! a landed transfer is finished, a transfer under way is cancelled, pinned blocks are released – these only once it is
 //! certain that no transfer for them can still be running (invariant N).
 
+mod claimed;
 mod endings;
 
 use std::time::Duration;
 
 use http::{StatusCode, Uri};
 use kv::ids::{DpRank, EngineRequestId, TransferId};
-use tokio::sync::{oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::sidecar::{HandleReport, LandedAnswer, LetGo, SidecarError, Sidecars, Traced, TransferAsk};
 use crate::ticket::Receipt;
+pub(crate) use claimed::{Claimed, NotHeld};
 use endings::Endings;
 
 /// Tries of each notice to a sidecar; between them [`PAUSE`].
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Claims are never renewed more often.
-const MIN_CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// Makes the values of this module.
 #[derive(Clone, Debug)]
@@ -68,44 +68,6 @@ impl Drop for PinnedBlocks {
     }
 }
 
-/// A landed transfer whose claim is being renewed. Dropped: the sidecar is told that its decode leg has ended.
-#[derive(Debug)]
-pub(crate) struct Claimed {
-    /// Whom to ask about which transfer; apart, as an answer under way carries this to its end.
-    at: Box<(Sidecars, Uri, TransferId)>,
-    /// Until when the sidecar certainly keeps the slots: each renewal counts from when it was sent.
-    held_until: watch::Receiver<Instant>,
-    #[expect(dead_code, reason = "ends the keeper when dropped")]
-    keeper: DropGuard,
-}
-
-/// Staging may have been freed before D had read it: what D answers may come from another request's blocks.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotHeld {
-    /// The sidecar freed it unread.
-    #[error("staging was freed before it was collected")]
-    Freed,
-    /// The sidecar does not say.
-    #[error("ask whether staging was collected in time")]
-    Unknown(#[source] SidecarError),
-}
-
-impl Claimed {
-    /// Whether D, which has begun to answer, read its KV while the slots were its. Router, sidecar and machine may stall longer
-    /// than a claim lasts; then a sidecar frees what a decode is still to read, and only the sidecar knows what came first.
-    pub(crate) async fn was_held(&self) -> Result<(), NotHeld> {
-        if Instant::now() < *self.held_until.borrow() {
-            return Ok(());
-        }
-        let (sidecars, sidecar, transfer) = &*self.at;
-        match sidecars.was_held(sidecar, transfer).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(NotHeld::Freed),
-            Err(error) => Err(NotHeld::Unknown(error)),
-        }
-    }
-}
-
 /// A landed transfer with its receipt.
 #[derive(Debug)]
 pub(crate) struct Landed {
@@ -119,6 +81,20 @@ pub(crate) struct PullFailed {
     pub(crate) error: SidecarError,
     /// The prefill's blocks, when no transfer for them can be running any more.
     pub(crate) blocks: Option<PinnedBlocks>,
+}
+
+/// A transfer that has been asked for. Dropped before the answer: it is ended, and the blocks settled by how it ended.
+struct UnderWay<'a> {
+    handoffs: &'a Handoffs,
+    owed: Option<(TransferAsk, PinnedBlocks)>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some((ask, blocks)) = self.owed.take() {
+            self.handoffs.settle_unclear(ask, blocks);
+        }
+    }
 }
 
 impl Handoffs {
@@ -160,44 +136,23 @@ impl Handoffs {
     /// Asks D's sidecar for a transfer and waits for its receipt.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the transfer; the blocks are released when the sidecar has confirmed that.
+    /// Dropping the future closes the connection, which cancels the transfer, and has a task find out how it ended; the blocks are released
+    /// when the sidecar has confirmed that it has not landed.
     pub(crate) async fn pull(&self, ask: TransferAsk, blocks: PinnedBlocks) -> Result<Landed, PullFailed> {
-        let given_up = CancellationToken::new();
-        let guard = given_up.clone().drop_guard();
-        let (tx, rx) = oneshot::channel();
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            let result = this.pull_to_the_end(ask, blocks, given_up).await;
-            // Without a receiver the result is dropped here, and pays its debts as it goes.
-            drop(tx.send(result));
-        });
-        let result = rx.await;
-        drop(guard.disarm());
-        result.unwrap_or_else(|_| Err(PullFailed { error: SidecarError::Abandoned, blocks: None }))
-    }
-
-    async fn pull_to_the_end(
-        &self,
-        ask: TransferAsk,
-        blocks: PinnedBlocks,
-        given_up: CancellationToken,
-    ) -> Result<Landed, PullFailed> {
         let asked_at = Instant::now();
-        let answered = {
-            let mut answer = Box::pin(self.sidecars.transfer(&ask));
-            tokio::select! {
-                answered = &mut answer => answered,
-                () = given_up.cancelled() => {
-                    // The answer to the first question says how it ended; until then the blocks may be being read.
-                    self.cancel(&ask).await;
-                    answer.await
-                }
-            }
+        let mut asked = UnderWay { handoffs: self, owed: Some((ask, blocks)) };
+        let answered = match &asked.owed {
+            Some((ask, _)) => self.sidecars.transfer(ask).await,
+            None => Err(SidecarError::Abandoned),
+        };
+        let Some((ask, blocks)) = asked.owed.take() else {
+            return Err(PullFailed { error: SidecarError::Abandoned, blocks: None });
         };
         match answered {
             Ok(LandedAnswer { receipt, collect_by }) => {
                 blocks.read();
-                let claimed = self.claimed(ask.sidecar, receipt.transfer.clone(), collect_by, asked_at);
+                // The receipt is the first claim, and it was given after it was asked for.
+                let claimed = Claimed::new(self, ask.sidecar, receipt.transfer.clone(), collect_by, asked_at);
                 Ok(Landed { receipt, claimed })
             }
             Err(error) if error.may_be_running() => {
@@ -238,48 +193,19 @@ impl Handoffs {
         }
     }
 
-    /// After an answer that was lost: ends the transfer if there is one, then knows what becomes of the blocks.
+    /// After an answer that was lost or not waited for: ends the transfer if there is one, then knows what becomes of the blocks.
     fn settle_unclear(&self, ask: TransferAsk, blocks: PinnedBlocks) {
+        // Who drops a request outside of the runtime ends the process: nothing can be told any more, leases and claims lapse.
+        let Ok(runtime) = Handle::try_current() else { return };
         let this = self.clone();
-        self.tasks.spawn(async move {
+        let settled = async move {
             match this.cancel(&ask).await {
                 Some(false) => drop(blocks),
                 Some(true) => blocks.read(),
                 None => blocks.leave_to_lease(),
             }
-        });
-    }
-
-    /// Renews the claim on a landed transfer until the guard is dropped, then ends it.
-    fn claimed(&self, sidecar: Uri, transfer: TransferId, collect_by: Duration, asked_at: Instant) -> Claimed {
-        let released = CancellationToken::new();
-        // The receipt is the first claim, and it was given after it was asked for.
-        let (renewals, held_until) = watch::channel(asked_at + collect_by);
-        let claimed = Claimed {
-            at: Box::new((self.sidecars.clone(), sidecar.clone(), transfer.clone())),
-            held_until,
-            keeper: released.clone().drop_guard(),
         };
-        let (sidecars, endings) = (self.sidecars.clone(), self.endings.clone());
-        let every = (collect_by / 3).max(MIN_CLAIM_EVERY);
-        self.tasks.spawn(async move {
-            loop {
-                tokio::select! { () = released.cancelled() => break, () = sleep(every) => {} }
-                let sent_at = Instant::now();
-                let renewed = tokio::select! {
-                    () = released.cancelled() => break,
-                    renewed = Box::pin(sidecars.claim(&sidecar, &transfer)) => renewed,
-                };
-                match renewed {
-                    Ok(()) => drop(renewals.send_replace(sent_at + collect_by)),
-                    Err(error) => {
-                        debug!(%transfer, error = &error as &dyn std::error::Error, "claim is not renewed");
-                    }
-                }
-            }
-            endings.tell(&sidecar, transfer);
-        });
-        claimed
+        self.tasks.spawn_on(settled, &runtime);
     }
 }
 

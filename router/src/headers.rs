@@ -3,51 +3,70 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use vllm_wire::headers::{DP_RANK, REQUEST_ID};
+use vllm_wire::headers;
 
 use crate::trail::{Leg, Trail};
 
+/// Which DP rank of a pod is asked.
+pub(crate) const DP_RANK: HeaderName = HeaderName::from_static(headers::DP_RANK);
+/// What a request is called.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
 /// A client's wish for P's rank.
 pub(crate) const PREFILL_RANK: &str = "x-kvgate-prefill-rank";
 /// All headers of this prefix are the router's own.
 const OWN: &str = "x-kvgate-";
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-/// Made anew for each leg. `accept-encoding`: the router reads P's answer and D's first event.
-const PER_LEG: [&str; 6] = ["host", "content-length", "expect", "accept-encoding", DP_RANK, REQUEST_ID];
+/// Headers that a leg adds at most: type, rank, id, trace, host.
+const ADDED: usize = 5;
 
-/// The client's headers, for an engine.
+/// The client's headers, for an engine, with room for those of a leg.
 pub(crate) fn toward_engine(client: &HeaderMap) -> HeaderMap {
-    kept(client, |name| !PER_LEG.contains(&name))
-}
-
-/// An engine's headers, for the client.
-pub(crate) fn toward_client(engine: &HeaderMap) -> HeaderMap {
-    kept(engine, |name| name != REQUEST_ID)
-}
-
-fn kept(headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> HeaderMap {
-    let connection = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-    let named: Vec<String> =
-        connection.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
-    let mut kept = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        let word = name.as_str();
-        let hop = HOP_BY_HOP.contains(&word) || named.iter().any(|named| named == word);
-        if !hop && !word.starts_with(OWN) && wanted(word) {
+    let named = named(client);
+    let mut kept = HeaderMap::with_capacity(client.len() + ADDED);
+    for (name, value) in client {
+        if is_for_others(name, &named) && !is_per_leg(name.as_str()) {
             kept.append(name.clone(), value.clone());
         }
     }
     kept
+}
+
+/// An engine's headers, for the client: mostly all of them, as they are.
+pub(crate) fn toward_client(engine: HeaderMap) -> HeaderMap {
+    let named = named(&engine);
+    let stays = |name: &HeaderName| is_for_others(name, &named) && name != REQUEST_ID;
+    if engine.keys().all(stays) {
+        return engine;
+    }
+    engine.iter().filter(|(name, _)| stays(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The headers that `connection` names.
+fn named(headers: &HeaderMap) -> Vec<String> {
+    let connection = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    connection.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
+/// Whether a header belongs neither to one hop nor to the router.
+fn is_for_others(name: &HeaderName, named: &[String]) -> bool {
+    let name = name.as_str();
+    let hop = matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    );
+    !hop && !name.starts_with(OWN) && !named.iter().any(|named| named == name)
+}
+
+/// Whether a header is made anew for each leg. `accept-encoding`: the router reads P's answer and D's first event.
+fn is_per_leg(name: &str) -> bool {
+    matches!(name, "host" | "content-length" | "expect" | "accept-encoding" | headers::DP_RANK | headers::REQUEST_ID)
 }
 
 /// How a request was served.

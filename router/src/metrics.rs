@@ -292,7 +292,7 @@ impl Drop for Ended {
         if self.working {
             self.figures.in_flight.dec();
         }
-        let empty = Trail::new(String::new(), None, "");
+        let empty = Trail::new(Arc::default(), None, "");
         let trail = std::mem::replace(&mut self.trail, empty);
         let record = Record { took: trail.now(), trail, outcome: self.outcome };
         self.figures.count(&record);

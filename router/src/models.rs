@@ -69,7 +69,7 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap) 
     let (head, body) = first.into_parts();
     let mut response = Response::new(Body::empty());
     *response.status_mut() = head.status;
-    *response.headers_mut() = toward_client(&head.headers);
+    *response.headers_mut() = toward_client(head.headers);
     *response.body_mut() = match merged.filter(|_| several && head.status.is_success()) {
         Some(list) => {
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(list.len()));

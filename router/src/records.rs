@@ -65,7 +65,7 @@ impl Records {
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Record>> {
         let ring = self.ring.lock();
         let newest = || ring.iter().rev();
-        let ours = newest().find(|record| record.trail.id == id);
+        let ours = newest().find(|record| *record.trail.id == *id);
         let theirs = || newest().find(|record| record.trail.client_id.as_deref() == Some(id));
         ours.or_else(theirs).or_else(|| newest().find(|record| record.trail.has_attempt(id))).cloned()
     }
@@ -91,12 +91,12 @@ mod tests {
     use super::*;
 
     fn record(id: &str, client: Option<&str>, ms: u64, outcome: Outcome) -> Record {
-        let trail = Trail::new(id.to_owned(), client.map(str::to_owned), "/v1/completions");
+        let trail = Trail::new(id.into(), client.map(Into::into), "/v1/completions");
         Record { trail, outcome, took: Duration::from_millis(ms) }
     }
 
     fn ids(found: &[Arc<Record>]) -> Vec<&str> {
-        found.iter().map(|record| record.trail.id.as_str()).collect()
+        found.iter().map(|record| &*record.trail.id).collect()
     }
 
     #[tokio::test]
@@ -107,7 +107,7 @@ mod tests {
         }
         assert!(records.find("r-1").is_none() && records.find("a").is_none());
         let found = |id: &str| records.find(id).unwrap().trail.id.clone();
-        assert_eq!((found("b"), found("r-2")), ("r-3".to_owned(), "r-2".to_owned()), "our own ids come first");
+        assert_eq!((found("b"), found("r-2")), ("r-3".into(), "r-2".into()), "our own ids come first");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod held;
 mod scrub;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ impl RelayError {
 #[derive(Debug)]
 pub(crate) struct Reader {
     /// As the client knows it.
-    pub(crate) request_id: Box<str>,
+    pub(crate) request_id: Arc<str>,
     pub(crate) dialect: Dialect,
 }
 
@@ -98,8 +99,10 @@ pub(crate) struct Relay {
     /// Longest wait for the engine's next bytes. A client that is slow to take them is no silence of the engine.
     silence: Duration,
     waiting_since: Option<Instant>,
-    idle: Pin<Box<Sleep>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Both are made when the engine lets the client wait for the first time.
+    idle: Option<Pin<Box<Sleep>>>,
+    cutting: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cut: CancellationToken,
     /// Frames that came at once; see [`CUT_EVERY`].
     since_cut_was_asked: u8,
     holdings: Option<Holdings>,
@@ -123,8 +126,9 @@ impl Relay {
             events: WholeEvents::default(),
             silence,
             waiting_since: None,
-            idle: Box::pin(sleep(silence)),
-            cut: Box::pin(cut.cancelled_owned()),
+            idle: None,
+            cutting: None,
+            cut,
             since_cut_was_asked: 0,
             holdings: Some(holdings),
             reader,
@@ -176,6 +180,12 @@ impl Relay {
         Poll::Ready(Some(Err(error)))
     }
 
+    /// Whether the drain timeout is over; if not, its end wakes the task.
+    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        let cut = &self.cut;
+        self.cutting.get_or_insert_with(|| Box::pin(cut.clone().cancelled_owned())).as_mut().poll(cx).is_ready()
+    }
+
     /// The engine has nothing yet: how long already?
     fn wait(&mut self, cx: &mut Context<'_>) -> Next {
         let since = match self.waiting_since {
@@ -183,14 +193,15 @@ impl Relay {
             None => *self.waiting_since.insert(Instant::now()),
         };
         // The timer is set again only when it goes off, not with every piece of the answer.
+        let silence = self.silence;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(silence)));
         loop {
-            ready!(self.idle.as_mut().poll(cx));
-            let until = since + self.silence;
+            ready!(idle.as_mut().poll(cx));
+            let until = since + silence;
             if until <= Instant::now() {
-                let silence = self.silence;
                 return self.fail(RelayError::Silent(silence));
             }
-            self.idle.as_mut().reset(until);
+            idle.as_mut().reset(until);
         }
     }
 }
@@ -205,13 +216,13 @@ impl HttpBody for Relay {
             if this.over {
                 return Poll::Ready(None);
             }
-            let next = if let Some(frame) = this.held.frames.pop_front() {
+            let next = if let Some(frame) = this.held.frames.pop() {
                 Some(Ok(frame))
             } else {
                 let polled = Pin::new(&mut this.held.rest).poll_frame(cx);
                 this.since_cut_was_asked = this.since_cut_was_asked.wrapping_add(1);
                 let asks = polled.is_pending() || this.since_cut_was_asked.is_multiple_of(CUT_EVERY);
-                if asks && this.holdings.is_some() && this.cut.as_mut().poll(cx).is_ready() {
+                if asks && this.holdings.is_some() && this.is_cut(cx) {
                     return this.fail(RelayError::Cut);
                 }
                 match polled {
@@ -253,7 +264,7 @@ impl HttpBody for Relay {
         if self.held.is_stream {
             return SizeHint::default();
         }
-        let held: u64 = self.held.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let held = self.held.frames.bytes();
         let rest = self.held.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(held));

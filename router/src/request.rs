@@ -11,12 +11,11 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::DpRank;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{Instrument, info_span};
+use tracing::{Span, error_span};
 use vllm_wire::body::{Endpoint, PlainReason, RequestBody};
 use vllm_wire::headers::DP_RANK;
 
@@ -30,21 +29,22 @@ use crate::headers::{PREFILL_RANK, Path};
 use crate::ladder::wait;
 use crate::metrics::{Ended, Outcome};
 use crate::pod_local::Prefillers;
-use crate::router::Shared;
-use crate::spans::RequestTrace;
+use crate::router::{Shared, numbered};
+use crate::spans::{RequestTrace, TRACE_PARENT};
 use crate::targets::{Board, Occupied, PodId, Side, Target, TargetId};
 use crate::trail::{Failed, Leg, Trail};
+use crate::upstream::{Unread, read_whole};
 use reply::{Begun, Client};
 
 /// A request that has been read and understood.
 struct Job<'a> {
     shared: &'a Shared,
     /// The router's id of the request; attempts add to it.
-    id: String,
+    id: Arc<str>,
     /// The client's id, or ours: a label for sidecars' lists.
-    label: String,
+    label: Arc<str>,
     endpoint: Endpoint,
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     body: RequestBody,
     wish: Wish,
     /// Who may prefill it.
@@ -79,14 +79,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, request: Requ
 async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -> Response<Body> {
     let id = shared.ids.next();
     let client = Client::of(&request, &id);
-    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-    let span = info_span!("request", request_id = %id, path = endpoint.path(), traceparent);
     let mut trail = Trail::new(id, client.label(), endpoint.path());
     trail.trace = RequestTrace::of(shared.metrics.spans(), request.headers());
     let mut ended = shared.metrics.begin(trail);
     let arrived = ended.trail.arrived;
-    let answered = in_time(&shared, arrived, answer(&shared, endpoint, request, &mut ended));
-    match answered.instrument(span.clone()).await {
+    match in_time(&shared, arrived, answer(&shared, endpoint, request, &mut ended)).await {
         Ok((Done::Begun { decoding, seat, claimed }, running)) => {
             let Decoding { status, headers, held } = decoding;
             client.begun(&shared, ended, Begun { status, headers, held, running, seat, claimed })
@@ -95,7 +92,7 @@ async fn work(shared: Arc<Shared>, endpoint: Endpoint, request: Request<Body>) -
             let seat = Occupied::none();
             client.passed(&shared, ended, Begun { status, headers, held, running, seat, claimed: None })
         }
-        Err(error) => span.in_scope(|| client.failed(&shared, ended, &error)),
+        Err(error) => client.failed(&shared, ended, &error),
     }
 }
 
@@ -144,15 +141,15 @@ async fn answer(
     ended.started();
     let trail = &mut ended.trail;
     if let Some(trace) = &mut trail.trace {
-        trace.asks(body.inspected().model.as_deref(), body.inspected().stream);
+        trace.asks(body.model(), body.inspected().stream);
     }
     let ask = Ask::new(&shared.policies, &head.headers, body.bytes(), &body.inspected().sketch);
     let mut job = Job {
         shared,
-        id: trail.id.clone(),
-        label: trail.client_id.clone().unwrap_or_else(|| trail.id.clone()),
+        id: Arc::clone(&trail.id),
+        label: trail.client_id.clone().unwrap_or_else(|| Arc::clone(&trail.id)),
         endpoint,
-        headers: head.headers,
+        headers: Arc::new(head.headers),
         body,
         ask,
         wish,
@@ -163,7 +160,7 @@ async fn answer(
     };
     job.trail.path = job.planned_path();
     let done = tokio::select! {
-        done = Box::pin(job.run()) => done,
+        done = job.run() => done,
         () = shared.cut.cancelled() => Err(cut()),
     };
     done.map(|done| (done, running))
@@ -230,8 +227,17 @@ impl Job<'_> {
 
     /// The next attempt's identity towards engines.
     fn next_call(&mut self) -> Call {
-        let id = format!("{}-{}", self.id, self.trail.next_attempt());
-        Call { endpoint: self.endpoint, headers: self.headers.clone(), id, trace: self.trail.attempt_trace() }
+        let attempt = u64::from(self.trail.next_attempt());
+        // The router's ids have letters, digits and dashes only.
+        let id = numbered(&self.id, attempt, |id| HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("")));
+        Call { endpoint: self.endpoint, headers: Arc::clone(&self.headers), id, trace: self.trail.attempt_trace() }
+    }
+
+    /// What log lines about this request stand in, whatever is left out of the log. Made for each of them: most requests have none, and a span
+    /// asks for memory eight times.
+    fn span(&self) -> Span {
+        let traceparent = self.headers.get(TRACE_PARENT).and_then(|value| value.to_str().ok());
+        error_span!("request", request_id = %self.id, path = self.endpoint.path(), traceparent)
     }
 }
 
@@ -269,11 +275,11 @@ async fn read_body(shared: &Shared, body: Body) -> Result<(Bytes, Reserved), Api
         return Err(too_large());
     }
     let reserved = shared.admission.reserve(length)?;
-    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match timeout(shared.config.deadlines.queue, limited.collect()).await {
-        Ok(Ok(body)) => Ok((body.to_bytes(), reserved)),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    match timeout(shared.config.deadlines.queue, read_whole(body, limit)).await {
+        Ok(Ok(body)) => Ok((body, reserved)),
+        Ok(Err(Unread::TooLong(_))) => Err(too_large()),
+        Ok(Err(Unread::Broken(_))) => {
             Err(ApiError::client(StatusCode::BAD_REQUEST, "body_incomplete", "the body ends before it is complete"))
         }
         Err(_) => {

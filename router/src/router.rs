@@ -1,6 +1,8 @@
 //! The router as a library: given a listener and a way to reach upstreams, the very same router runs over real sockets, in
 //! tests and in simulation. Its clock is tokio's.
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -65,9 +67,24 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    pub(crate) fn next(&self) -> String {
-        format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    pub(crate) fn next(&self) -> Arc<str> {
+        numbered(&self.prefix, self.next.fetch_add(1, Ordering::Relaxed), |id| Arc::from(id))
     }
+}
+
+thread_local! {
+    /// Where ids are put together.
+    static ID: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// `prefix-number`, as whatever is made of it.
+pub(crate) fn numbered<T>(prefix: &str, number: u64, made: impl FnOnce(&str) -> T) -> T {
+    ID.with_borrow_mut(|id| {
+        id.clear();
+        // Writing to a string cannot fail.
+        write!(id, "{prefix}-{number}").unwrap_or_default();
+        made(id)
+    })
 }
 
 /// What every request shares.
@@ -240,7 +257,7 @@ fn open<L: Listener>(
     close: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let guard = Arc::new(Guard::new(&shared.config, door));
-    let front = Front { guard, routes: crate::http::routes(Arc::clone(shared), door) };
+    let front = Front { guard, shared: Arc::clone(shared), routes: crate::http::routes(Arc::clone(shared), door) };
     let port = Port { listener, tls: shared.config.listen.tls.clone() };
     serving::serve(port, front, front::terms(&shared.config), close)
 }

@@ -7,24 +7,35 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use secrets::Tokens;
-use serde::Serialize;
-use serde_json::Value;
-use vllm_wire::headers::REQUEST_ID;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize, Serializer};
 use vllm_wire::params::RawParams;
 
+use crate::headers::REQUEST_ID;
 use crate::ladder::Retry;
 use crate::spans::TRACE_PARENT;
 use crate::ticket::{Asked, Receipt};
-use crate::upstream::{Payload, Upstream, UpstreamError, at, fetch, send_within};
+use crate::upstream::{Path, Payload, Upstream, UpstreamError, at, fetch, send_within};
 
 use wire::{LandedJson, ProblemJson, RanksJson, StagesJson, TransferJson, TransfersJson};
 pub(crate) use wire::{RankJson, TransferStages};
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 4 << 20;
+
+/// Paths that are asked with most requests: as static ones they are not copied.
+const TRANSFERS: &str = "/v1/transfers";
+const FINISHED: &str = "/v1/finished-transfers";
+
+/// W3C's header beside `traceparent`.
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Headers of a request at most: type, host, authorization, id, trace, preference.
+const HEADERS: usize = 8;
 
 /// Most transfers that are ended with one request; the sidecars' own bound.
 pub(crate) const MAX_FINISHED: usize = 256;
@@ -105,7 +116,7 @@ impl SidecarError {
 pub(crate) struct TransferAsk {
     pub(crate) sidecar: Uri,
     pub(crate) asked: Asked,
-    pub(crate) label: String,
+    pub(crate) label: Arc<str>,
     pub(crate) params: RawParams,
     pub(crate) deadline: Duration,
     pub(crate) lease: Duration,
@@ -154,19 +165,20 @@ pub(crate) struct Traced {
 
 impl Traced {
     /// An attempt by its id, for a client that sent these headers; `leg` is the span that asks, where the request is traced.
-    pub(crate) fn new(attempt: &str, client: &HeaderMap, leg: Option<HeaderValue>) -> Self {
+    pub(crate) fn new(attempt: &HeaderValue, client: &HeaderMap, leg: Option<HeaderValue>) -> Self {
         Self {
-            request_id: HeaderValue::from_str(attempt).ok(),
+            request_id: Some(attempt.clone()),
             traceparent: leg.or_else(|| client.get(TRACE_PARENT).cloned()),
-            tracestate: client.get("tracestate").cloned(),
+            tracestate: client.get(&TRACE_STATE).cloned(),
         }
     }
 
     fn write(&self, headers: &mut HeaderMap) {
-        let all = [(REQUEST_ID, &self.request_id), (TRACE_PARENT, &self.traceparent), ("tracestate", &self.tracestate)];
+        let parent = HeaderName::from_static(TRACE_PARENT);
+        let all = [(REQUEST_ID, &self.request_id), (parent, &self.traceparent), (TRACE_STATE, &self.tracestate)];
         for (name, value) in all {
             if let Some(value) = value {
-                headers.insert(HeaderName::from_static(name), value.clone());
+                headers.insert(name, value.clone());
             }
         }
     }
@@ -177,12 +189,11 @@ struct TransferBody<'a> {
     attempt_id: &'a str,
     request_id: &'a str,
     dp_rank: u16,
-    kv_transfer_params: &'a RawParams,
     deadline_ms: u64,
     lease_ms: u64,
     prefill_done_age_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source_sidecar: Option<String>,
+    source_sidecar: Option<Shown<'a>>,
 }
 
 #[derive(Serialize)]
@@ -195,7 +206,6 @@ struct HandleBody<'a> {
     dp_rank: u16,
     remote_request_id: &'a str,
     remote_engine_id: &'a str,
-    kv_transfer_params: &'a RawParams,
     lease_ms: u64,
     age_ms: u64,
 }
@@ -230,27 +240,31 @@ impl Sidecars {
 
     /// Asks for a transfer and waits until it has landed or failed.
     pub(crate) async fn transfer(&self, ask: &TransferAsk) -> Result<LandedAnswer, SidecarError> {
-        let request = self.request(Method::POST, &ask.sidecar, "/v1/transfers", Some(&transfer_body(ask)), None)?;
+        let path = PathAndQuery::from_static(TRANSFERS);
+        let request = self.request(Method::POST, &ask.sidecar, path, transfer_body(ask)?, None)?;
         let answer = fetch(&*self.upstream, request, ask.deadline.saturating_add(GRACE), MAX_ANSWER).await?;
-        let answer = read::<LandedJson>(&answer)?;
+        let body = answer.body();
+        let answer = read::<LandedJson<'_>>(&answer)?;
+        let source = &ask.asked.source_engine;
+        let as_asked = *answer.receipt.source_engine_id == *source.as_str();
         Ok(LandedAnswer {
             collect_by: Duration::from_millis(answer.receipt.collect_by_ms),
             receipt: Receipt {
                 asked: ask.asked.clone(),
                 transfer: TransferId::new(answer.transfer_id),
                 rank: DpRank(answer.receipt.dp_rank),
-                source_engine: EngineId::new(answer.receipt.source_engine_id),
+                source_engine: if as_asked { source.clone() } else { EngineId::new(answer.receipt.source_engine_id) },
                 virtual_engine: EngineId::new(answer.receipt.virtual_engine_id),
                 request: EngineRequestId::new(answer.receipt.request_id),
-                params: answer.kv_transfer_params.into(),
+                params: RawParams::part_of(body, answer.kv_transfer_params),
             },
         })
     }
 
     /// Asks for the name of a transfer that is under way (the same attempt is the same transfer).
     pub(crate) async fn name_of(&self, ask: &TransferAsk) -> Result<TransferId, SidecarError> {
-        let body = transfer_body(ask);
-        let request = self.request(Method::POST, &ask.sidecar, "/v1/transfers", Some(&body), Some("respond-async"))?;
+        let request =
+            self.request(Method::POST, &ask.sidecar, TRANSFERS, transfer_body(ask)?, Some("respond-async"))?;
         let answer = fetch(&*self.upstream, request, SHORT, MAX_ANSWER).await?;
         Ok(TransferId::new(read::<TransferJson>(&answer)?.transfer_id))
     }
@@ -258,14 +272,14 @@ impl Sidecars {
     /// Renews the claim on a landed transfer.
     pub(crate) async fn claim(&self, sidecar: &Uri, transfer: &TransferId) -> Result<(), SidecarError> {
         let path = format!("/v1/transfers/{}/claim", segment(transfer.as_str()));
-        self.short::<Value>(Method::POST, sidecar, &path, Some(&Value::Object(serde_json::Map::new()))).await?;
+        self.short::<IgnoredAny>(Method::POST, sidecar, path, Bytes::from_static(b"{}")).await?;
         Ok(())
     }
 
     /// Whether a landed transfer's slots are still D's, or were until D had read them.
     pub(crate) async fn was_held(&self, sidecar: &Uri, transfer: &TransferId) -> Result<bool, SidecarError> {
         let path = format!("/v1/transfers/{}", segment(transfer.as_str()));
-        match self.short::<TransferJson>(Method::GET, sidecar, &path, None::<&()>).await {
+        match self.short::<TransferJson>(Method::GET, sidecar, path, Bytes::new()).await {
             Ok(Some(transfer)) => Ok(transfer.was_held()),
             Ok(None) => Ok(false),
             // A sidecar that does not know it is not the one that held it, or has long freed it.
@@ -277,7 +291,7 @@ impl Sidecars {
     /// Cancels or finishes a transfer. Says whether it had landed (P has been told, then); unknown means it never did.
     pub(crate) async fn finish(&self, sidecar: &Uri, transfer: &TransferId) -> Result<bool, SidecarError> {
         let path = format!("/v1/transfers/{}", segment(transfer.as_str()));
-        match self.short::<TransferJson>(Method::DELETE, sidecar, &path, None::<&()>).await {
+        match self.short::<TransferJson>(Method::DELETE, sidecar, path, Bytes::new()).await {
             Ok(Some(transfer)) => Ok(transfer.has_landed()),
             Ok(None) => Ok(true),
             Err(SidecarError::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
@@ -287,8 +301,8 @@ impl Sidecars {
 
     /// Says that the decode legs of landed transfers have ended, of at most [`MAX_FINISHED`].
     pub(crate) async fn finish_all(&self, sidecar: &Uri, transfers: &[TransferId]) -> Result<(), SidecarError> {
-        let body = FinishedBody { transfer_ids: transfers.iter().map(TransferId::as_str).collect() };
-        self.short::<Value>(Method::POST, sidecar, "/v1/finished-transfers", Some(&body)).await?;
+        let body = written(&FinishedBody { transfer_ids: transfers.iter().map(TransferId::as_str).collect() }, None)?;
+        self.short::<IgnoredAny>(Method::POST, sidecar, PathAndQuery::from_static(FINISHED), body).await?;
         Ok(())
     }
 
@@ -301,10 +315,10 @@ impl Sidecars {
     ) -> Result<Option<TransferStages>, SidecarError> {
         if let Some(transfer) = transfer {
             let path = format!("/v1/transfers/{}", segment(transfer.as_str()));
-            return Ok(self.short::<StagesJson>(Method::GET, sidecar, &path, None::<&()>).await?.map(StagesJson::read));
+            return Ok(self.short::<StagesJson>(Method::GET, sidecar, path, Bytes::new()).await?.map(StagesJson::read));
         }
         let path = format!("/v1/transfers?attempt_id={}", segment(attempt.as_str()));
-        let listed = self.short::<TransfersJson>(Method::GET, sidecar, &path, None::<&()>).await?;
+        let listed = self.short::<TransfersJson>(Method::GET, sidecar, path, Bytes::new()).await?;
         // A sidecar that does not know this question answers with all that it has.
         let mut all = listed.into_iter().flat_map(|listed| listed.transfers);
         Ok(all.find(|one| one.is_of(attempt.as_str())).map(StagesJson::read))
@@ -316,11 +330,11 @@ impl Sidecars {
             dp_rank: report.rank.0,
             remote_request_id: report.request.as_str(),
             remote_engine_id: report.engine.as_str(),
-            kv_transfer_params: &report.params,
             lease_ms: millis(report.lease),
             age_ms: millis(report.age),
         };
-        self.short::<Value>(Method::POST, sidecar, "/v1/handles", Some(&body)).await?;
+        let body = written(&body, Some(&report.params))?;
+        self.short::<IgnoredAny>(Method::POST, sidecar, "/v1/handles", body).await?;
         Ok(())
     }
 
@@ -333,13 +347,13 @@ impl Sidecars {
         reason: LetGo,
     ) -> Result<(), SidecarError> {
         let path = format!("/v1/handles/{}?dp_rank={rank}&reason={}", segment(request.as_str()), reason.as_str());
-        self.short::<Value>(Method::DELETE, sidecar, &path, None::<&()>).await?;
+        self.short::<IgnoredAny>(Method::DELETE, sidecar, path, Bytes::new()).await?;
         Ok(())
     }
 
     /// Subscribes to the states of a pod's ranks.
     pub(crate) async fn rank_events(&self, sidecar: &Uri) -> Result<Body, SidecarError> {
-        let request = self.request(Method::GET, sidecar, "/v1/ranks/events", None::<&()>, None)?;
+        let request = self.request(Method::GET, sidecar, "/v1/ranks/events", Bytes::new(), None)?;
         let answer = send_within(&*self.upstream, request, SHORT).await?;
         if answer.status().is_success() {
             return Ok(answer.into_body());
@@ -349,18 +363,18 @@ impl Sidecars {
 
     /// The states of a pod's ranks, within `deadline`.
     pub(crate) async fn ranks(&self, sidecar: &Uri, deadline: Duration) -> Result<Vec<RankJson>, SidecarError> {
-        let request = self.request(Method::GET, sidecar, "/v1/ranks", None::<&()>, None)?;
+        let request = self.request(Method::GET, sidecar, "/v1/ranks", Bytes::new(), None)?;
         let answer = fetch(&*self.upstream, request, deadline, MAX_ANSWER).await?;
         Ok(read::<RanksJson>(&answer)?.ranks)
     }
 
     /// A request whose answer is given at once; `None` when the answer has no body.
-    async fn short<T: serde::de::DeserializeOwned>(
+    async fn short<T: DeserializeOwned>(
         &self,
         method: Method,
         sidecar: &Uri,
-        path: &str,
-        body: Option<&impl Serialize>,
+        path: impl Path,
+        body: Bytes,
     ) -> Result<Option<T>, SidecarError> {
         let request = self.request(method, sidecar, path, body, None)?;
         let answer = fetch(&*self.upstream, request, SHORT, MAX_ANSWER).await?;
@@ -374,47 +388,68 @@ impl Sidecars {
         &self,
         method: Method,
         sidecar: &Uri,
-        path: &str,
-        body: Option<&impl Serialize>,
-        prefer: Option<&str>,
+        path: impl Path,
+        body: Bytes,
+        prefer: Option<&'static str>,
     ) -> Result<Request<Payload>, SidecarError> {
-        let mut builder = Request::builder().method(method).uri(at(sidecar, path)?);
+        let mut headers = HeaderMap::with_capacity(HEADERS);
         if let Some(tokens) = &self.tokens {
-            builder = builder.header(header::AUTHORIZATION, tokens.header());
+            headers.insert(header::AUTHORIZATION, tokens.header());
         }
         if let Some(prefer) = prefer {
-            builder = builder.header("prefer", prefer);
+            headers.insert(HeaderName::from_static("prefer"), HeaderValue::from_static(prefer));
         }
-        let bytes = match body {
-            Some(body) => {
-                builder = builder.header(header::CONTENT_TYPE, "application/json");
-                let written = serde_json::to_vec(body);
-                Bytes::from(
-                    written.map_err(|source| SidecarError::Answer { status: StatusCode::OK, source: Some(source) })?,
-                )
-            }
-            None => Bytes::new(),
-        };
-        let mut request = builder.body(bytes.into())?;
-        self.traced.write(request.headers_mut());
+        if !body.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self.traced.write(&mut headers);
+        let mut request = Request::new(Payload::from(body));
+        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, at(sidecar, path)?, headers);
         Ok(request)
     }
 }
 
-fn transfer_body(ask: &TransferAsk) -> impl Serialize + '_ {
-    TransferBody {
+fn transfer_body(ask: &TransferAsk) -> Result<Bytes, SidecarError> {
+    let body = TransferBody {
         attempt_id: ask.asked.attempt.as_str(),
         request_id: &ask.label,
         dp_rank: ask.asked.rank.0,
-        kv_transfer_params: &ask.params,
         deadline_ms: millis(ask.deadline),
         lease_ms: millis(ask.lease),
         prefill_done_age_ms: millis(ask.prefill_done_age),
-        source_sidecar: ask.source_sidecar.as_ref().map(Uri::to_string),
+        source_sidecar: ask.source_sidecar.as_ref().map(Shown),
+    };
+    written(&body, Some(&ask.params))
+}
+
+/// What is serialized as it is displayed.
+struct Shown<'a>(&'a Uri);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(answer: &Response<Bytes>) -> Result<T, SidecarError> {
+/// A JSON object, with parameters as they came for its last member, in memory that is asked for once. (serde_json would read the parameters
+/// again to let them through.)
+fn written(object: &impl Serialize, params: Option<&RawParams>) -> Result<Bytes, SidecarError> {
+    const BESIDE: usize = 512;
+    const MEMBER: &[u8] = b",\"kv_transfer_params\":";
+    let params = params.map(RawParams::as_str);
+    let mut body = Vec::with_capacity(BESIDE + params.map_or(0, |params| params.len() + MEMBER.len()));
+    let result = serde_json::to_writer(&mut body, object);
+    result.map_err(|source| SidecarError::Answer { status: StatusCode::OK, source: Some(source) })?;
+    if let Some(params) = params {
+        body.pop();
+        body.extend_from_slice(MEMBER);
+        body.extend_from_slice(params.as_bytes());
+        body.push(b'}');
+    }
+    Ok(body.into())
+}
+
+fn read<'a, T: Deserialize<'a>>(answer: &'a Response<Bytes>) -> Result<T, SidecarError> {
     let status = answer.status();
     if status.is_success() {
         let read = serde_json::from_slice(answer.body());

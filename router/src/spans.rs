@@ -35,8 +35,8 @@ impl RequestTrace {
     }
 
     /// What its body asks for.
-    pub(crate) fn asks(&mut self, model: Option<&str>, stream: bool) {
-        self.model = model.map(str::to_owned);
+    pub(crate) fn asks(&mut self, model: Option<String>, stream: bool) {
+        self.model = model;
         self.stream = stream;
     }
 
@@ -87,8 +87,8 @@ fn about(span: Span, trail: &Trail, trace: &RequestTrace, outcome: Outcome) -> S
     let last = trail.tries.last();
     let target = |of: fn(&Attempt) -> Option<&Target>| last.and_then(of).map(|target| target.id().to_string());
     let mut span = span
-        .text("request_id", trail.client_id.clone().unwrap_or_else(|| trail.id.clone()))
-        .text("router_id", trail.id.clone())
+        .text("request_id", trail.client_id.as_ref().unwrap_or(&trail.id).to_string())
+        .text("router_id", trail.id.to_string())
         .text("http.route", trail.endpoint)
         .maybe("model", trace.model.clone())
         .flag("stream", trace.stream)

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 use kv::ids::{DpRank, LocalRank};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -205,6 +205,11 @@ impl Target {
     /// What the rank has done of one part of requests.
     pub(crate) fn part(&self, leg: Leg) -> Option<&Part> {
         self.rank()?.tally.of(leg)
+    }
+
+    /// The rank's number in its pod, as its engine is told it.
+    pub(crate) fn local_rank(&self) -> HeaderValue {
+        self.rank().map_or_else(|| HeaderValue::from(self.local.0), |rank| rank.local_rank.clone())
     }
 
     fn rank(&self) -> Option<&Rank> {

@@ -1,6 +1,8 @@
 //! Invariant G as a type: a decode is dispatched with a [`DecodeTicket`] only, and a ticket is made from the receipt for
 //! exactly that rank and request, or from the proof that the operator has chosen to go without.
 
+use std::borrow::Cow;
+
 use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
 use serde::Deserialize;
 use vllm_wire::params::RawParams;
@@ -65,9 +67,11 @@ pub(crate) enum Ungated {
 
 /// Whose blocks the parameters beside a receipt name.
 #[derive(Deserialize)]
-struct Named {
-    remote_engine_id: String,
-    remote_request_id: String,
+struct Named<'a> {
+    #[serde(borrow)]
+    remote_engine_id: Cow<'a, str>,
+    #[serde(borrow)]
+    remote_request_id: Cow<'a, str>,
 }
 
 /// The right to send one decode to one rank.
@@ -92,7 +96,7 @@ impl DecodeTicket {
             let asked = asked.source_engine.clone();
             return Err(NotCovered::Source { receipt: receipt.source_engine.clone(), asked });
         }
-        let named: Option<Named> = serde_json::from_str(receipt.params.as_str()).ok();
+        let named: Option<Named<'_>> = serde_json::from_str(receipt.params.as_str()).ok();
         if named.as_ref().is_none_or(|named| named.remote_engine_id != receipt.virtual_engine.as_str()) {
             return Err(NotCovered::Params("remote_engine_id"));
         }

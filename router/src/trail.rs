@@ -4,6 +4,7 @@
 //! are named, not shown, to clients.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -138,9 +139,9 @@ impl Attempt {
 #[derive(Clone, Debug)]
 pub(crate) struct Trail {
     /// The router's id of it.
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     /// The client's.
-    pub(crate) client_id: Option<String>,
+    pub(crate) client_id: Option<Arc<str>>,
     /// The path that was asked.
     pub(crate) endpoint: &'static str,
     pub(crate) arrived: Instant,
@@ -170,7 +171,7 @@ pub(crate) struct Trail {
 
 impl Trail {
     /// A request that arrives now.
-    pub(crate) fn new(id: String, client_id: Option<String>, endpoint: &'static str) -> Self {
+    pub(crate) fn new(id: Arc<str>, client_id: Option<Arc<str>>, endpoint: &'static str) -> Self {
         Self {
             id,
             client_id,
@@ -227,6 +228,10 @@ impl Trail {
         let (choice, mut backoff) = (std::mem::take(&mut self.choosing), std::mem::take(&mut self.backing_off));
         backoff.to = backoff.from.map(|_| self.now());
         let seed = if self.trace.is_some() { fastrand::u64(..) } else { 0 };
+        // Most requests make one attempt, and thousands of them are kept.
+        if self.tries.is_empty() {
+            self.tries.reserve_exact(1);
+        }
         self.tries.push(Attempt { number: self.attempts, choice, backoff, seed, ..Attempt::default() });
         self.attempts
     }

@@ -4,6 +4,7 @@ mod line;
 mod payload;
 mod pool;
 mod pooled;
+mod whole;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::uri::Scheme;
+use http::uri::{self, PathAndQuery};
 use http::{Request, Response, Uri};
-use http_body_util::{BodyExt, Limited};
 
 pub use line::Wire;
 pub use payload::Payload;
 pub use pooled::{Connect, Pooled};
+pub(crate) use whole::{Unread, read_whole};
 
 /// Something that sends HTTP requests. The body of a response comes as it arrives; dropping it (or the future) closes
 /// the connection, which is how a request is cancelled.
@@ -90,9 +91,9 @@ pub(crate) async fn send_within(
     request: Request<Payload>,
     deadline: Duration,
 ) -> Result<Response<Body>, UpstreamError> {
-    let to = server(&request);
+    let uri = request.uri().clone();
     let answer = tokio::time::timeout(deadline, upstream.send(request)).await;
-    answer.unwrap_or(Err(UpstreamError::Late { to, deadline }))
+    answer.unwrap_or_else(|_| Err(UpstreamError::Late { to: server(&uri), deadline }))
 }
 
 /// Sends a request and reads the whole answer, of at most `limit` bytes, within `deadline`.
@@ -102,27 +103,32 @@ pub(crate) async fn fetch(
     deadline: Duration,
     limit: usize,
 ) -> Result<Response<Bytes>, UpstreamError> {
-    let to = server(&request);
-    let server = to.clone();
-    let whole = async move {
+    let uri = request.uri().clone();
+    let whole = async {
         let (head, body) = upstream.send(request).await?.into_parts();
-        let body = Limited::new(body, limit).collect().await;
-        let body = body.map_err(|source| UpstreamError::Body { to: server, source })?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+        let body = read_whole(body, limit).await;
+        let body = body.map_err(|source| UpstreamError::Body { to: server(&uri), source: source.into() })?;
+        Ok(Response::from_parts(head, body))
     };
-    tokio::time::timeout(deadline, whole).await.unwrap_or(Err(UpstreamError::Late { to, deadline }))
+    let answer = tokio::time::timeout(deadline, whole).await;
+    answer.unwrap_or_else(|_| Err(UpstreamError::Late { to: server(&uri), deadline }))
 }
 
 /// The host and port that a request goes to.
-pub(crate) fn server<B>(request: &Request<B>) -> String {
-    request.uri().authority().map(ToString::to_string).unwrap_or_default()
+fn server(uri: &Uri) -> String {
+    uri.authority().map(ToString::to_string).unwrap_or_default()
 }
 
+/// What can be the path of a URI.
+pub(crate) trait Path: TryInto<PathAndQuery, Error: Into<http::Error>> {}
+
+impl<P: TryInto<PathAndQuery, Error: Into<http::Error>>> Path for P {}
+
 /// `path` (starting with `/`) on the server `base`, reached as that is.
-pub(crate) fn at(base: &Uri, path: &str) -> Result<Uri, http::Error> {
-    let mut builder = Uri::builder().scheme(base.scheme().cloned().unwrap_or(Scheme::HTTP)).path_and_query(path);
-    if let Some(authority) = base.authority() {
-        builder = builder.authority(authority.clone());
-    }
-    builder.build()
+pub(crate) fn at(base: &Uri, path: impl Path) -> Result<Uri, http::Error> {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(base.scheme().cloned().unwrap_or(uri::Scheme::HTTP));
+    parts.authority = base.authority().cloned();
+    parts.path_and_query = Some(path.try_into().map_err(Into::into)?);
+    Ok(Uri::from_parts(parts)?)
 }

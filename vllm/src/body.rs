@@ -54,6 +54,11 @@ impl Endpoint {
         }
     }
 
+    /// The endpoint of a path.
+    pub fn of(path: &str) -> Option<Self> {
+        [Self::Completions, Self::Chat, Self::Responses, Self::Messages].into_iter().find(|known| known.path() == path)
+    }
+
     /// The field that bounds the answer's length.
     pub(crate) fn limit_field(self) -> &'static str {
         match self {

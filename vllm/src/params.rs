@@ -2,19 +2,23 @@
 //!
 //! vLLM does not check them: a decode engine that gets a bad object dies (§9.2). So every known field is checked here.
 
+mod block_ids;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod token_ids;
 
+use std::borrow::Cow;
 use std::num::{NonZeroU16, NonZeroU64};
 
 use kv::blocks::{GroupedBlocks, GroupedBlocksError};
-use kv::ids::{BlockId, EngineId, EngineRequestId};
+use kv::ids::{EngineId, EngineRequestId};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::body::scan::{Scanned, scan};
 pub use raw::RawParams;
+pub use token_ids::TokenIds;
 
 /// The most blocks over all groups: 4 Mi tokens at 16 tokens a block.
 pub const MAX_BLOCKS: usize = 262_144;
@@ -130,7 +134,7 @@ impl KvTransferParams {
                 "a request id (no comma, no control characters, no notification prefix)",
                 |id| !id.contains(',') && !id.starts_with("HB:") && !id.starts_with("PUSH_REG:"),
             )?),
-            remote_host: known.text("remote_host", "a host name or address", is_host)?,
+            remote_host: known.text("remote_host", "a host name or address", is_host)?.into_owned(),
             remote_port: known.size("remote_port")?,
             tp_size: known.size("tp_size")?,
             dcp_size: known.size_or_one("dcp_size")?,
@@ -236,8 +240,12 @@ impl<'a> Known<'a> {
         field: &'static str,
         expected: &'static str,
         valid: impl Fn(&str) -> bool,
-    ) -> Result<String, ParamsError> {
-        let text: String = self.value(field, expected)?;
+    ) -> Result<Cow<'a, str>, ParamsError> {
+        let json = self.find(field)?;
+        let text = match json.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+            Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+            Some(_) | None => self.value::<String>(field, expected)?.into(),
+        };
         let sane = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
         if sane && valid(&text) { Ok(text) } else { Err(ParamsError::Field { field, expected }) }
     }
@@ -258,26 +266,27 @@ impl<'a> Known<'a> {
         if self.find(field).is_err() {
             return Ok(None);
         }
-        self.text(field, "a word", |_| true).map(Some)
+        self.text(field, "a word", |_| true).map(|word| Some(word.into_owned()))
     }
 
     fn blocks(&self, field: &'static str) -> Result<GroupedBlocks, ParamsError> {
         let wrong = |expected| ParamsError::Field { field, expected };
-        let groups: Vec<Vec<u32>> = self.value(field, "a list (one per group) of lists of block ids")?;
+        let json = self.find(field)?;
+        let groups = block_ids::read(json).ok_or_else(|| wrong("a list (one per group) of lists of block ids"))?;
         if groups.len() > MAX_GROUPS {
             return Err(wrong("at most 64 groups"));
         }
         if groups.iter().map(Vec::len).sum::<usize>() > MAX_BLOCKS {
             return Err(wrong("at most 262144 blocks"));
         }
-        let ids = |group: Vec<u32>| group.into_iter().map(BlockId).collect();
-        Ok(GroupedBlocks::new(groups.into_iter().map(ids).collect())?)
+        Ok(GroupedBlocks::new(groups)?)
     }
 
     fn extra(&self) -> Result<Map<String, Value>, ParamsError> {
         let mut extra = Map::new();
         for member in &self.0.layout.members {
-            let Some(key) = member.key.as_deref() else { return Err(ParamsError::Unreadable) };
+            let key = member.key(self.0.text.as_bytes()).and_then(|key| std::str::from_utf8(key).ok());
+            let Some(key) = key else { return Err(ParamsError::Unreadable) };
             if FIELDS.contains(&key) {
                 continue;
             }

@@ -117,9 +117,10 @@ impl Policies {
     }
 
     /// The prompt of this request has become these tokens.
-    pub(crate) fn learn(&self, ask: &Ask, tokens: &[u32]) {
+    pub(crate) fn learn(&self, ask: &Ask, tokens: impl FnOnce() -> Vec<u32>) {
         if self.follow_events() {
-            self.learned.lock().learn(&ask.text(), tokens, self.block_size());
+            let (tokens, size) = (tokens(), self.block_size());
+            self.learned.lock().learn(&ask.text(), &tokens, size);
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{StatusCode, Uri};
 use kv::ids::TransferId;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -31,23 +32,26 @@ impl Endings {
     }
 
     /// The decode leg of a landed transfer has ended.
-    pub(super) fn tell(&self, sidecar: &Uri, transfer: TransferId) {
+    pub(super) fn tell(&self, sidecar: &Uri, transfer: &TransferId) {
+        // Outside of the runtime the process ends: the claim lapses.
+        let Ok(runtime) = Handle::try_current() else { return };
         let key = sidecar.authority().map_or("", |authority| authority.as_str());
         let mut waiting = self.waiting.lock();
         if let Some(others) = waiting.get_mut(key) {
-            others.push(transfer);
+            others.push(transfer.clone());
             return;
         }
-        waiting.insert(key.to_owned(), vec![transfer]);
+        waiting.insert(key.to_owned(), vec![transfer.clone()]);
         drop(waiting);
         let (this, sidecar, key) = (self.clone(), sidecar.clone(), key.to_owned());
-        self.tasks.spawn(async move {
+        let told = async move {
             sleep(GATHER).await;
             let ended = this.waiting.lock().remove(&key).unwrap_or_default();
             for some in ended.chunks(MAX_FINISHED) {
                 this.tell_all(&sidecar, some).await;
             }
-        });
+        };
+        self.tasks.spawn_on(told, &runtime);
     }
 
     async fn tell_all(&self, sidecar: &Uri, ended: &[TransferId]) {

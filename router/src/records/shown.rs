@@ -43,8 +43,8 @@ pub(super) fn shown(record: &Record, addresses: Addresses, said: &[Said]) -> Val
     add(Leg::Stream, trail.stream, json!({ "chunks": trail.chunks, "bytes": trail.bytes }));
     let attempts: Vec<Value> = trail.tries.iter().map(|one| attempt(one, trail, addresses, said_of(one))).collect();
     json!({
-        "id": trail.id,
-        "client_id": trail.client_id,
+        "id": &*trail.id,
+        "client_id": trail.client_id.as_deref(),
         "endpoint": trail.endpoint,
         "path": trail.path.as_str(),
         "local_because": trail.local_because,

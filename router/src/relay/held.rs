@@ -17,9 +17,40 @@ const MAX_HELD: usize = 256 * 1024;
 /// An answer whose beginning has come.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(super) frames: VecDeque<Frame<Bytes>>,
+    pub(super) frames: Frames,
     pub(super) rest: Body,
     pub(super) is_stream: bool,
+}
+
+/// Frames that have come: one, mostly, which stands for itself.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    first: Option<Frame<Bytes>>,
+    /// Empty while there is no first.
+    more: VecDeque<Frame<Bytes>>,
+}
+
+impl Frames {
+    fn push(&mut self, frame: Frame<Bytes>) {
+        match self.first {
+            None => self.first = Some(frame),
+            Some(_) => self.more.push_back(frame),
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Frame<Bytes>> {
+        let next = self.more.pop_front();
+        std::mem::replace(&mut self.first, next)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Bytes of data in them.
+    pub(super) fn bytes(&self) -> u64 {
+        self.first.iter().chain(&self.more).filter_map(Frame::data_ref).map(|data| data.len() as u64).sum()
+    }
 }
 
 /// Why an answer is none.
@@ -53,12 +84,12 @@ impl ErrorEvent {
 impl Held {
     /// An answer that goes on whatever it is.
     pub(crate) fn unread(body: Body) -> Self {
-        Self { frames: VecDeque::new(), rest: body, is_stream: false }
+        Self { frames: Frames::default(), rest: body, is_stream: false }
     }
 
     /// A stream of events that begins well for certain.
     pub(crate) fn events(body: Body) -> Self {
-        Self { frames: VecDeque::new(), rest: body, is_stream: true }
+        Self { frames: Frames::default(), rest: body, is_stream: true }
     }
 
     /// Whether it is a stream of events.
@@ -68,13 +99,13 @@ impl Held {
 
     /// Waits for the first event (of a stream) or the first bytes (otherwise).
     pub(crate) async fn first(mut body: Body, is_stream: bool) -> Result<Self, NoAnswer> {
-        let mut frames = VecDeque::with_capacity(1);
+        let mut frames = Frames::default();
         let mut buffer = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(NoAnswer::Broken)?;
             let data = frame.data_ref().filter(|_| is_stream);
             buffer.extend_from_slice(data.map_or(&[], |data| data));
-            frames.push_back(frame);
+            frames.push(frame);
             if !is_stream || buffer.len() > MAX_HELD || is_answered(&mut buffer)? {
                 return Ok(Self { frames, rest: body, is_stream });
             }
@@ -89,7 +120,7 @@ impl HttpBody for Held {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match self.frames.pop_front() {
+        match self.frames.pop() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => Pin::new(&mut self.rest).poll_frame(cx),
         }

@@ -5,6 +5,8 @@
 
 mod merge;
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
@@ -96,10 +98,10 @@ impl Job<'_> {
     async fn prompt(&self, body: RequestBody, trail: &mut Trail, whole: Option<usize>) -> Result<Begun, Stop> {
         let mut job = Job {
             shared: self.shared,
-            id: trail.id.clone(),
-            label: self.label.clone(),
+            id: Arc::clone(&trail.id),
+            label: Arc::clone(&self.label),
             endpoint: self.endpoint,
-            headers: self.headers.clone(),
+            headers: Arc::clone(&self.headers),
             ask: Ask::new(&self.shared.policies, &self.headers, body.bytes(), &body.inspected().sketch),
             body,
             wish: self.wish,
@@ -134,7 +136,9 @@ impl Job<'_> {
                 Ok(None) => return Ok((answer.freeze(), memory)),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(error))) => {
-                    warn!(error = &error as &dyn std::error::Error, "the answer to a prompt breaks off");
+                    self.span().in_scope(|| {
+                        warn!(error = &error as &dyn std::error::Error, "the answer to a prompt breaks off");
+                    });
                     let words = "the decode engine broke off in the middle of its answer to a prompt";
                     return Err(failed(StatusCode::BAD_GATEWAY, "decode_broken", words));
                 }
@@ -200,7 +204,7 @@ fn stream_of(mut begun: Vec<Begun>) -> Result<Done, ApiError> {
 
 impl Trail {
     /// The way of one prompt of this request.
-    fn branch(&self, id: String) -> Self {
+    fn branch(&self, id: Arc<str>) -> Self {
         let mut branch = Self::new(id, self.client_id.clone(), self.endpoint);
         branch.arrived = self.arrived;
         branch.trace = self.trace.clone();

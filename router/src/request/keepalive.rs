@@ -13,9 +13,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::{Instant, Sleep, sleep};
-use vllm_wire::headers::REQUEST_ID;
 
 use crate::error::{ApiError, Dialect};
+use crate::headers::REQUEST_ID;
 use crate::metrics::Outcome;
 
 /// Longest error that becomes an event as it is.

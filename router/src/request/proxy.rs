@@ -53,7 +53,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Body>) -> Respon
     match in_time(&shared, arrived, answer(&shared, request, &mut ended)).await {
         Ok((answer, (running, seat))) => {
             let (head, body) = answer.into_parts();
-            let mut headers = toward_client(&head.headers);
+            let mut headers = toward_client(head.headers);
             without_address(&mut headers);
             let held = Held::unread(body);
             client.begun(&shared, ended, Begun { status: head.status, headers, held, running, seat, claimed: None })
@@ -75,7 +75,7 @@ async fn answer(shared: &Shared, request: Request<Body>, ended: &mut Ended) -> R
     ended.trail.begin(Leg::Body);
     let (body, _reserved) = read_body(shared, body).await?;
     ended.trail.end(Leg::Body);
-    let body = if is_opaque(&head.headers) { vec![body] } else { inspected(shared, body).await? };
+    let body = if is_opaque(&head.headers) { body.into() } else { inspected(shared, body).await? };
     ended.trail.begin(Leg::Queue);
     let running = tokio::select! {
         running = shared.admission.start(place) => running?,
@@ -102,7 +102,7 @@ async fn send(
 ) -> Result<(Response<Body>, Occupied), ApiError> {
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let mut avoid = Avoid::default();
-    let asks = Ask::of_other_path(&shared.policies, headers, body.iter().map(Bytes::len).sum());
+    let asks = Ask::of_other_path(&shared.policies, headers, body.length());
     loop {
         let by = Some((&*shared.policies, &asks));
         let (pairing, wish) = (shared.config.choice.pairing, Wish::default());
@@ -184,7 +184,7 @@ fn is_opaque(headers: &HeaderMap) -> bool {
 
 async fn inspected(shared: &Shared, body: Bytes) -> Result<Pieces, ApiError> {
     if body.is_empty() {
-        return Ok(Pieces::new());
+        return Ok(Pieces::default());
     }
     let read = if body.len() < LONG_BODY {
         without_params(&body)

@@ -1,14 +1,15 @@
 //! The response to the client, whichever way its request went.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tracing::debug;
-use vllm_wire::headers::REQUEST_ID;
 
 use crate::admission::Running;
 use crate::error::{ApiError, Dialect};
 use crate::handoff::Claimed;
-use crate::headers::write_trail;
+use crate::headers::{REQUEST_ID, write_trail};
 use crate::metrics::{Ended, Outcome};
 use crate::relay::{Held, Holdings, Reader, Relay};
 use crate::router::Shared;
@@ -18,7 +19,7 @@ use crate::targets::Occupied;
 pub(super) struct Client {
     id: Option<HeaderValue>,
     /// What the client is told: its own id, if it has one.
-    shown: String,
+    shown: Arc<str>,
     dialect: Dialect,
 }
 
@@ -35,14 +36,14 @@ pub(super) struct Begun {
 
 impl Client {
     /// By its request; `ours` stands in for an id that it does not give.
-    pub(super) fn of(request: &Request<Body>, ours: &str) -> Self {
+    pub(super) fn of(request: &Request<Body>, ours: &Arc<str>) -> Self {
         let id = request.headers().get(REQUEST_ID).cloned();
-        let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(ours).to_owned();
+        let shown = id.as_ref().and_then(|id| id.to_str().ok()).map_or_else(|| Arc::clone(ours), Arc::from);
         Self { id, shown, dialect: Dialect::of(request.uri().path()) }
     }
 
     /// Its id, as far as a sidecar takes it for a label.
-    pub(super) fn label(&self) -> Option<String> {
+    pub(super) fn label(&self) -> Option<Arc<str>> {
         self.id.is_some().then_some(&self.shown).filter(|id| is_label(id)).cloned()
     }
 
@@ -63,7 +64,7 @@ impl Client {
             _ => Outcome::Ok,
         };
         let holdings = Holdings { ended, running, decode_rank: seat, claimed, whole };
-        let reader = Reader { request_id: self.shown.as_str().into(), dialect: self.dialect };
+        let reader = Reader { request_id: self.shown, dialect: self.dialect };
         let relay = Relay::new(held, shared.config.deadlines.idle, shared.cut.clone(), reader, holdings);
         let mut response = Response::new(Body::new(relay));
         *response.status_mut() = status;

@@ -1,10 +1,12 @@
 //! A request split into prefill, transfer and decode, with the failure ladder around it.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use kv::ids::{AttemptId, LocalRank};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
-use vllm_wire::body::{AnswerError, Pieces, PrefillAnswer};
+use vllm_wire::body::{AnswerError, PrefillAnswer};
 use vllm_wire::params::RawParams;
 
 use crate::choice::Avoid;
@@ -122,7 +124,6 @@ fn transfer_status(error: &SidecarError) -> StatusCode {
 impl Job<'_> {
     /// Prefill here, decode there; down the ladder while it fails.
     pub(super) async fn split(&mut self) -> Result<Done, ApiError> {
-        let prefill_body = self.body.for_prefill();
         let mut ladder = Ladder::new(self.shared.config.failure.max_attempts);
         let mut avoid = Avoid::default();
         self.trail.choosing();
@@ -132,7 +133,7 @@ impl Job<'_> {
         };
         let mut start = Start::Anew { prefill, decode };
         loop {
-            let failure = match Box::pin(self.attempt(start, &prefill_body)).await {
+            let failure = match self.attempt(start).await {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
@@ -161,10 +162,10 @@ impl Job<'_> {
                 (Some(Start::Anew { .. }), _) => Next::NewPrefill,
                 (Some(Start::With { .. }), next) => next,
             };
-            warn!(
-                prefill = %names.0, decode = %names.1, next = next.as_str(),
-                error = &error as &dyn std::error::Error, "attempt failed"
-            );
+            self.span().in_scope(|| {
+                let error = &error as &dyn std::error::Error;
+                warn!(prefill = %names.0, decode = %names.1, next = next.as_str(), error, "attempt failed");
+            });
             self.failed(Failed { leg, fault, code: error.public().code, next }, &error);
             self.trail.choosing();
             start = match again {
@@ -189,7 +190,7 @@ impl Job<'_> {
         }
     }
 
-    async fn attempt(&mut self, start: Start, prefill_body: &Pieces) -> Result<Done, Box<Failure>> {
+    async fn attempt(&mut self, start: Start) -> Result<Done, Box<Failure>> {
         match &start {
             Start::Anew { prefill, decode } => self.leave_alone(&[prefill, decode]).await,
             Start::With { decode, .. } => self.leave_alone(&[decode]).await,
@@ -199,17 +200,17 @@ impl Job<'_> {
             Start::With { prefilled, decode } => {
                 let seat = decode.occupy();
                 self.trail.prefill_on(&prefilled.target);
-                (prefilled, decode, seat)
+                (*prefilled, decode, seat)
             }
             Start::Anew { prefill, decode } => {
                 let seat = decode.occupy();
                 self.trail.prefill_on(&prefill);
-                let prefilled = self.prefill(&prefill, &call, prefill_body.clone()).await;
+                let prefilled = self.prefill(&prefill, &call).await;
                 if prefilled.is_ok() {
                     prefill.worked();
                 }
                 match prefilled {
-                    Ok(Answer::Given(prefilled)) => (Box::new(prefilled), decode, seat),
+                    Ok(Answer::Given(prefilled)) => (prefilled, decode, seat),
                     Ok(Answer::ClientError(answer)) => return Ok(Done::ClientError(answer)),
                     Err(error) => {
                         let error = AttemptError::Prefill(error);
@@ -220,12 +221,16 @@ impl Job<'_> {
         };
         self.trail.decode_on(&decode);
         let prefill = prefilled.target.clone();
-        let (ticket, claimed) = match self.ticket(prefilled, &decode, &call).await {
+        let (ticket, mut claimed) = match self.ticket(prefilled, &decode, &call).await {
             Ok(admitted) => admitted,
             Err((error, prefilled)) => return Err(Box::new(Failure { error, prefill, decode, prefilled })),
         };
         self.trail.begin(Leg::Decode);
-        let answered = self.shared.engines.decode(ticket, &call, &self.body).await;
+        let decoding = self.shared.engines.decode(ticket, &call, &self.body);
+        let answered = match &mut claimed {
+            Some(claimed) => claimed.during(decoding).await,
+            None => decoding.await,
+        };
         match answered {
             Ok(Answer::Given(decoding)) => {
                 if let Some(claimed) = &claimed
@@ -249,7 +254,8 @@ impl Job<'_> {
         }
     }
 
-    async fn prefill(&mut self, target: &Target, call: &Call, body: Pieces) -> Result<Answer<Prefilled>, LegError> {
+    async fn prefill(&mut self, target: &Target, call: &Call) -> Result<Answer<Prefilled>, LegError> {
+        let body = self.body.for_prefill();
         let seat = target.occupy();
         let sent_at = Instant::now();
         self.trail.begin(Leg::Prefill);
@@ -258,7 +264,7 @@ impl Job<'_> {
             Answer::ClientError(answer) => return Ok(Answer::ClientError(answer)),
         };
         if let Some(ids) = &answer.prompt_token_ids {
-            self.shared.policies.learn(&self.ask, ids);
+            self.shared.policies.learn(&self.ask, || ids.to_vec());
         }
         let answer = self.without_own_hits(target, answer);
         let age = sent_at.elapsed();
@@ -295,7 +301,7 @@ impl Job<'_> {
     /// Past the gate: with a receipt, or with the proof that none is wanted. An error brings the prefill back if it is still good.
     async fn ticket(
         &mut self,
-        prefilled: Box<Prefilled>,
+        prefilled: Prefilled,
         decode: &Target,
         call: &Call,
     ) -> Result<(DecodeTicket, Option<Claimed>), (AttemptError, Option<Box<Prefilled>>)> {
@@ -308,16 +314,16 @@ impl Job<'_> {
         let (Some(blocks), Some(sidecar)) = (prefilled.blocks, decode.pod.sidecar.clone()) else {
             return Err((AttemptError::Transfer(SidecarError::Abandoned), None));
         };
-        let Prefilled { target, seat, sent_at, answer, .. } = *prefilled;
+        let Prefilled { target, seat, sent_at, answer, .. } = prefilled;
         let ask = TransferAsk {
             sidecar,
             asked: Asked {
-                attempt: AttemptId::new(call.id.as_str()),
+                attempt: AttemptId::new(call.id()),
                 pod: decode.pod.id,
                 rank: decode.rank,
                 source_engine: answer.params.remote_engine_id.clone(),
             },
-            label: self.label.clone(),
+            label: Arc::clone(&self.label),
             params: answer.raw_params.clone(),
             deadline: self.shared.config.deadlines.transfer,
             lease: self.shared.config.deadlines.kv_lease,
@@ -331,7 +337,7 @@ impl Job<'_> {
             return Ok((DecodeTicket::without_receipt(Ungated::Fault(proof), decode.clone(), params), None));
         }
         self.trail.begin(Leg::Transfer);
-        let Landed { mut receipt, claimed } = match self.handoffs(call, Leg::Transfer).pull(ask, blocks).await {
+        let Landed { mut receipt, mut claimed } = match self.handoffs(call, Leg::Transfer).pull(ask, blocks).await {
             Ok(landed) => landed,
             Err(failed) => {
                 let blocks = failed.blocks;
@@ -349,7 +355,7 @@ impl Job<'_> {
         };
         let ticket = DecodeTicket::from_receipt(&receipt, aim).map_err(|error| (AttemptError::Receipt(error), None))?;
         self.shared.metrics.receipt();
-        hold_back(faults).await;
+        claimed.during(hold_back(faults)).await;
         Ok((ticket, Some(claimed)))
     }
 

@@ -43,7 +43,10 @@ impl Job<'_> {
                 target.failed(fault);
             }
             let next = ladder.step(error.retry(), false, &self.shared.retries);
-            warn!(decode = %target.id(), error = &error as &dyn std::error::Error, next = next.as_str(), "attempt failed");
+            self.span().in_scope(|| {
+                let error = &error as &dyn std::error::Error;
+                warn!(decode = %target.id(), error, next = next.as_str(), "attempt failed");
+            });
             let public = leg_failed("decode", &error);
             let failed = Failed { leg: Leg::Decode, fault: error.what(), code: public.code.clone(), next };
             self.failed(failed, &error);

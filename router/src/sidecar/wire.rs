@@ -1,5 +1,6 @@
 //! The JSON of the sidecars' API, as far as the router reads it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,18 +12,24 @@ use super::SidecarError;
 use crate::ladder::Retry;
 
 #[derive(Deserialize)]
-pub(crate) struct LandedJson {
-    pub(crate) transfer_id: String,
-    pub(crate) receipt: ReceiptJson,
-    pub(crate) kv_transfer_params: Box<RawValue>,
+pub(crate) struct LandedJson<'a> {
+    #[serde(borrow)]
+    pub(crate) transfer_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) receipt: ReceiptJson<'a>,
+    #[serde(borrow)]
+    pub(crate) kv_transfer_params: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct ReceiptJson {
+pub(crate) struct ReceiptJson<'a> {
     pub(crate) dp_rank: u16,
-    pub(crate) virtual_engine_id: String,
-    pub(crate) source_engine_id: String,
-    pub(crate) request_id: String,
+    #[serde(borrow)]
+    pub(crate) virtual_engine_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) source_engine_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) request_id: Cow<'a, str>,
     pub(crate) collect_by_ms: u64,
 }
 

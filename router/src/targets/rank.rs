@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 use kv::ids::{DpRank, LocalRank};
 use kv::placement::Reported;
 use parking_lot::Mutex;
@@ -54,6 +54,8 @@ impl RankView {
 pub(crate) struct Rank {
     /// The same in every router: made from the engine's address and the local number.
     pub(crate) identity: u64,
+    /// Its number in the pod, for every request's header.
+    pub(super) local_rank: HeaderValue,
     /// Its number in the deployment.
     number: AtomicU16,
     ready: AtomicBool,
@@ -77,6 +79,7 @@ impl Rank {
         let rank = DpRank(local.0);
         Self {
             identity: xxh3_64(format!("{engine}@{local}").as_bytes()),
+            local_rank: HeaderValue::from(local.0),
             number: AtomicU16::new(rank.0),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),

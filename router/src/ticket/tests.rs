@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use kv::ids::LocalRank;
-use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -21,7 +21,8 @@ fn target(index: usize, rank: u16) -> Target {
 }
 
 fn raw(json: &str) -> RawParams {
-    RawValue::from_string(json.to_owned()).unwrap().into()
+    let json = Bytes::copy_from_slice(json.as_bytes());
+    RawParams::part_of(&json, serde_json::from_slice(&json).unwrap())
 }
 
 fn receipt() -> Receipt {

@@ -1,11 +1,12 @@
 //! Connections that wait for their next request.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
@@ -19,8 +20,48 @@ const IDLE: Duration = Duration::from_secs(3);
 /// Connections to one server that are kept; more are closed.
 const MAX_IDLE: usize = 4096;
 
-/// A server's host and port as its URI writes them; with the scheme before them for https, which shares no connection with http.
-pub(super) type ServerKey = Arc<str>;
+/// A server's host and port as its URI writes them, with the scheme before them for https, which shares no connection with http; and how
+/// requests to it name it.
+#[derive(Clone, Debug)]
+pub(super) struct ServerKey(Arc<(Box<str>, HeaderValue)>);
+
+impl ServerKey {
+    fn new(name: Cow<'_, str>, server: &str) -> Option<Self> {
+        Some(Self(Arc::new((name.into(), HeaderValue::from_str(server).ok()?))))
+    }
+
+    /// The value of `host` in requests to it.
+    pub(super) fn host(&self) -> HeaderValue {
+        self.0.1.clone()
+    }
+}
+
+impl Borrow<str> for ServerKey {
+    fn borrow(&self) -> &str {
+        &self.0.0
+    }
+}
+
+// As its name, by which it is looked up.
+impl PartialEq for ServerKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.0 == other.0.0
+    }
+}
+
+impl Eq for ServerKey {}
+
+impl PartialOrd for ServerKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ServerKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.0.cmp(&other.0.0)
+    }
+}
 
 /// The connections of all servers, each server's with the longest idle first.
 pub(super) struct Pool<W: Wire>(Arc<Mutex<Kept<W>>>);
@@ -47,16 +88,16 @@ impl<W: Wire> Default for Pool<W> {
 }
 
 impl<W: Wire> Pool<W> {
-    /// How a server is called here.
-    pub(super) fn key(&self, uri: &Uri) -> ServerKey {
-        let server = uri.authority().map_or("", |server| server.as_str());
-        let server = match uri.scheme_str() {
+    /// How a server is called here; `None` when the URI names none, or one that no header can hold.
+    pub(super) fn key(&self, uri: &Uri) -> Option<ServerKey> {
+        let server = uri.authority()?.as_str();
+        let name = match uri.scheme_str() {
             Some("https") => Cow::Owned(format!("https://{server}")),
             Some(_) | None => Cow::Borrowed(server),
         };
-        match self.0.lock().idle.get_key_value(&*server) {
-            Some((key, _)) => Arc::clone(key),
-            None => server.into(),
+        match self.0.lock().idle.get_key_value(&*name) {
+            Some((key, _)) => Some(key.clone()),
+            None => ServerKey::new(name, server),
         }
     }
 
@@ -78,7 +119,7 @@ impl<W: Wire> Pool<W> {
         match kept.idle.get_mut(server) {
             Some(idle) if idle.len() >= MAX_IDLE => return,
             Some(idle) => idle.push((now, line)),
-            None => drop(kept.idle.insert(Arc::clone(server), vec![(now, line)])),
+            None => drop(kept.idle.insert(server.clone(), vec![(now, line)])),
         }
         if !std::mem::replace(&mut kept.is_swept, true) {
             drop(kept);

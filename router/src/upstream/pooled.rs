@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::future::BoxFuture;
-use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper_util::rt::TokioIo;
 use secrets::tls::{Client, Dial, Stream};
@@ -84,14 +83,11 @@ impl<C: Connect> Pooled<C> {
 
     async fn exchange(self, request: Request<Payload>) -> Result<Response<Body>, UpstreamError> {
         let uri = request.uri().clone();
-        let (server, mut request) = match addressed(request) {
-            Some(addressed) => addressed,
-            None => {
-                let source = ConnectError::NoServer.into();
-                return Err(UpstreamError::Connect { to: uri.to_string(), source });
-            }
+        let (Some(server), Some(key)) = (uri.authority(), self.pool.key(&uri)) else {
+            let source = ConnectError::NoServer.into();
+            return Err(UpstreamError::Connect { to: uri.to_string(), source });
         };
-        let key = self.pool.key(&uri);
+        let mut request = addressed(request, key.host());
         loop {
             let kept = self.pool.take(&key);
             let is_kept = kept.is_some();
@@ -121,15 +117,13 @@ impl<C: Connect> Pooled<C> {
     }
 }
 
-/// A request as it stands on the wire, and whom it is for.
-fn addressed(request: Request<Payload>) -> Option<(Authority, Request<Payload>)> {
-    let (mut head, body) = request.into_parts();
-    let mut uri = std::mem::take(&mut head.uri).into_parts();
-    let server = uri.authority.take()?;
-    uri.scheme = None;
-    head.uri = Uri::from_parts(uri).unwrap_or_default();
-    head.headers.insert(header::HOST, HeaderValue::from_str(server.as_str()).ok()?);
-    Some((server, Request::from_parts(head, body)))
+/// A request as it stands on the wire.
+fn addressed(mut request: Request<Payload>, host: HeaderValue) -> Request<Payload> {
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    (uri.scheme, uri.authority) = (None, None);
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+    request.headers_mut().insert(header::HOST, host);
+    request
 }
 
 impl<C: Connect> Upstream for Pooled<C> {

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::engines::{ANSWER, Prefills};
@@ -237,4 +239,38 @@ async fn a_clients_trace_goes_on_to_engines_and_sidecars() {
             assert_eq!(headers["x-request-id"], "test-1-1");
         }
     }
+}
+
+/// What is logged, line by line.
+#[derive(Clone, Debug, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_line_about_a_failed_attempt_says_which_request_it_is_about() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().json().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(log.finish());
+    let world = World::new(Setup::default()).await;
+    world.prefill.next(Prefills::Status(500, "{}"));
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    world.post("/v1/completions", r#"{"prompt":"p"}"#, &[("traceparent", parent)]).await;
+    let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+    let said: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |line: &Value, pointer: &str| line.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let failed: Vec<_> = said.iter().filter(|line| of(line, "/fields/message") == "attempt failed").collect();
+    let [failed] = failed.as_slice() else { panic!("{text}") };
+    assert_eq!((of(failed, "/span/request_id"), of(failed, "/span/path")), ("test-1".into(), "/v1/completions".into()));
+    assert_eq!((of(failed, "/span/traceparent"), of(failed, "/fields/next")), (parent.into(), "new_prefill".into()));
 }

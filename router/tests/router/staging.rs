@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -80,4 +82,50 @@ async fn a_decode_that_collected_in_time_or_whose_staging_is_still_there_is_pass
         assert_eq!((answer.status.as_u16(), answer.header("x-kvgate-attempts")), (200, "1"), "{how:?}");
         assert_eq!(&*answer.body, FIRST.as_bytes(), "{how:?}");
     }
+}
+
+#[tokio::test]
+async fn the_claim_is_renewed_until_d_begins_to_answer_and_not_while_it_streams() {
+    // Renewed every 20 ms.
+    let world = World::new(Setup { collect_by_ms: 60, ..Setup::default() }).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    let client = world.start(STREAM);
+    let claimed = |event: &Event| matches!(event, Event::Claimed { .. });
+    world.journal.wait_for("claims while D has not begun", 3, claimed).await;
+    tx.send(Bytes::from(FIRST)).await.unwrap();
+    // The second one is taken only when the first has gone out.
+    tx.send(Bytes::from(": more\n\n")).await.unwrap();
+    let before = world.journal.count(claimed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(world.journal.count(claimed) <= before + 1, "one may have been on its way");
+    assert_eq!(world.journal.count(|event| matches!(event, Event::Finished { .. })), 0, "the decode leg is open");
+    drop(tx);
+    assert_eq!(client.await.unwrap().status.as_u16(), 200);
+    world.journal.wait_for("its end", 1, |event| matches!(event, Event::Finished { .. })).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_is_refused_because_d_has_collected_is_not_renewed_again() {
+    let world = World::new(Setup { collect_by_ms: 60, ..Setup::default() }).await;
+    let (tx, rx) = mpsc::channel(1);
+    world.decode().next(Decodes::Fed(rx));
+    let client = world.start(STREAM);
+    let claimed = |event: &Event| matches!(event, Event::Claimed { .. });
+    world.journal.wait_for("a claim", 1, claimed).await;
+    for event in world.journal.events() {
+        if let Event::Claimed { transfer } = event {
+            world.decode_sidecar().freed.lock().insert(transfer, "collected");
+        }
+    }
+    // D has collected and takes long to begin: the next claim is refused, and that is the last of them.
+    let known = world.journal.count(claimed);
+    world.journal.wait_for("the claim that is refused", known + 1, claimed).await;
+    let refused = world.journal.count(claimed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(world.journal.count(claimed) <= refused + 1, "{} more", world.journal.count(claimed) - refused);
+    tx.send(Bytes::from(FIRST)).await.unwrap();
+    drop(tx);
+    let answer = client.await.unwrap();
+    assert_eq!((answer.status.as_u16(), &*answer.body), (200, FIRST.as_bytes()));
 }

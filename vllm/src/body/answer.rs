@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use memchr::memmem;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::BodyError;
 use super::scan::{Scanned, scan};
 use crate::openai::{EngineError, engine_error};
-use crate::params::{KvTransferParams, ParamsError, RawParams, UnsupportedParams};
+use crate::params::{KvTransferParams, ParamsError, RawParams, TokenIds, UnsupportedParams};
 
 /// What a prefill said.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +18,7 @@ pub struct PrefillAnswer {
     /// The same as it came.
     pub raw_params: RawParams,
     /// The prompt's tokens, when asked for and given.
-    pub prompt_token_ids: Option<Vec<u32>>,
+    pub prompt_token_ids: Option<TokenIds>,
     /// `usage.prompt_tokens`, when given.
     pub prompt_tokens: Option<u64>,
 }
@@ -48,8 +49,9 @@ struct Usage {
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    prompt_token_ids: Option<Vec<u32>>,
+struct Choice<'a> {
+    #[serde(borrow)]
+    prompt_token_ids: Option<&'a RawValue>,
 }
 
 /// Reads the answer of a prefill engine.
@@ -65,7 +67,7 @@ pub fn prefill_answer(body: &Bytes) -> Result<PrefillAnswer, AnswerError> {
     Ok(PrefillAnswer {
         params: KvTransferParams::read(params)?,
         raw_params: RawParams::read(body.slice_ref(params.as_bytes())),
-        prompt_token_ids: token_ids(&scanned),
+        prompt_token_ids: token_ids(body, &scanned),
         prompt_tokens: tolerant::<Usage>(&scanned, "usage").map(|usage| usage.prompt_tokens),
     })
 }
@@ -74,12 +76,14 @@ pub fn prefill_answer(body: &Bytes) -> Result<PrefillAnswer, AnswerError> {
 const KEY: &[u8] = b"\"prompt_token_ids\"";
 
 /// Chats have the ids at the top, completions in each choice.
-fn token_ids(scanned: &Scanned<'_>) -> Option<Vec<u32>> {
+fn token_ids(body: &Bytes, scanned: &Scanned<'_>) -> Option<TokenIds> {
+    let read = |json: &str| TokenIds::read(body.slice_ref(json.as_bytes()));
     let in_choice = || {
         let choices = scanned.get("choices").filter(|choices| memmem::find(choices.as_bytes(), KEY).is_some())?;
-        serde_json::from_str::<Vec<Choice>>(choices).ok()?.into_iter().next()?.prompt_token_ids
+        let first = serde_json::from_str::<Vec<Choice<'_>>>(choices).ok()?.into_iter().next()?;
+        read(first.prompt_token_ids?.get())
     };
-    tolerant(scanned, "prompt_token_ids").or_else(in_choice)
+    scanned.get("prompt_token_ids").and_then(read).or_else(in_choice)
 }
 
 fn tolerant<'a, T: Deserialize<'a>>(scanned: &Scanned<'a>, field: &str) -> Option<T> {

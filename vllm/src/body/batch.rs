@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::BodyError;
-use super::edit::{Edit, apply, cut};
+use super::edit::{self, Edit};
 use super::scan::{Scanned, scan};
 
 /// An answer to one prompt, or one chunk of a streamed one, as part of the answer to all.
@@ -95,7 +95,7 @@ fn numbered_choices(scanned: &Scanned<'_>, prompt: usize) -> Result<Vec<String>,
 }
 
 fn edited(part: &[u8], scanned: &Scanned<'_>, edits: &[(&str, Edit<'_>)]) -> Vec<u8> {
-    cut(&Bytes::copy_from_slice(part), &apply(&scanned.layout, edits)).concat()
+    edit::edited(&Bytes::copy_from_slice(part), &scanned.layout, edits).concat().into()
 }
 
 fn read(json: &str, field: &'static str) -> Result<Value, BodyError> {

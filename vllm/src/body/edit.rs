@@ -1,5 +1,5 @@
-//! Edits of the top-level members of a body. What is kept is not copied: an edited body is a list of pieces, most of them parts
-//! of the original.
+//! Edits of the top-level members of a body. What is kept of a long one is not copied: edited, it is a list of pieces, most of them
+//! parts of the original.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::scan::{Layout, scan};
 use super::{BodyError, Endpoint};
 use crate::params::RawParams;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// What a prefill is asked for; only `do_remote_decode` matters to vLLM 0.32 (protocol doc §4.2).
 const PREFILL_PARAMS: &str = concat!(
@@ -33,8 +33,48 @@ const NOT_FOR_PREFILL: [&str; 10] = [
     "return_token_ids",
 ];
 
-/// The bytes of an edited body, in order.
-pub type Pieces = Vec<Bytes>;
+/// The most edits of one body.
+const MOST_EDITS: usize = 24;
+
+/// An edited body: one piece of memory, or several when it is long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pieces {
+    first: Bytes,
+    rest: Vec<Bytes>,
+}
+
+impl Pieces {
+    /// Bytes of all pieces.
+    pub fn length(&self) -> usize {
+        self.iter().map(Bytes::len).sum()
+    }
+
+    /// The pieces in order; some may be empty.
+    pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// The first piece, and those that follow it.
+    pub fn into_parts(self) -> (Bytes, Vec<Bytes>) {
+        (self.first, self.rest)
+    }
+
+    /// All of it in one piece.
+    pub fn concat(self) -> Bytes {
+        if self.rest.is_empty() {
+            return self.first;
+        }
+        let mut whole = Vec::with_capacity(self.length());
+        self.iter().for_each(|piece| whole.extend_from_slice(piece));
+        whole.into()
+    }
+}
+
+impl From<Bytes> for Pieces {
+    fn from(first: Bytes) -> Self {
+        Self { first, rest: Vec::new() }
+    }
+}
 
 /// What happens to one named member.
 #[derive(Clone, Debug)]
@@ -51,19 +91,20 @@ pub(crate) enum Edit<'a> {
 /// What a prefill gets: one token, not streamed, KV to be kept for a reader.
 pub(super) fn prefill_edits(
     endpoint: Endpoint,
-    layout: &Layout,
+    (body, layout): (&[u8], &Layout),
     text_only_chat: bool,
 ) -> Vec<(&'static str, Edit<'static>)> {
-    let has = |key: &str| layout.members.iter().any(|member| member.key.as_deref() == Some(key));
+    let has = |key: &str| layout.members.iter().any(|member| member.is(body, key));
     let one = || Cow::Borrowed("1");
     let only_new_name = endpoint == Endpoint::Chat && has("max_completion_tokens") && !has("max_tokens");
-    let mut edits = vec![
+    let mut edits = Vec::with_capacity(MOST_EDITS);
+    edits.extend([
         (endpoint.limit_field(), if only_new_name { Edit::Replace(one()) } else { Edit::Set(one()) }),
         ("stream", Edit::Set("false".into())),
         ("n", Edit::Replace(one())),
         (PARAMS, Edit::Set(PREFILL_PARAMS.into())),
         (GUIDED, Edit::RemovePrefixed),
-    ];
+    ]);
     edits.extend(NOT_FOR_PREFILL.map(|key| (key, Edit::Remove)));
     match endpoint {
         Endpoint::Completions => {
@@ -100,59 +141,83 @@ pub fn without_params(body: &Bytes) -> Result<Pieces, BodyError> {
     match scan(body) {
         Ok(scanned) => {
             super::inspect::refuse_smuggled(&scanned)?;
-            Ok(cut(body, &apply(&scanned.layout, &decode_edits(None))))
+            Ok(edited(body, &scanned.layout, &decode_edits(None)))
         }
-        Err(BodyError::NotAnObject) => Ok(vec![body.clone()]),
+        Err(BodyError::NotAnObject) => Ok(body.clone().into()),
         Err(error) => Err(error),
     }
 }
 
 /// A part of an edited body.
-pub(crate) enum Part<'a> {
+#[derive(Clone)]
+enum Part<'a> {
     /// These bytes of the original.
     Kept(Range<usize>),
     /// Others.
-    New(Cow<'a, str>),
+    New(&'a str),
 }
 
-/// The parts as bytes; long kept ones are shared with the original.
-pub(crate) fn cut(body: &Bytes, parts: &[Part<'_>]) -> Pieces {
-    let kept = |range: &Range<usize>| body.slice(range.start.min(body.len())..range.end.min(body.len()));
-    if body.len() < WORTH_SHARING {
-        let mut whole = BytesMut::with_capacity(body.len() + 512);
-        for part in parts {
-            match part {
-                Part::Kept(range) => whole.extend_from_slice(&kept(range)),
-                Part::New(text) => whole.extend_from_slice(text.as_bytes()),
+impl<'a> Part<'a> {
+    fn bytes(&self, body: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Kept(range) => body.get(range.clone()).unwrap_or_default(),
+            Self::New(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// The body with its edits. `layout` is the body's; long parts of it that are kept are shared with it.
+pub(crate) fn edited(body: &Bytes, layout: &Layout, edits: &[(&str, Edit<'_>)]) -> Pieces {
+    if body.len() >= WORTH_SHARING {
+        return in_pieces(body, layout, edits);
+    }
+    let mut length = 0;
+    each_part(body, layout, edits, |part| length += part.bytes(body).len());
+    let mut whole = Vec::with_capacity(length);
+    each_part(body, layout, edits, |part| whole.extend_from_slice(part.bytes(body)));
+    Bytes::from(whole).into()
+}
+
+fn in_pieces(body: &Bytes, layout: &Layout, edits: &[(&str, Edit<'_>)]) -> Pieces {
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    each_part(body, layout, edits, |part| match (parts.last_mut(), part) {
+        (Some(Part::Kept(last)), Part::Kept(next)) if last.end == next.start => last.end = next.end,
+        (_, part) => parts.push(part),
+    });
+    let mut pieces = Vec::new();
+    for parts in parts.chunk_by(|one, next| matches!((one, next), (Part::New(_), Part::New(_)))) {
+        match parts {
+            [Part::Kept(range)] => pieces.push(body.slice(range.start.min(body.len())..range.end.min(body.len()))),
+            new => {
+                let mut text = Vec::new();
+                new.iter().for_each(|part| text.extend_from_slice(part.bytes(body)));
+                pieces.push(Bytes::from(text));
             }
         }
-        return vec![whole.freeze()];
     }
-    let piece = |part: &Part<'_>| match part {
-        Part::Kept(range) => kept(range),
-        Part::New(text) => Bytes::copy_from_slice(text.as_bytes()),
-    };
-    parts.iter().map(piece).filter(|piece| !piece.is_empty()).collect()
+    let mut pieces = pieces.into_iter();
+    Pieces { first: pieces.next().unwrap_or_default(), rest: pieces.collect() }
 }
 
-fn edit_is_for((name, edit): &(&str, Edit<'_>), key: &str) -> bool {
+fn edit_is_for((name, edit): &(&str, Edit<'_>), key: &[u8]) -> bool {
     match edit {
-        Edit::RemovePrefixed => key.starts_with(name),
-        Edit::Remove | Edit::Replace(_) | Edit::Set(_) => *name == key,
+        Edit::RemovePrefixed => key.starts_with(name.as_bytes()),
+        Edit::Remove | Edit::Replace(_) | Edit::Set(_) => name.as_bytes() == key,
     }
 }
 
-/// The bytes between two members belong to the later one, so that removing a member removes one comma.
-pub(crate) fn apply<'a>(layout: &Layout, edits: &'a [(&str, Edit<'a>)]) -> Vec<Part<'a>> {
-    let mut out = Out(Vec::new());
-    let mut done = vec![false; edits.len()];
-    out.keep(0..layout.members.first().map_or(layout.open, |first| first.span.start));
+/// Goes through the parts of an edited body. The bytes between two members belong to the later one, so that removing a member removes one
+/// comma.
+fn each_part<'a>(body: &[u8], layout: &Layout, edits: &'a [(&str, Edit<'a>)], mut part: impl FnMut(Part<'a>)) {
+    let mut done = [false; MOST_EDITS];
+    debug_assert!(edits.len() <= done.len(), "a further edit would be made to no member");
+    part(Part::Kept(0..layout.members.first().map_or(layout.open, |first| first.span.start)));
     let mut before = layout.open;
     let mut written = false;
     for member in &layout.members {
         let gap = before..member.span.start;
         before = member.span.end;
-        let edit = member.key.as_deref().and_then(|key| edits.iter().position(|edit| edit_is_for(edit, key)));
+        let edit = member.key(body).and_then(|key| edits.iter().position(|edit| edit_is_for(edit, key)));
         let replacement = match edit.and_then(|index| edits.get(index).zip(done.get_mut(index))) {
             None => None,
             Some(((_, Edit::Remove | Edit::RemovePrefixed), _)) => continue,
@@ -164,39 +229,24 @@ pub(crate) fn apply<'a>(layout: &Layout, edits: &'a [(&str, Edit<'a>)]) -> Vec<P
             }
         };
         if written {
-            out.keep(gap);
+            part(Part::Kept(gap));
         }
         written = true;
         match replacement {
-            None => out.keep(member.span.clone()),
+            None => part(Part::Kept(member.span.clone())),
             Some(value) => {
-                out.keep(member.span.start..member.value_start);
-                out.write(value.as_ref().into());
+                part(Part::Kept(member.span.start..member.value_start));
+                part(Part::New(value));
             }
         }
     }
     for ((name, edit), done) in edits.iter().zip(done) {
         if let (Edit::Set(value), false) = (edit, done) {
-            let comma = if written { "," } else { "" };
-            out.write(format!("{comma}\"{name}\":{value}").into());
+            for text in [if written { ",\"" } else { "\"" }, name, "\":", value] {
+                part(Part::New(text));
+            }
             written = true;
         }
     }
-    out.keep(before..layout.len);
-    out.0
-}
-
-struct Out<'a>(Vec<Part<'a>>);
-
-impl<'a> Out<'a> {
-    fn keep(&mut self, range: Range<usize>) {
-        match self.0.last_mut() {
-            Some(Part::Kept(last)) if last.end == range.start => last.end = range.end,
-            _ => self.0.push(Part::Kept(range)),
-        }
-    }
-
-    fn write(&mut self, text: Cow<'a, str>) {
-        self.0.push(Part::New(text));
-    }
+    part(Part::Kept(before..layout.len));
 }

@@ -17,8 +17,6 @@ use super::{BodyError, Endpoint, MAX_PROMPTS};
 pub struct Inspected {
     /// Which API it is for.
     pub endpoint: Endpoint,
-    /// The model asked for.
-    pub model: Option<String>,
     /// Whether the answer is a stream.
     pub stream: bool,
     /// Why the request cannot be split into prefill and decode; `None` when it can.
@@ -85,11 +83,12 @@ pub(super) fn inspected(
     scanned: &Scanned<'_>,
 ) -> Result<(Inspected, Vec<Range<usize>>), BodyError> {
     refuse_smuggled(scanned)?;
-    let model = scanned.get("model").map(|model| typed("model", "a string", model)).transpose()?;
+    if scanned.get("model").is_some_and(|model| !model.starts_with('"')) {
+        return Err(BodyError::Field { field: "model", expected: "a string" });
+    }
     let (plain_because, prompts) = plain_because(endpoint, scanned)?;
     let inspected = Inspected {
         endpoint,
-        model,
         stream: flag(scanned, "stream")?,
         plain_because,
         text_only_chat: endpoint == Endpoint::Chat && is_text_only_chat(scanned),

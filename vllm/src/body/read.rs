@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::edit::{Edit, Pieces, apply, cut, decode_edits, prefill_edits};
+use super::edit::{Edit, Pieces, decode_edits, edited, prefill_edits};
 use super::inspect::{Inspected, inspected};
 use super::scan::{Layout, scan};
 use super::{BodyError, Endpoint};
@@ -46,13 +46,19 @@ impl RequestBody {
     /// will name its prompt's tokens.
     pub fn for_prefill(&self) -> Pieces {
         let Inspected { endpoint, text_only_chat, .. } = self.inspected;
-        cut(&self.bytes, &apply(&self.layout, &prefill_edits(endpoint, &self.layout, text_only_chat)))
+        let edits = prefill_edits(endpoint, (&self.bytes, &self.layout), text_only_chat);
+        edited(&self.bytes, &self.layout, &edits)
     }
 
     /// The body for the decode engine, or for an engine that does all by itself: the client's transfer parameters are replaced
     /// by `params`, or removed.
     pub fn for_decode(&self, params: Option<&RawParams>) -> Pieces {
-        cut(&self.bytes, &apply(&self.layout, &decode_edits(params)))
+        edited(&self.bytes, &self.layout, &decode_edits(params))
+    }
+
+    /// The model asked for.
+    pub fn model(&self) -> Option<String> {
+        serde_json::from_slice(self.bytes.get(self.inspected.sketch.model()?)?).ok()
     }
 
     /// How many prompts a completion has.
@@ -73,8 +79,8 @@ impl RequestBody {
     pub fn each_prompt(&self) -> Result<Vec<Self>, BodyError> {
         let each = self.prompts.iter().map(|prompt| {
             let prompt = String::from_utf8_lossy(self.bytes.get(prompt.clone()).unwrap_or_default());
-            let parts = cut(&self.bytes, &apply(&self.layout, &[("prompt", Edit::Replace(prompt))]));
-            Self::read(self.inspected.endpoint, parts.concat().into())
+            let edits = [("prompt", Edit::Replace(prompt))];
+            Self::read(self.inspected.endpoint, edited(&self.bytes, &self.layout, &edits).concat())
         });
         each.collect()
     }
@@ -82,7 +88,7 @@ impl RequestBody {
     /// About how many tokens the prompt has: the ids when it is given as ids, else a quarter of its bytes.
     pub fn estimated_prompt_tokens(&self) -> usize {
         let value = |key: &str| {
-            let last = self.layout.members.iter().rev().find(|member| member.key.as_deref() == Some(key));
+            let last = self.layout.members.iter().rev().find(|member| member.is(&self.bytes, key));
             last.and_then(|member| self.bytes.get(member.value_start..member.span.end)).unwrap_or_default()
         };
         let prompt = value("prompt");

@@ -12,12 +12,38 @@ use super::{BodyError, MAX_BODY, MAX_DEPTH, MAX_MEMBERS};
 /// One member: where it stands and what its key means.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
-    /// The key as a string; `None` for one with a lone surrogate, which names nothing that we know.
-    pub(crate) key: Option<Box<str>>,
+    key: Key,
     /// From the key's opening quote to the value's last byte.
     pub(crate) span: Range<usize>,
     /// Where the value starts; it ends with the span.
     pub(crate) value_start: usize,
+}
+
+/// What a key means.
+#[derive(Clone, Debug)]
+enum Key {
+    /// What stands between its quotes: these bytes of the body.
+    Plain(Range<usize>),
+    /// It is written with escapes.
+    Escaped(Box<str>),
+    /// It has a lone surrogate, and names nothing that we know.
+    Nothing,
+}
+
+impl Member {
+    /// What the key means; `body` is what the member was found in.
+    pub(crate) fn key<'a>(&'a self, body: &'a [u8]) -> Option<&'a [u8]> {
+        match &self.key {
+            Key::Plain(range) => body.get(range.clone()),
+            Key::Escaped(meant) => Some(meant.as_bytes()),
+            Key::Nothing => None,
+        }
+    }
+
+    /// Whether this is its key.
+    pub(crate) fn is(&self, body: &[u8], key: &str) -> bool {
+        self.key(body) == Some(key.as_bytes())
+    }
 }
 
 /// Where everything is in a body.
@@ -47,7 +73,7 @@ impl<'a> Scanned<'a> {
     /// All values of a key.
     pub(crate) fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
         let text = self.text;
-        let named = self.layout.members.iter().filter(move |member| member.key.as_deref() == Some(key));
+        let named = self.layout.members.iter().filter(move |member| member.is(text.as_bytes(), key));
         named.map(move |member| text.get(member.value_start..member.span.end).unwrap_or_default())
     }
 }
@@ -64,20 +90,13 @@ pub(crate) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
     }
     let json = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = serde_json::Deserializer::from_str(json);
-    let (raw, found) = parser.deserialize_map(RawMembers).map_err(|error| refuse(json, error))?;
+    let (members, found) = parser.deserialize_map(Members { text }).map_err(|error| refuse(json, error))?;
     parser.end().map_err(BodyError::NotJson)?;
     if found > MAX_MEMBERS {
         return Err(BodyError::TooManyMembers(found));
     }
-    let start = |raw: &str| raw.as_ptr().addr() - text.as_ptr().addr();
-    let members = raw.into_iter().map(|(key, value)| {
-        let (key, value) = (key.get(), value.get());
-        let value_start = start(value);
-        let span = start(key)..value_start + value.len();
-        Member { key: meant(key), span, value_start }
-    });
     let open = text.find('{').map_or(0, |brace| brace + 1);
-    Ok(Scanned { text, layout: Layout { open, members: members.collect(), len: text.len() } })
+    Ok(Scanned { text, layout: Layout { open, members, len: text.len() } })
 }
 
 fn refuse(text: &str, error: serde_json::Error) -> BodyError {
@@ -85,33 +104,47 @@ fn refuse(text: &str, error: serde_json::Error) -> BodyError {
     if other { BodyError::NotAnObject } else { BodyError::NotJson(error) }
 }
 
-struct RawMembers;
+/// Members of which most bodies and answers have fewer.
+const USUAL_MEMBERS: usize = 16;
 
-impl<'de> Visitor<'de> for RawMembers {
+/// Finds the members of what is parsed, which is part of `text`.
+struct Members<'a> {
+    text: &'a str,
+}
+
+impl Members<'_> {
+    fn place(&self, part: &str) -> Range<usize> {
+        let start = part.as_ptr().addr() - self.text.as_ptr().addr();
+        start..start + part.len()
+    }
+
+    fn key(&self, key: &str) -> Key {
+        match key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) {
+            Some(plain) if memchr::memchr(b'\\', plain.as_bytes()).is_none() => Key::Plain(self.place(plain)),
+            Some(_) | None => serde_json::from_str(key).map_or(Key::Nothing, Key::Escaped),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'_> {
     /// The first [`MAX_MEMBERS`], and how many there are.
-    type Value = (Vec<(&'de RawValue, &'de RawValue)>, usize);
+    type Value = (Vec<Member>, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut members, mut found) = (Vec::new(), 0_usize);
-        while let Some(member) = map.next_entry()? {
+        let (mut members, mut found) = (Vec::with_capacity(USUAL_MEMBERS), 0_usize);
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             found += 1;
             if found <= MAX_MEMBERS {
-                members.push(member);
+                let value = self.place(value.get());
+                let span = self.place(key.get()).start..value.end;
+                members.push(Member { key: self.key(key.get()), span, value_start: value.start });
             }
         }
         Ok((members, found))
-    }
-}
-
-/// What a key in its quotes means.
-fn meant(key: &str) -> Option<Box<str>> {
-    match key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) {
-        Some(plain) if !plain.contains('\\') => Some(plain.into()),
-        Some(_) | None => serde_json::from_str(key).ok(),
     }
 }
 

@@ -22,6 +22,12 @@ pub struct Sketch {
 }
 
 impl Sketch {
+    /// Where the name of the model is.
+    pub(super) fn model(&self) -> Option<Range<usize>> {
+        let [model, ..] = &self.scope;
+        model.clone()
+    }
+
     /// The prompt's tokens: counted, or guessed at four bytes each.
     pub fn prompt_tokens(&self) -> u32 {
         let guess = || u32::try_from(self.prompt.len().div_ceil(4)).unwrap_or(u32::MAX);

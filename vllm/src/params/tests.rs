@@ -1,6 +1,7 @@
 //! Parameters: what is taken, what is refused.
 
 use kv::blocks::BlockListError;
+use kv::ids::BlockId;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -122,7 +123,8 @@ fn well_formed_is_not_yet_supported() {
 
 #[test]
 fn token_ids_travel_in_the_extra_fields() {
-    let raw = RawParams::read(example().to_string().into()).with_token_ids(&[128_000, 9]);
+    let raw =
+        RawParams::read(example().to_string().into()).with_token_ids(&TokenIds::read("[128000,9]".into()).unwrap());
     let params = KvTransferParams::read(raw.as_str()).unwrap();
     assert_eq!(params.extra["prompt_token_ids"], json!([128_000, 9]));
     assert_eq!(params.to_value().to_string(), raw.as_str());
