@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::model::RankSnapshot;
+use crate::model::{AllRanks, RankSnapshot};
 
 /// A rank's newest state and the number of the change that made it so.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub struct Numbered {
     /// Grows with every change of any rank; starts at 1 with the process.
     pub id: u64,
     /// The state.
-    pub rank: RankSnapshot,
+    pub rank: Arc<RankSnapshot>,
 }
 
 /// The current states, in the order of their numbers.
@@ -28,11 +28,7 @@ pub struct RankEvents {
 
 impl RankEvents {
     /// Numbers what the pod publishes until `stop`.
-    pub fn start(
-        mut ranks: watch::Receiver<Arc<Vec<RankSnapshot>>>,
-        tasks: &TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn start(mut ranks: watch::Receiver<AllRanks>, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let mut numberer = Numberer::default();
         let first = numberer.next(&ranks.borrow_and_update().clone());
         let (publish, current) = watch::channel(first);
@@ -58,26 +54,28 @@ impl RankEvents {
 #[derive(Debug, Default)]
 struct Numberer {
     last: u64,
-    current: Current,
+    /// By the ranks' places in the pod.
+    known: Vec<Numbered>,
 }
 
 impl Numberer {
     /// Keeps the numbers of ranks that are as they were.
-    fn next(&mut self, ranks: &[RankSnapshot]) -> Current {
-        let mut numbered: Vec<Numbered> = Vec::with_capacity(ranks.len());
-        for rank in ranks {
-            let same = self.current.iter().find(|known| known.rank == *rank);
-            let id = same.map_or_else(
-                || {
-                    self.last += 1;
-                    self.last
-                },
-                |known| known.id,
-            );
-            numbered.push(Numbered { id, rank: rank.clone() });
+    fn next(&mut self, ranks: &[Arc<RankSnapshot>]) -> Current {
+        for (place, rank) in ranks.iter().enumerate() {
+            let known = self.known.get_mut(place);
+            // Mostly one of them has changed: the others are the very same values.
+            if known.as_ref().is_some_and(|known| Arc::ptr_eq(&known.rank, rank) || known.rank == *rank) {
+                continue;
+            }
+            self.last += 1;
+            let numbered = Numbered { id: self.last, rank: Arc::clone(rank) };
+            match known {
+                Some(known) => *known = numbered,
+                None => self.known.push(numbered),
+            }
         }
-        numbered.sort_by_key(|numbered| numbered.id);
-        self.current = Arc::new(numbered);
-        Arc::clone(&self.current)
+        let mut current = self.known.clone();
+        current.sort_by_key(|numbered| numbered.id);
+        Arc::new(current)
     }
 }

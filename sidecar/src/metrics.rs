@@ -3,6 +3,7 @@
 //! Labels are small sets of words (stage, outcome, state) and rank numbers; never an engine id, an address or an error's text.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
@@ -117,7 +118,7 @@ fn ended(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Resul
     Ok(())
 }
 
-fn stages(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, ranks: &[RankSnapshot]) -> fmt::Result {
+fn stages(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, ranks: &[Arc<RankSnapshot>]) -> fmt::Result {
     let help = "Time per stage of transfers that landed";
     let (name, unit) = ("kv_transfer_duration", Some(&Unit::Seconds));
     let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Histogram)?;
@@ -136,7 +137,7 @@ fn alive(encoder: &mut DescriptorEncoder<'_>, alive: bool) -> fmt::Result {
     ConstGauge::new(i64::from(alive)).encode(metric)
 }
 
-fn figures(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::Result {
+fn figures(encoder: &mut DescriptorEncoder<'_>, ranks: &[Arc<RankSnapshot>]) -> fmt::Result {
     type Figure = (&'static str, &'static str, fn(&RankSnapshot) -> i64);
     let figures: [Figure; 4] = [
         ("kv_transfer_in_flight", "Transfers without an end yet", |rank| i64::from(rank.in_flight)),
@@ -155,7 +156,7 @@ fn figures(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::
     Ok(())
 }
 
-fn staging(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::Result {
+fn staging(encoder: &mut DescriptorEncoder<'_>, ranks: &[Arc<RankSnapshot>]) -> fmt::Result {
     let help = "Blocks of the staging arena, by use";
     let mut family = encoder.encode_descriptor("kv_staging_blocks", help, None, MetricType::Gauge)?;
     for rank in ranks {
@@ -173,7 +174,7 @@ fn staging(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::
     Ok(())
 }
 
-fn states(encoder: &mut DescriptorEncoder<'_>, ranks: &[RankSnapshot]) -> fmt::Result {
+fn states(encoder: &mut DescriptorEncoder<'_>, ranks: &[Arc<RankSnapshot>]) -> fmt::Result {
     let help = "1 for the state that the rank is in";
     let mut family = encoder.encode_descriptor("kv_rank_state", help, None, MetricType::Gauge)?;
     for rank in ranks {

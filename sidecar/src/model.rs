@@ -27,7 +27,7 @@ pub use counters::{Counters, DurationHistogram, Ended, RankStages, StageHistogra
 pub use errors::{HandleError, HandshakeRefusal, ParamsProblem, StartError, TransferError};
 pub use handles::{HandleSnapshot, HandleState, LetGo, RankHandles, ReportHandle};
 pub use kv::readiness::RankState;
-pub use rank::{RankSnapshot, ShutDown, StagingFigures};
+pub use rank::{AllRanks, RankSnapshot, ShutDown, StagingFigures};
 pub use receipts::{Landed, NoReceiptSink, Receipt, ReceiptDigest, ReceiptSink, Recorded, Stages};
 pub use timeline::{Contact, DigestFacts, QueuedBehind, ReadFacts, ShardRead, Span};
 pub use transfer::{Freed, StartTransfer, TransferFailure, TransferFilter, TransferPhase, TransferSnapshot};

@@ -21,8 +21,8 @@ use crate::fabrics::Fabrics;
 use crate::gpus;
 use crate::latency::Latency;
 use crate::model::{
-    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankLoad, RankSnapshot, ReceiptSink,
-    ReportHandle, Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError,
+    AllRanks, Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankLoad, RankSnapshot,
+    ReceiptSink, ReportHandle, Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError,
     TransferFilter, TransferSnapshot,
 };
 use crate::peer_book::KnownPeer;
@@ -61,7 +61,7 @@ pub struct Pod {
 struct Inner {
     shared: Shared,
     ranks: Vec<RankHandle>,
-    view: watch::Receiver<Arc<Vec<RankSnapshot>>>,
+    view: watch::Receiver<AllRanks>,
     /// Where the virtual engines listen, by local rank.
     side_channel_ports: Vec<u16>,
     fabrics: Arc<dyn Fabrics>,
@@ -94,9 +94,9 @@ impl Pod {
         check(&config)?;
         let config = Arc::new(config);
         let gpus = gpus::open(&config).await?;
-        let (view_sender, engine_view) = watch::channel(EngineView::default());
+        let (view_sender, engine_view) = watch::channel(Arc::new(EngineView::default()));
         let locals = || (0..config.dp_size).map(LocalRank);
-        let unknown = locals().map(|local| unknown_rank(&config, local)).collect();
+        let unknown = locals().map(|local| Arc::new(unknown_rank(&config, local))).collect();
         let (ranks, view) = watch::channel(Arc::new(unknown));
         let shared = Shared {
             config: Arc::clone(&config),
@@ -310,7 +310,7 @@ impl Pod {
     }
 
     /// All ranks, in order of their numbers; a new value at every change.
-    pub fn ranks(&self) -> watch::Receiver<Arc<Vec<RankSnapshot>>> {
+    pub fn ranks(&self) -> watch::Receiver<AllRanks> {
         self.inner.view.clone()
     }
 
@@ -387,9 +387,8 @@ impl Pod {
     pub async fn shut_down(&self, deadline: Duration) -> ShutDown {
         self.drain();
         let mut ranks = self.inner.view.clone();
-        let idle = |ranks: &Arc<Vec<RankSnapshot>>| {
-            ranks.iter().all(|rank| rank.draining && rank.in_flight == 0 && rank.awaited == 0)
-        };
+        let idle =
+            |ranks: &AllRanks| ranks.iter().all(|rank| rank.draining && rank.in_flight == 0 && rank.awaited == 0);
         // Whether that worked is seen by each rank itself when it ends.
         tokio::select! {
             () = self.inner.shared.stop.cancelled() => {}

@@ -12,7 +12,7 @@
 //! | `connect` | the remote engines that they read from |
 //! | `transfers` | driving transfers |
 //! | `effects` | doing what the transfer machine asks for |
-//! | `landed` | from landed to freed, and D's notifications |
+//! | `landed`, `landed_sets` | from landed to freed, and D's notifications |
 //! | `recycle` | ending a quarantine with new pull agents |
 //! | `handles` | the prefill role's handles |
 //! | `held` | who holds which blocks, when somebody asks |
@@ -32,6 +32,7 @@ mod handles;
 mod held;
 mod jobs;
 mod landed;
+mod landed_sets;
 mod records;
 mod recycle;
 mod shown;
@@ -57,7 +58,7 @@ use crate::digest::source::SourceDigests;
 use crate::digest::{DigestAsk, DigestError, Digests};
 use crate::latency::Latency;
 use crate::model::{
-    Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankSnapshot, ReceiptSink,
+    AllRanks, Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankSnapshot, ReceiptSink,
     ReportHandle, Role, ShutDown, StartTransfer, TransferError, TransferSnapshot,
 };
 use crate::peer_book::PeerBook;
@@ -133,7 +134,7 @@ pub(crate) struct Shared {
     /// Transfers to be read by everyone.
     pub board: Arc<Board>,
     /// All ranks, shown.
-    pub ranks: Arc<watch::Sender<Arc<Vec<RankSnapshot>>>>,
+    pub ranks: Arc<watch::Sender<AllRanks>>,
     /// Totals.
     pub counters: Arc<Counters>,
     /// Where transfers spend their time.
@@ -196,7 +197,9 @@ pub(crate) struct Rank {
     records: Records,
     handles: Handles,
     freed: Freed,
-    shown: Option<RankSnapshot>,
+    shown: Option<Arc<RankSnapshot>>,
+    /// Something has happened since the rank was last shown, or since that was planned.
+    stirred: bool,
 }
 
 impl Rank {
@@ -205,7 +208,7 @@ impl Rank {
         shared: Shared,
         own: Own,
         mut commands: mpsc::Receiver<Command>,
-        mut view: watch::Receiver<EngineView>,
+        mut view: watch::Receiver<Arc<EngineView>>,
     ) -> ShutDown {
         let (events, mut incoming) = mpsc::channel(EVENTS);
         let (stop, gate) = (shared.stop.clone(), shared.gate.clone());
@@ -221,6 +224,7 @@ impl Rank {
             handles: Handles::default(),
             freed: Freed::default(),
             shown: None,
+            stirred: false,
         };
         let (mut batch_of_events, mut batch_of_commands) = (Vec::new(), Vec::new());
         let (mut gated, mut engine_watched) = (false, true);
@@ -230,7 +234,7 @@ impl Rank {
             let wake = rank.timers.next();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = gate.cancelled(), if !gated => gated = true,
+                () = gate.cancelled(), if !gated => (gated, rank.stirred) = (true, true),
                 count = incoming.recv_many(&mut batch_of_events, BATCH) => {
                     debug_assert!(count > 0, "the rank itself holds a sender");
                     for event in batch_of_events.drain(..) {
@@ -248,6 +252,7 @@ impl Rank {
                 changed = view.changed(), if engine_watched => match changed {
                     Ok(()) => {
                         let view = view.borrow_and_update().clone();
+                        rank.stirred = true;
                         rank.on_view(view);
                     }
                     Err(_ended) => engine_watched = false,
@@ -262,6 +267,7 @@ impl Rank {
     }
 
     fn on_command(&mut self, command: Command) {
+        self.stirred = true;
         match command {
             Command::Start { transfer, mut start, at, begun, waiter } => {
                 start.prefill_done_age = start.prefill_done_age.saturating_add(at.elapsed());
@@ -278,6 +284,7 @@ impl Rank {
     }
 
     fn on_event(&mut self, event: Event) {
+        self.stirred = true;
         match event {
             Event::Identity { incarnation, answer } => self.on_identity(incarnation, answer),
             Event::Session { identity, answer } => self.on_session(&identity, answer),
@@ -301,6 +308,7 @@ impl Rank {
     fn on_time(&mut self) {
         let now = Instant::now();
         while let Some(wake) = self.timers.pop_due(now) {
+            self.stirred |= wake != Wake::Show;
             match wake {
                 Wake::Transfer(transfer) => self.drive(&transfer, kv::transfer::Event::Tick),
                 Wake::Beat(transfer) => self.beat_due(&transfer),

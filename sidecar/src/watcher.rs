@@ -57,7 +57,7 @@ struct Look {
 /// Dropping it ends the watch; the view stays as it was.
 pub(crate) async fn watch_engine(
     engine: Arc<dyn EngineHttp>,
-    view: watch::Sender<EngineView>,
+    view: watch::Sender<Arc<EngineView>>,
     stop: CancellationToken,
 ) {
     let mut history = History::default();
@@ -75,10 +75,10 @@ pub(crate) async fn watch_engine(
         };
         view.send_if_modified(|view| {
             let next = history.see(view, look);
-            let changed = next != *view;
+            let changed = next != **view;
             if changed {
                 log_change(view, &next);
-                *view = next;
+                *view = Arc::new(next);
             }
             changed
         });

@@ -59,10 +59,10 @@ struct BriefRankJson {
 )]
 pub(super) async fn readyz(State(api): State<Api>) -> Result<Json<ReadyJson>, Problem> {
     let ranks = api.pod().ranks().borrow().clone();
-    let listed: Vec<BriefRankJson> = ranks.iter().map(BriefRankJson::from).collect();
+    let listed: Vec<BriefRankJson> = ranks.iter().map(|rank| BriefRankJson::from(&**rank)).collect();
     let why_not = if api.0.gate.is_cancelled() {
         Problem::new(Code::ShuttingDown, "the sidecar is draining")
-    } else if ranks.iter().any(takes_work) {
+    } else if ranks.iter().any(|rank| takes_work(rank)) {
         return Ok(Json(ReadyJson { ready: true, ranks: listed }));
     } else {
         Problem::new(Code::RankNotReady, "no DP rank of this pod is ready, see ranks")

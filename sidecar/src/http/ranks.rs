@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -47,7 +48,7 @@ pub(super) struct RanksJson {
 )]
 pub(super) async fn list(State(api): State<Api>) -> Json<RanksJson> {
     let ranks = api.pod().ranks().borrow().clone();
-    Json(RanksJson { ranks: ranks.iter().map(RankJson::from).collect() })
+    Json(RanksJson { ranks: ranks.iter().map(|rank| RankJson::from(&**rank)).collect() })
 }
 
 /// One DP rank (global number) with a page of its block handles
@@ -66,7 +67,7 @@ pub(super) async fn one(
 ) -> Result<Json<OneRankJson>, Problem> {
     let wanted = segment.rank()?;
     let ranks = api.pod().ranks().borrow().clone();
-    let found = ranks.iter().find(|known| known.dp_rank == wanted).map(RankJson::from);
+    let found = ranks.iter().find(|known| known.dp_rank == wanted).map(|rank| RankJson::from(&**rank));
     let rank = found.ok_or_else(|| foreign(wanted, &ranks))?;
     let block_handles = handles::held(&api, Some(wanted.0), &page).await;
     Ok(Json(OneRankJson { rank, block_handles }))
@@ -81,7 +82,7 @@ pub(super) struct OneRankJson {
 }
 
 /// A rank of another pod, answered with the range that this one owns.
-fn foreign(rank: DpRank, ranks: &[RankSnapshot]) -> Problem {
+fn foreign(rank: DpRank, ranks: &[Arc<RankSnapshot>]) -> Problem {
     let owned = ranks.iter().map(|rank| rank.dp_rank.0);
     let (first, last) = (owned.clone().min().unwrap_or(0), owned.max());
     let end = last.map_or(0, |last| last.saturating_add(1));
@@ -119,7 +120,7 @@ pub(super) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Res
 
 fn event(numbered: &Numbered) -> Event {
     let event = Event::default().event("rank").id(numbered.id.to_string());
-    let rank = RankJson::from(&numbered.rank);
+    let rank = RankJson::from(&*numbered.rank);
     // A rank always has a JSON form; a client would skip an event without data.
     event.json_data(&rank).unwrap_or_default()
 }

@@ -62,6 +62,9 @@ pub struct RankSnapshot {
     pub draining: bool,
 }
 
+/// All ranks of a pod, in order of their numbers. Whoever changes one leaves the others where they are.
+pub type AllRanks = Arc<Vec<Arc<RankSnapshot>>>;
+
 /// How a shutdown ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutDown {

@@ -11,8 +11,8 @@ use kv::transfer::{Effect as F, Event as E, Failure, State};
 use tokio::time::Instant;
 
 use super::jobs::{self, ReadShard};
+use super::landed_sets::LandedSlots;
 use super::records::Outcome;
-use super::stage::LandedSlots;
 use super::{Rank, Wake, answer};
 use crate::latency::Series;
 use crate::model::counters::add;
@@ -277,8 +277,7 @@ impl Rank {
         let due = state.next_tick(&terms).map(Instant::from_std);
         self.records.change(transfer, |shown| shown.starts.landed_idle = Some(shown.offset(now)));
         let Some(stage) = &mut self.stage else { return };
-        let entry = LandedSlots { state, transfer: transfer.clone(), slots, landed_at: now, first_sign: None };
-        stage.landed.insert(request.clone(), entry);
+        stage.landed.insert(request.clone(), LandedSlots::new(state, transfer.clone(), slots, now));
         self.timers.set(&Wake::Landed(request), due);
         self.set_attention();
     }

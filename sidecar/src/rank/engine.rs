@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
     /// The pages.
-    pub(super) view: EngineView,
+    pub(super) view: Arc<EngineView>,
     /// The last incarnation that has been asked (or is being asked).
     asked: u64,
     /// A question or the building of a session is under way.
@@ -57,7 +57,7 @@ impl Engine {
 }
 
 impl Rank {
-    pub(super) fn on_view(&mut self, view: EngineView) {
+    pub(super) fn on_view(&mut self, view: Arc<EngineView>) {
         self.engine.view = view;
         self.ask_engine();
     }

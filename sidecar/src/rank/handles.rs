@@ -3,7 +3,7 @@
 //! The engine is told "done" at most once per request from here (invariant N): D's sidecar tells it after a good transfer, this one only
 //! when the router gives a prefill up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,15 +39,21 @@ struct Handle {
     bytes: u64,
     lease: Lease,
     state: HandleState,
+    /// Its place in the order in which they came.
+    came: u64,
 }
 
-/// The handles of one rank.
+/// The handles of one rank. Nothing here looks at all of them but who lists them.
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     teller: Option<Teller>,
     digester: Option<Arc<Digester>>,
     handles: BTreeMap<EngineRequestId, Handle>,
-    order: VecDeque<EngineRequestId>,
+    order: BTreeMap<u64, EngineRequestId>,
+    /// Handles that ever came.
+    came: u64,
+    /// Handles that are pinned.
+    pinned: usize,
     /// Block ids kept over all handles.
     ids: usize,
 }
@@ -57,6 +63,7 @@ impl Handles {
     pub(super) fn adopt(&mut self, teller: Teller, digester: Digester) {
         self.handles.clear();
         self.order.clear();
+        self.pinned = 0;
         self.ids = 0;
         self.teller = Some(teller);
         self.digester = Some(Arc::new(digester));
@@ -79,28 +86,41 @@ impl Handles {
 
     /// Handles that are pinned.
     pub(super) fn pinned(&self) -> usize {
-        self.handles.values().filter(|handle| handle.state == HandleState::Pinned).count()
+        self.pinned
     }
 
+    /// Changes a handle's state.
+    fn turn(&mut self, request: &EngineRequestId, state: HandleState) {
+        let Some(handle) = self.handles.get_mut(request) else { return };
+        self.pinned -= usize::from(handle.state == HandleState::Pinned);
+        handle.state = state;
+        self.pinned += usize::from(state == HandleState::Pinned);
+    }
+
+    /// Keeps a handle that is not known; the oldest goes when there are too many.
     fn insert(&mut self, request: EngineRequestId, mut handle: Handle) -> Option<EngineRequestId> {
+        self.remove(&request);
         handle.block_ids = handle.block_ids.filter(|ids| self.ids.saturating_add(count(ids)) <= KEEP_IDS);
+        handle.came = self.came;
+        self.came += 1;
         self.ids = self.ids.saturating_add(handle.kept_ids());
-        match self.handles.insert(request.clone(), handle) {
-            None => self.order.push_back(request),
-            Some(before) => self.ids = self.ids.saturating_sub(before.kept_ids()),
-        }
+        self.pinned += usize::from(handle.state == HandleState::Pinned);
+        self.order.insert(handle.came, request.clone());
+        self.handles.insert(request, handle);
         if self.order.len() <= KEEP {
             return None;
         }
-        let oldest = self.order.pop_front()?;
+        let (_, oldest) = self.order.pop_first()?;
         self.remove(&oldest);
         Some(oldest)
     }
 
     fn remove(&mut self, request: &EngineRequestId) -> bool {
-        let removed = self.handles.remove(request);
-        self.ids = self.ids.saturating_sub(removed.as_ref().map_or(0, Handle::kept_ids));
-        removed.is_some()
+        let Some(removed) = self.handles.remove(request) else { return false };
+        self.order.remove(&removed.came);
+        self.ids = self.ids.saturating_sub(removed.kept_ids());
+        self.pinned -= usize::from(removed.state == HandleState::Pinned);
+        true
     }
 }
 
@@ -160,7 +180,7 @@ impl Rank {
             let block_ids: Vec<Vec<u32>> =
                 groups.map(|group| group.ids().iter().map(|block| block.0).collect()).collect();
             let block_ids = Some(Arc::from(block_ids));
-            let handle = Handle { engine: ours, blocks, block_ids, bytes, lease, state: HandleState::Pinned };
+            let handle = Handle { engine: ours, blocks, block_ids, bytes, lease, state: HandleState::Pinned, came: 0 };
             if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
                 self.timers.set(&Wake::Handle(forgotten), None);
             }
@@ -190,18 +210,19 @@ impl Rank {
             }
             LetGo::Abandoned => {}
         }
-        let known = self.handles.handles.get_mut(&request);
+        let known = self.handles.handles.get(&request);
         if known.as_ref().is_some_and(|handle| handle.state == HandleState::Released) {
             return answer(reply, Ok(()));
         }
         let now = Instant::now();
         match known {
-            Some(handle) => handle.state = HandleState::Released,
+            Some(_) => self.handles.turn(&request, HandleState::Released),
             // Remembered all the same, so that it is told once only.
             None => {
                 let lease = Lease::begun(self.shared.config.kv_lease, Duration::ZERO, now.into_std());
                 let state = HandleState::Released;
-                let handle = Handle { engine, blocks: 0, block_ids: Some(Arc::from([])), bytes: 0, lease, state };
+                let block_ids = Some(Arc::from([]));
+                let handle = Handle { engine, blocks: 0, block_ids, bytes: 0, lease, state, came: 0 };
                 if let Some(forgotten) = self.handles.insert(request.clone(), handle) {
                     self.timers.set(&Wake::Handle(forgotten), None);
                 }
@@ -229,10 +250,9 @@ impl Rank {
 
     /// A handle's lease is over, or it has been shown for long enough after its end.
     pub(super) fn handle_due(&mut self, request: &EngineRequestId) {
-        let Some(handle) = self.handles.handles.get_mut(request) else { return };
+        let Some(handle) = self.handles.handles.get(request) else { return };
         match handle.state {
             HandleState::Pinned => {
-                handle.state = HandleState::Leaked;
                 add(&self.shared.counters.leaked_handles, 1);
                 tracing::warn!(
                     alert = "handle_leaked",
@@ -244,6 +264,7 @@ impl Rank {
                     "a block handle outlived its lease: nobody read it or gave it up"
                 );
                 let forget = Instant::now() + handle.lease.length();
+                self.handles.turn(request, HandleState::Leaked);
                 self.timers.set(&Wake::Handle(request.clone()), Some(forget));
             }
             HandleState::Leaked
@@ -257,7 +278,6 @@ impl Rank {
 
     fn forget_handle(&mut self, request: &EngineRequestId) {
         if self.handles.remove(request) {
-            self.handles.order.retain(|kept| kept != request);
             self.timers.set(&Wake::Handle(request.clone()), None);
         }
     }

@@ -10,7 +10,8 @@ use kv::transfer::State;
 use tokio::time::Instant;
 
 use super::Rank;
-use super::stage::{Active, LandedSlots, Stage};
+use super::landed_sets::LandedSlots;
+use super::stage::{Active, Stage};
 use crate::model::{HandleSnapshot, HandleState, RankHandles, StagingFigures};
 
 impl Rank {
@@ -29,7 +30,7 @@ impl Rank {
     fn landed_handles(&self, stage: &Stage) -> Vec<HandleSnapshot> {
         let (terms, now) = (self.collect_terms(), Instant::now());
         let shown = |(request, landed): (&kv::ids::EngineRequestId, &LandedSlots)| {
-            let until = landed.state.next_tick(&terms).map(Instant::from_std);
+            let until = landed.state().next_tick(&terms).map(Instant::from_std);
             HandleSnapshot {
                 dp_rank: self.own.dp_rank,
                 engine_id: stage.id().clone(),
@@ -39,7 +40,7 @@ impl Rank {
                 bytes: stage.slot_bytes().saturating_mul(u64::from(landed.slots.count())),
                 lease_left: until.map(|until| until.saturating_duration_since(now)).unwrap_or_default(),
                 transfer: Some(landed.transfer.clone()),
-                state: match landed.state {
+                state: match landed.state() {
                     collect::State::Waiting { .. } => HandleState::Landed,
                     collect::State::Ending { .. } | collect::State::Freed(_) => HandleState::Ending,
                 },

@@ -9,7 +9,7 @@ use nixl::{Attention, Notification};
 use tokio::time::Instant;
 use vllm_wire::notif::{self, Notif};
 
-use super::stage::LandedSlots;
+use super::landed_sets::LandedSlots;
 use super::{Rank, Wake};
 use crate::latency::Series;
 use crate::model::counters::add;
@@ -50,7 +50,7 @@ impl Rank {
         let not_landed = TransferError::NotLanded { transfer: transfer.clone(), state: shown.state.as_str() };
         let request = shown.virtual_request.clone();
         let landed = self.stage.as_ref().zip(request.as_ref()).and_then(|(stage, request)| stage.landed.get(request));
-        match (landed.map(|landed| landed.state), request) {
+        match (landed.map(LandedSlots::state), request) {
             (Some(State::Waiting { .. }), Some(request)) => {
                 self.collect(&request, C::Claim);
                 Ok(self.collect_terms().claim)
@@ -65,9 +65,7 @@ impl Rank {
     pub(super) fn collect(&mut self, request: &EngineRequestId, event: C) {
         let terms = self.collect_terms();
         let Some(stage) = &mut self.stage else { return };
-        let Some(landed) = stage.landed.get_mut(request) else { return };
-        let (state, effect) = landed.state.step(event, &terms, Instant::now().into_std());
-        landed.state = state;
+        let Some((state, effect)) = stage.landed.step(request, event, &terms, Instant::now()) else { return };
         match (effect, state) {
             (Effect::Release, State::Freed(how)) => {
                 if let Some(landed) = stage.landed.remove(request) {

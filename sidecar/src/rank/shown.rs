@@ -11,10 +11,10 @@ use crate::model::{RankLoad, RankSnapshot, StagingFigures};
 const GATHER: Duration = Duration::from_millis(20);
 
 impl Rank {
-    /// Plans to show the rank's state.
+    /// Plans to show the rank's state if anything has happened that may have changed it. Looking at all of it costs more than most of what
+    /// happens, and is left to the time when it is shown.
     pub(super) fn show_soon(&mut self) {
-        let planned = self.timers.is_set(&Wake::Show);
-        if !planned && self.shown.as_ref() != Some(&self.snapshot()) {
+        if std::mem::take(&mut self.stirred) && !self.timers.is_set(&Wake::Show) {
             self.timers.set(&Wake::Show, Some(Instant::now() + GATHER));
         }
     }
@@ -22,13 +22,15 @@ impl Rank {
     /// Shows the rank's state, if it has changed.
     pub(super) fn show(&mut self) {
         let snapshot = self.snapshot();
-        if self.shown.as_ref() == Some(&snapshot) {
+        if self.shown.as_deref() == Some(&snapshot) {
             return;
         }
-        if self.shown.as_ref().map(|shown| (shown.state, &shown.reasons)) != Some((snapshot.state, &snapshot.reasons)) {
+        let before = self.shown.as_ref().map(|shown| (shown.state, &shown.reasons));
+        if before != Some((snapshot.state, &snapshot.reasons)) {
             tracing::info!(dp_rank = %self.own.dp_rank, state = %snapshot.state, reasons = ?snapshot.reasons, "rank state");
         }
-        self.shown = Some(snapshot.clone());
+        let snapshot = Arc::new(snapshot);
+        self.shown = Some(Arc::clone(&snapshot));
         self.shared.ranks.send_modify(|ranks| {
             let ranks = Arc::make_mut(ranks);
             if let Some(place) = ranks.get_mut(usize::from(self.own.local_rank.0)) {
@@ -42,11 +44,8 @@ impl Rank {
         self.stage.as_ref().is_none_or(|stage| stage.active.is_empty()) && self.awaited() == 0
     }
 
-    /// Landed sets whose decode leg may still be open. One that is only waiting for its quiet period to pass will not be reused by a
-    /// process that ends, and no text depends on it.
     fn awaited(&self) -> usize {
-        let open = |landed: &&super::stage::LandedSlots| matches!(landed.state, kv::collect::State::Waiting { .. });
-        self.stage.as_ref().map_or(0, |stage| stage.landed.values().filter(open).count())
+        self.stage.as_ref().map_or(0, |stage| stage.landed.awaited())
     }
 
     fn snapshot(&self) -> RankSnapshot {

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv::blocks::GroupedBlocks;
-use kv::collect;
 use kv::copy::SlotAssignment;
-use kv::ids::{EngineId, EngineRequestId, TransferId};
+use kv::ids::{EngineId, TransferId};
 use kv::slots::{SlotSet, Slots};
 use kv::transfer;
 use nixl::Fabric;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use vllm_wire::params::KvTransferParams;
 
 use super::Waiter;
+use super::landed_sets::LandedSets;
 use super::telling::Untold;
 use super::verify::Verification;
 use crate::model::{Landed, StagingFigures, TransferError};
@@ -90,21 +90,6 @@ pub(super) struct Marks {
     pub wire: Duration,
 }
 
-/// Slots that D may read at any moment.
-#[derive(Debug)]
-pub(super) struct LandedSlots {
-    /// The machine.
-    pub state: collect::State,
-    /// Which transfer they came by.
-    pub transfer: TransferId,
-    /// The slots.
-    pub slots: SlotSet,
-    /// When.
-    pub landed_at: Instant,
-    /// D's first heartbeat or notification.
-    pub first_sign: Option<Instant>,
-}
-
 /// Pull agents that no new read is given to, until they are gone.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -138,7 +123,7 @@ pub(super) struct Stage {
     /// Transfers under way.
     pub active: BTreeMap<TransferId, Active>,
     /// Landed slots by the virtual engine's request id.
-    pub landed: BTreeMap<EngineRequestId, LandedSlots>,
+    pub landed: LandedSets,
 }
 
 impl Stage {
@@ -156,7 +141,7 @@ impl Stage {
             quarantine: BTreeMap::new(),
             zeroing: 0,
             active: BTreeMap::new(),
-            landed: BTreeMap::new(),
+            landed: LandedSets::default(),
         }
     }
 

@@ -191,7 +191,7 @@ impl Rank {
     pub(super) fn cancel_all(&mut self, why: &TransferError) {
         let Some(stage) = &mut self.stage else { return };
         let transfers: Vec<_> = stage.active.keys().cloned().collect();
-        let landed: Vec<_> = std::mem::take(&mut stage.landed).into_iter().collect();
+        let landed = stage.landed.take();
         for transfer in &transfers {
             if let Some(active) = self.stage.as_mut().and_then(|stage| stage.active.get_mut(transfer)) {
                 active.error.get_or_insert_with(|| why.clone());

@@ -493,10 +493,10 @@ impl World {
     /// Waits until every rank is so.
     pub(crate) async fn rank_until(&self, what: &str, so: impl Fn(&RankSnapshot) -> bool) -> Vec<RankSnapshot> {
         let mut ranks = self.pod.ranks();
-        let all = ranks.wait_for(|ranks| ranks.iter().all(&so));
+        let all = ranks.wait_for(|ranks| ranks.iter().all(|rank| so(rank)));
         let seen = tokio::time::timeout(Duration::from_secs(120), all).await.map(|seen| seen.unwrap().clone());
         match seen {
-            Ok(seen) => seen.to_vec(),
+            Ok(seen) => seen.iter().map(|rank| (**rank).clone()).collect(),
             Err(_) => panic!("never {what}: {:#?}", self.pod.ranks().borrow()),
         }
     }
