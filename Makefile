@@ -10,7 +10,7 @@ RECORD ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo soak chaos test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-sidecar profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
+.PHONY: help setup setup-browser build demo soak chaos test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-scale bench-sidecar bench-sites profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk a
 	@$(PYTHON) tests/vllm/run.py
 
 bench: build  ## every bench beside its peers within 30 minutes (BENCH_MINUTES); target/bench/results.json, tables and plots of docs/benchmarks.md (BENCH_AREAS="nixl router")
-	$(CARGO) build --release --locked -p bench-nixl -p bench-plots -p bench-router -p bench-sidecar
+	$(CARGO) build --release --locked -p bench-nixl -p bench-plots -p bench-router -p bench-scale -p bench-sidecar
 	$(CARGO) build --profile hot --locked -p bench-hot
 	@$(PYTHON) bench/run.py $(BENCH_AREAS)
 
@@ -68,6 +68,15 @@ bench-nixl: build  ## reads between two processes beside NIXL's Python package, 
 bench-sidecar: build  ## what the sidecar adds to a transfer, and its memory; target/bench/sidecar.json (BENCH_ROWS="one many")
 	$(CARGO) build --release --locked -p bench-sidecar
 	@$(PYTHON) bench/sidecar.py $(BENCH_ROWS)
+
+bench-scale: build  ## what a request costs while ranks, handles and rates grow; target/bench/scale.json (BENCH_ROWS="router-ranks sidecar-rate")
+	$(CARGO) build --release --locked -p bench-router -p bench-scale
+	@$(PYTHON) bench/scale.py $(BENCH_ROWS)
+
+bench-sites:  ## who asks for memory while the router serves, by call site (SITES="direct 40"; needs valgrind)
+	$(CARGO) build --release --locked -p bench-router
+	$(CARGO) build --profile hot --locked -p bench-hot
+	@$(PYTHON) bench/sites.py $(SITES)
 
 .PHONY: deploy-check deploy-manifests image-check
 deploy-check: setup  ## chart, manifests, Dockerfile, scripts and alerts of deploy/, one line per document; no cluster needed

@@ -211,6 +211,8 @@ def write(areas=None, not_run=None):
         judged += [{"area": area, **target} for target in of]
         parts = [target_table(of)] if of else []
         texts[area] = "\n\n".join([*parts, *tables(area, found), stamp(machine)])
+        # What an area says elsewhere.
+        texts.update({name: f"{text}\n\n{stamp(machine)}" for name, text in found.get("parts", {}).items()})
     results = {"targets": judged, "areas": stamps, "not_run": not_run if not_run is not None else before.get("not_run", {})}
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")

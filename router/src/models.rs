@@ -31,7 +31,7 @@ pub(crate) async fn figures(State(shared): State<Arc<Shared>>, headers: HeaderMa
             let (head, body) = answer.into_parts();
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = head.status;
-            *response.headers_mut() = toward_client(&head.headers);
+            *response.headers_mut() = toward_client(head.headers);
             response
         }
         Err(error) => {

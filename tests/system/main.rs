@@ -24,5 +24,6 @@ mod process;
 mod refusals;
 mod secrets;
 mod small_shm;
+mod three_routers;
 mod top;
 mod traces;

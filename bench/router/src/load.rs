@@ -3,21 +3,19 @@
 //! One request is one exchange with `--to`; with two addresses it is a prefill at the first and then a decode at the second,
 //! as a client does it that needs no router.
 
-mod connection;
-
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bench_router::connection::{Connection, ExchangeError, Exchanged};
+use bench_router::pace::Pace;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
-
-use connection::{Connection, Exchanged};
 
 /// Longest wait for one request.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -36,6 +34,9 @@ pub(crate) struct Args {
     /// Requests in all
     #[arg(long, default_value_t = u64::MAX)]
     requests: u64,
+    /// Requests a second over all connections, by the clock and not one after the other; what comes late counts from when it was due
+    #[arg(long)]
+    rate: Option<f64>,
     /// No new requests after so many seconds
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
@@ -68,7 +69,7 @@ pub(crate) enum LoadError {
 /// What all connections write down.
 #[derive(Debug)]
 struct Tally {
-    left: AtomicU64,
+    pace: Pace,
     errors: AtomicU64,
     events: AtomicU64,
     figures: Mutex<Figures>,
@@ -78,33 +79,30 @@ struct Tally {
 struct Figures {
     whole: Histogram<u64>,
     first: Histogram<u64>,
+    /// The whole ones of the first half of the time, and of the second.
+    halves: [Histogram<u64>; 2],
     /// What went wrong first.
     error: Option<String>,
 }
 
 /// Runs the load and prints the results.
 pub(crate) async fn run(args: &Args) -> Result<(), LoadError> {
-    let figures = Figures {
-        whole: Histogram::new_with_bounds(1, LONGEST_US, 3)?,
-        first: Histogram::new_with_bounds(1, LONGEST_US, 3)?,
-        error: None,
-    };
+    let empty = || Histogram::new_with_bounds(1, LONGEST_US, 3);
+    let figures = Figures { whole: empty()?, first: empty()?, halves: [empty()?, empty()?], error: None };
     let tally = Arc::new(Tally {
-        left: AtomicU64::new(args.requests),
+        pace: Pace::new(args.requests, args.seconds, args.rate),
         errors: AtomicU64::new(0),
         events: AtomicU64::new(0),
         figures: Mutex::new(figures),
     });
     let legs: Arc<[(SocketAddr, Vec<u8>)]> = legs(args).into();
-    let (begin, tasks) = (Instant::now(), TaskTracker::new());
-    let until = begin + Duration::from_secs_f64(args.seconds);
+    let tasks = TaskTracker::new();
     for _ in 0..args.connections {
-        tasks.spawn(client(Arc::clone(&legs), Arc::clone(&tally), args.warm, until));
+        tasks.spawn(client(Arc::clone(&legs), Arc::clone(&tally), args.warm));
     }
     tasks.close();
     tasks.wait().await;
-    let seconds = begin.elapsed().as_secs_f64();
-    print(&tally, seconds).map_err(LoadError::Output)
+    print(&tally, tally.pace.elapsed().as_secs_f64()).map_err(LoadError::Output)
 }
 
 fn print(tally: &Tally, seconds: f64) -> std::io::Result<()> {
@@ -119,6 +117,7 @@ fn print(tally: &Tally, seconds: f64) -> std::io::Result<()> {
         "requests": figures.whole.len(), "errors": tally.errors.load(Ordering::Relaxed), "error": figures.error,
         "events": tally.events.load(Ordering::Relaxed), "seconds": seconds,
         "whole_us": times(&figures.whole), "first_us": times(&figures.first),
+        "halves_p99_us": figures.halves.each_ref().map(|half| half.value_at_quantile(0.99)),
     });
     writeln!(std::io::stdout(), "{result}")
 }
@@ -156,19 +155,21 @@ fn request(to: SocketAddr, body: &Value) -> Vec<u8> {
 }
 
 /// One connection's requests.
-async fn client(legs: Arc<[(SocketAddr, Vec<u8>)]>, tally: Arc<Tally>, warm: u32, until: Instant) {
+async fn client(legs: Arc<[(SocketAddr, Vec<u8>)]>, tally: Arc<Tally>, warm: u32) {
     let mut connections: Vec<Connection> = legs.iter().map(|(to, _)| Connection::new(*to)).collect();
     for _ in 0..warm {
         drop(timeout(DEADLINE, one(&legs, &mut connections, Instant::now())).await);
     }
-    while Instant::now() < until && take(&tally.left) {
-        let begin = Instant::now();
+    while let Some(turn) = tally.pace.next().await {
+        let begin = turn.since;
         let error = match timeout(DEADLINE, one(&legs, &mut connections, begin)).await {
             Ok(Ok(exchanged)) => {
                 let whole = micros(begin.elapsed());
                 tally.events.fetch_add(exchanged.events, Ordering::Relaxed);
                 let mut figures = tally.figures.lock();
                 figures.whole.saturating_record(whole);
+                let [early, late] = &mut figures.halves;
+                if turn.late { late } else { early }.saturating_record(whole);
                 figures.first.saturating_record(micros(exchanged.first.duration_since(begin)));
                 continue;
             }
@@ -183,15 +184,11 @@ async fn client(legs: Arc<[(SocketAddr, Vec<u8>)]>, tally: Arc<Tally>, warm: u32
     }
 }
 
-fn take(left: &AtomicU64) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-}
-
 async fn one(
     legs: &[(SocketAddr, Vec<u8>)],
     connections: &mut [Connection],
     begin: Instant,
-) -> Result<Exchanged, connection::ExchangeError> {
+) -> Result<Exchanged, ExchangeError> {
     let mut last = Exchanged { first: begin, events: 0 };
     for ((_, request), connection) in legs.iter().zip(connections) {
         last = connection.exchange(request).await?;

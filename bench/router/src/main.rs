@@ -4,7 +4,6 @@
 //! test does not get. Both keep to HTTP/1.1 with `content-length` or chunked bodies, which is all that is needed here.
 
 mod load;
-mod message;
 mod stub;
 
 use std::error::Error;

@@ -8,7 +8,7 @@ const MAX_HEADERS: usize = 64;
 
 /// How a body's end is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// It has so many bytes.
     Length(u64),
     /// It comes in chunks; the last is empty.
@@ -17,39 +17,51 @@ pub(crate) enum Framing {
 
 /// A request's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RequestHead {
+pub struct RequestHead {
     /// Bytes of the head.
-    pub(crate) length: usize,
-    pub(crate) is_get: bool,
-    pub(crate) is_delete: bool,
-    pub(crate) path: String,
-    pub(crate) body: Framing,
+    pub length: usize,
+    /// The method is GET.
+    pub is_get: bool,
+    /// The method is DELETE.
+    pub is_delete: bool,
+    /// The path, with its query.
+    pub path: String,
+    /// How its body is framed.
+    pub body: Framing,
 }
 
 /// A response's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ResponseHead {
+pub struct ResponseHead {
     /// Bytes of the head.
-    pub(crate) length: usize,
-    pub(crate) status: u16,
-    pub(crate) body: Framing,
+    pub length: usize,
+    /// The status.
+    pub status: u16,
+    /// How its body is framed.
+    pub body: Framing,
     /// The server ends the connection after it.
-    pub(crate) closes: bool,
+    pub closes: bool,
 }
 
 /// Why a message cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub enum Malformed {
+    /// Not a head.
     #[error("read the head of a message")]
     Head(#[from] httparse::Error),
+    /// Not a chunk's size.
     #[error("read the size of a chunk")]
     ChunkSize,
+    /// Not a chunk's end.
     #[error("a chunk does not end where its size says")]
     ChunkEnd,
 }
 
 /// A whole head at the beginning of `buffer`; `None` while more of it must come.
-pub(crate) fn request_head(buffer: &[u8]) -> Result<Option<RequestHead>, Malformed> {
+///
+/// # Errors
+/// [`Malformed`] for what is no head.
+pub fn request_head(buffer: &[u8]) -> Result<Option<RequestHead>, Malformed> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let Status::Complete(length) = request.parse(buffer)? else { return Ok(None) };
@@ -59,7 +71,10 @@ pub(crate) fn request_head(buffer: &[u8]) -> Result<Option<RequestHead>, Malform
 }
 
 /// A whole head at the beginning of `buffer`; `None` while more of it must come.
-pub(crate) fn response_head(buffer: &[u8]) -> Result<Option<ResponseHead>, Malformed> {
+///
+/// # Errors
+/// [`Malformed`] for what is no head.
+pub fn response_head(buffer: &[u8]) -> Result<Option<ResponseHead>, Malformed> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let Status::Complete(length) = response.parse(buffer)? else { return Ok(None) };
@@ -94,16 +109,17 @@ enum Part {
 
 /// Reads one body out of a connection's buffer and counts its server-sent events.
 #[derive(Debug)]
-pub(crate) struct BodyReader {
+pub struct BodyReader {
     part: Part,
     chunked: bool,
     /// Events that have ended.
-    pub(crate) events: u64,
+    pub events: u64,
     newline_before: bool,
 }
 
 impl BodyReader {
-    pub(crate) fn new(framing: Framing) -> Self {
+    /// A body that is framed so.
+    pub fn new(framing: Framing) -> Self {
         let (part, chunked) = match framing {
             Framing::Length(0) => (Part::Done, false),
             Framing::Length(length) => (Part::Data(length), false),
@@ -113,7 +129,10 @@ impl BodyReader {
     }
 
     /// Takes the body's bytes out of `buffer`; says whether that was all of it.
-    pub(crate) fn take(&mut self, buffer: &mut BytesMut) -> Result<bool, Malformed> {
+    ///
+    /// # Errors
+    /// [`Malformed`] for chunks that are none.
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<bool, Malformed> {
         loop {
             match self.part {
                 Part::Done => return Ok(true),

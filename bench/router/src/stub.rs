@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bench_router::message::{BodyReader, Framing, Malformed, RequestHead, request_head};
 use bytes::BytesMut;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,7 +17,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use crate::message::{BodyReader, Framing, Malformed, RequestHead, request_head};
 use answers::{Answers, Role};
 
 /// Between two comments on an event stream, as the sidecar sends them.
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Sidecars
     #[arg(long, default_value_t = 0)]
     sidecar: u16,
+    /// DP ranks that each sidecar has
+    #[arg(long, default_value_t = 1)]
+    ranks: u16,
 }
 
 /// Why a stub ends.
@@ -55,7 +58,7 @@ enum ConnectionError {
 
 /// Listens on free ports, prints them as one line of JSON and serves until the process is ended.
 pub(crate) async fn run(args: &Args) -> Result<(), StubError> {
-    let (answers, tasks) = (Arc::new(Answers::new()), TaskTracker::new());
+    let (answers, tasks) = (Arc::new(Answers::new(args.ranks)), TaskTracker::new());
     let mut addresses = serde_json::Map::new();
     for (name, role, count) in [
         ("prefill", Role::Prefill, args.prefill),
@@ -107,7 +110,7 @@ async fn serve(mut stream: TcpStream, role: Role, answers: &Answers) -> Result<(
             Role::Sidecar if head.is_get && head.path.ends_with("/events") => {
                 return events(stream, answers).await;
             }
-            Role::Sidecar => stream.write_all(answers.of_sidecar(&head)).await?,
+            Role::Sidecar => stream.write_all(answers.of_sidecar(&head, &body)).await?,
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bench_router::message::RequestHead;
 use serde_json::{Value, json};
-
-use crate::message::RequestHead;
 
 /// What a listener stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +30,8 @@ pub(crate) struct Answers {
     empty: Vec<u8>,
     models: Vec<u8>,
     version: Vec<u8>,
-    landed: Vec<u8>,
+    /// By rank.
+    landed: Vec<Vec<u8>>,
     claimed: Vec<u8>,
     finished: Vec<u8>,
     no_content: Vec<u8>,
@@ -47,7 +47,8 @@ struct Counts {
 }
 
 impl Answers {
-    pub(crate) fn new() -> Self {
+    /// For pods of so many ranks.
+    pub(crate) fn new(ranks: u16) -> Self {
         let usage =
             json!({"prompt_tokens": 512, "completion_tokens": 1, "total_tokens": 513, "prompt_tokens_details": null});
         let answer = |text: &str, params: Value| {
@@ -61,22 +62,28 @@ impl Answers {
             "id": "cmpl-stub", "object": "text_completion", "created": 1_700_000_000, "model": "stub",
             "choices": [{"index": 0, "text": " word", "logprobs": null, "finish_reason": null, "stop_reason": null}],
         });
-        let rank = json!({
-            "dp_rank": 0, "local_rank": 0, "state": "ready", "reasons": [], "draining": false,
-            "load": {"running": 0, "waiting": 0, "kv_usage": 0.0},
-        });
-        let landed = json!({
-            "transfer_id": "stub-transfer", "state": "landed",
-            "kv_transfer_params": params(VIRTUAL, "stub-landed"),
-            "receipt": {
-                "dp_rank": 0, "engine_id": "stub-decode_dp0", "virtual_engine_id": VIRTUAL, "source_engine_id": SOURCE,
-                "request_id": "stub-landed", "blocks": 32, "bytes": 67_108_864, "stages_us": {},
-                "source_lease_left_ms": 29_000, "collect_by_ms": 30_000,
-            },
-        });
+        let rank = |number: u16| {
+            json!({
+                "dp_rank": number, "local_rank": number, "state": "ready", "reasons": [], "draining": false,
+                "load": {"running": 0, "waiting": 0, "kv_usage": 0.0},
+            })
+        };
+        let landed = |rank: u16| {
+            json!({
+                "transfer_id": "stub-transfer", "state": "landed",
+                "kv_transfer_params": params(VIRTUAL, "stub-landed"),
+                "receipt": {
+                    "dp_rank": rank, "engine_id": "stub-decode", "virtual_engine_id": VIRTUAL, "source_engine_id": SOURCE,
+                    "request_id": "stub-landed", "blocks": 32, "bytes": 67_108_864, "stages_us": {},
+                    "source_lease_left_ms": 29_000, "collect_by_ms": 30_000,
+                },
+            })
+        };
         let mut rank_events =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
-        rank_events.extend(chunk(&format!("event: rank\nid: 1\ndata: {rank}\n\n")));
+        for number in 0..ranks {
+            rank_events.extend(chunk(&format!("event: rank\nid: {}\ndata: {}\n\n", number + 1, rank(number))));
+        }
         let mut stream_end = chunk("data: [DONE]\n\n");
         stream_end.extend_from_slice(b"0\r\n\r\n");
         Self {
@@ -90,7 +97,7 @@ impl Answers {
             empty: ok(""),
             models: ok(&json!({"object": "list", "data": [{"id": "stub", "object": "model", "owned_by": "vllm"}]}).to_string()),
             version: ok(&json!({"version": "0.32.0"}).to_string()),
-            landed: ok(&landed.to_string()),
+            landed: (0..ranks).map(|rank| ok(&landed(rank).to_string())).collect(),
             claimed: ok(&json!({"collect_by_ms": 30_000}).to_string()),
             finished: ok(&json!({"transfer_id": "stub-transfer", "state": "done"}).to_string()),
             no_content: b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
@@ -126,7 +133,7 @@ impl Answers {
     }
 
     /// A sidecar's answers, all but the event stream.
-    pub(crate) fn of_sidecar(&self, head: &RequestHead) -> &[u8] {
+    pub(crate) fn of_sidecar(&self, head: &RequestHead, body: &[u8]) -> &[u8] {
         let handles = head.path.starts_with("/v1/handles");
         match (head.is_get, head.is_delete) {
             (true, _) => &self.version,
@@ -134,7 +141,10 @@ impl Answers {
             (_, true) => &self.finished,
             (false, false) if head.path == "/v1/finished-transfers" => &self.finished,
             (false, false) if handles || head.path.ends_with("/claim") => &self.claimed,
-            (false, false) => &self.landed,
+            (false, false) => {
+                let rank = number(body, b"\"dp_rank\"").and_then(|rank| usize::try_from(rank).ok());
+                self.landed.get(rank.unwrap_or(0)).unwrap_or(&self.empty)
+            }
         }
     }
 }

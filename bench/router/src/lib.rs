@@ -1,0 +1,5 @@
+//! What the load generators of the benches share: one kept connection, the little of HTTP/1.1 that is read on it, and when requests go out.
+
+pub mod connection;
+pub mod message;
+pub mod pace;

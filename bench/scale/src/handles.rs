@@ -1,0 +1,75 @@
+//! A prefill pod's handles: each is reported to its sidecar and forgotten again as one that has been read, or kept.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use bench_router::connection::Connection;
+use bench_router::pace::Pace;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+
+use crate::engines::{HOST, POOL};
+use crate::load::{Amount, Times, request};
+use crate::say;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The sidecar
+    #[arg(long)]
+    sidecar: SocketAddr,
+    /// Its ranks
+    #[arg(long, default_value_t = 1)]
+    ranks: u16,
+    /// They stay
+    #[arg(long)]
+    keep: bool,
+    /// Begins the names of these requests
+    #[arg(long)]
+    name: String,
+    #[command(flatten)]
+    amount: Amount,
+}
+
+struct Work {
+    args: Args,
+    pace: Pace,
+    times: Times,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<()> {
+    let pace = Pace::new(args.amount.requests, args.amount.seconds, args.amount.rate);
+    let work = Arc::new(Work { args: args.clone(), pace, times: Times::new()? });
+    let tasks = TaskTracker::new();
+    let clients: Vec<_> = (0..args.amount.connections).map(|_| tasks.spawn(client(Arc::clone(&work)))).collect();
+    for client in clients {
+        client.await.context("a client ends")??;
+    }
+    say(&work.times.shown(work.pace.elapsed().as_secs_f64())?);
+    Ok(())
+}
+
+async fn client(work: Arc<Work>) -> Result<()> {
+    let mut sidecar = Connection::new(work.args.sidecar);
+    let name = &work.args.name;
+    while let Some(turn) = work.pace.next().await {
+        let (rank, number) = (turn.number % u64::from(work.args.ranks), turn.number);
+        let (engine, request_id) = (format!("scale-own_dp{rank}"), format!("{name}-{number}"));
+        let body = json!({
+            "dp_rank": rank, "remote_request_id": request_id, "remote_engine_id": engine, "lease_ms": 3_600_000, "age_ms": 1,
+            "kv_transfer_params": {
+                "do_remote_prefill": true, "do_remote_decode": false, "remote_block_ids": [[number % u64::from(POOL)]],
+                "remote_engine_id": engine, "remote_request_id": request_id, "remote_host": HOST, "remote_port": 1000,
+                "tp_size": 1, "remote_num_tokens": 16,
+            },
+        });
+        let body = body.to_string();
+        sidecar.fetch(&request("POST", "/v1/handles", &body)).await.context("a report")?;
+        if !work.args.keep {
+            let path = format!("/v1/handles/{request_id}?dp_rank={rank}&reason=read");
+            sidecar.let_go(&request("DELETE", &path, "")).await.context("a release")?;
+        }
+        work.times.note(turn.late, turn.since.elapsed());
+    }
+    Ok(())
+}
