@@ -132,6 +132,8 @@ BROKEN = [
     ("a sidecar that starts as a container", "is no native sidecar", lambda documents: native_no_more(one(documents, "Deployment", "-decode"))),
     ("no startup probe", "its startupProbe must ask /livez", lambda documents: container(documents, "-decode", "kvgate").pop("startupProbe")),
     ("too short a grace", "terminationGracePeriodSeconds is 30", member("Deployment", "-decode", (*POD, "terminationGracePeriodSeconds"), 30)),
+    ("nobody waits for P's blocks", "must ask the sidecar's /quietz", lambda documents: container(documents, "-prefill", "vllm").pop("lifecycle")),
+    ("P's blocks are not waited for long enough", "its blocks may be needed for 30", lambda documents: container(documents, "-prefill", "vllm")["lifecycle"]["preStop"]["httpGet"].update(path="/quietz?wait=20s")),
     ("a volume that is not there", "which is no volume", lambda documents: container(documents, "-decode", "vllm")["volumeMounts"].append({"name": "nowhere", "mountPath": "/x"})),
     ("no shared memory for the sidecar", "has no /dev/shm", lambda documents: unmount(container(documents, "-decode", "kvgate"), "/dev/shm")),
     ("too little memory for staging", "staging takes 8 x 4GiB", member("Deployment", "-decode", (*POD, "initContainers", 1, "resources", "requests", "memory"), "8Gi")),

@@ -1,5 +1,8 @@
 """Ports, names, mounts and selectors that have to agree, within a pod and between documents."""
 
+import json
+import urllib.parse
+
 from . import objects
 from .objects import containers, labels, of_kind, pod, ports, selected, workloads
 
@@ -9,7 +12,7 @@ ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 def check(documents):
     for workload in workloads(documents):
-        for judge in (selectors, unique, probes, mounts, sidecars, rights, accounts):
+        for judge in (selectors, unique, probes, mounts, sidecars, hooks, rights, accounts):
             for words in judge(workload, documents):
                 yield workload, words
     for service in of_kind(documents, "Service"):
@@ -116,7 +119,7 @@ def needed_to_end(workload):
     """Seconds: the longest wait before the signal, the drain of what serves, and the sidecar's own end after that."""
     first = last = 0
     for container in containers(workload):
-        notice = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        notice = before_the_signal(container)
         drain = int((objects.flag(container, "shutdown-timeout") or objects.flag(container, "drain-timeout") or "0").rstrip("s"))
         # Native sidecars are told one after the other, when all else has ended.
         if objects.arguments(container)[:1] == ["sidecar"]:
@@ -126,6 +129,32 @@ def needed_to_end(workload):
         else:
             first = max(first, notice + drain)
     return first + last
+
+
+def before_the_signal(container):
+    """Seconds that its preStop hook may take."""
+    hook = container.get("lifecycle", {}).get("preStop", {})
+    asked = urllib.parse.urlsplit(hook.get("httpGet", {}).get("path", ""))
+    wait = urllib.parse.parse_qs(asked.query).get("wait", ["0s"])[0]
+    return hook.get("sleep", {}).get("seconds", 0) + int(wait.removesuffix("s"))
+
+
+def hooks(workload, _):
+    """A prefill engine's end waits for the sidecar's word that nobody needs its blocks, at least a lease long."""
+    for container in containers(workload):
+        try:
+            transfer = json.loads(objects.flag(container, "kv-transfer-config") or "{}")
+        except ValueError:
+            continue
+        if transfer.get("kv_role") != "kv_producer":
+            continue
+        asked = container.get("lifecycle", {}).get("preStop", {}).get("httpGet", {})
+        listens = [objects.variables(beside).get("KVGATE_LISTEN", "") for beside in containers(workload)]
+        if not asked.get("path", "").startswith("/quietz?") or not any(at.endswith(f":{asked.get('port')}") for at in listens):
+            yield f"{container['name']}: its preStop hook must ask the sidecar's /quietz"
+        lease = transfer.get("kv_connector_extra_config", {}).get("kv_lease_duration", 30)
+        if before_the_signal(container) < lease:
+            yield f"{container['name']}: its preStop hook waits {before_the_signal(container)} s, its blocks may be needed for {lease}"
 
 
 def rights(workload, _):

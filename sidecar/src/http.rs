@@ -15,6 +15,7 @@
 //! | `probe` | `/v1/probe`, what `kvgate doctor --peer` reads |
 //! | `openapi` | `/openapi.json`: all of this, described |
 //! | `debug` | `/debug`, the page for people |
+//! | `quiet` | `/quietz`: whether the engine may end |
 //! | `operations` | `/livez`, `/readyz`, `/metrics`, `/version` |
 
 #![expect(unused_qualifications, reason = "utoipa writes the types of parameters with a path")]
@@ -32,6 +33,7 @@ mod openapi;
 mod operations;
 mod peers;
 mod probe;
+mod quiet;
 mod rank_json;
 mod ranks;
 mod sources;
@@ -146,6 +148,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(digests::take))
         .routes(routes!(operations::livez))
         .routes(routes!(operations::readyz))
+        .routes(routes!(quiet::quietz))
         .routes(routes!(operations::metrics))
         .routes(routes!(operations::version))
         .routes(routes!(openapi::document))

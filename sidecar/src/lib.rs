@@ -12,6 +12,7 @@
 //! | [`engine_http`] | the engine's HTTP pages |
 //! | [`fabrics`] | where NIXL agents come from |
 //! | [`config`], [`faults`] | the command line |
+//! | [`quiet`] | whether the engine may end |
 //! | [`mod@run`], [`lifecycle`] | one process, from start to end |
 //! | `spans` | a transfer's record as spans |
 //! | [`http`], [`problem`], [`events`] | the HTTP API |
@@ -39,6 +40,7 @@ pub mod peer_book;
 mod peers;
 pub mod pod;
 pub mod problem;
+pub mod quiet;
 mod rank;
 pub mod receipt_log;
 pub mod run;

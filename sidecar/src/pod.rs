@@ -26,13 +26,14 @@ use crate::model::{
     TransferFilter, TransferSnapshot,
 };
 use crate::peer_book::KnownPeer;
+use crate::quiet::{InUse, Waiting};
 use crate::rank::board::AttemptKey;
 use crate::rank::door::Door;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
 use crate::session::{Builder, Directory};
 use crate::staging;
 use crate::transport::Transport;
-use crate::watcher::{EngineView, watch_engine};
+use crate::watcher::{EngineView, Looked, watch_engine};
 
 /// What a pod is given to work with.
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ struct Inner {
     shared: Shared,
     ranks: Vec<RankHandle>,
     view: watch::Receiver<AllRanks>,
+    looked: watch::Receiver<Looked>,
     /// Where the virtual engines listen, by local rank.
     side_channel_ports: Vec<u16>,
     fabrics: Arc<dyn Fabrics>,
@@ -162,12 +164,14 @@ impl Pod {
             });
             handles.push(RankHandle { commands, ended });
         }
-        tasks.spawn(watch_engine(Arc::clone(&parts.engine), view_sender, shared.stop.clone()));
+        let (looks, looked) = watch::channel(Looked::default());
+        tasks.spawn(watch_engine(Arc::clone(&parts.engine), (view_sender, looks), shared.stop.clone()));
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 ranks: handles,
                 view,
+                looked,
                 side_channel_ports,
                 fabrics: parts.fabrics,
                 agents,
@@ -373,6 +377,31 @@ impl Pod {
         let sent = self.rank(rank.dp_rank)?.commands.send(Command::Digest(Box::new(ask), reply)).await;
         sent.map_err(|_ended| DigestError::Ending)?;
         answer.await.unwrap_or(Err(DigestError::Ending))
+    }
+
+    /// Waits until the engine has been quiet for `steady`, as far as can be known: see [`crate::quiet`].
+    ///
+    /// # Errors
+    /// What is in the way after `at_most`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn until_quiet(&self, steady: Duration, at_most: Duration) -> Result<(), Vec<InUse>> {
+        let (deadline, mut looked) = (Instant::now() + at_most, self.inner.looked.clone());
+        let mut waiting = Waiting::new(self.inner.shared.config.kv_lease, steady);
+        // The look that is under way may have begun before this was asked.
+        let mut next = looked.borrow().number.saturating_add(2);
+        loop {
+            let seen = match tokio::time::timeout_at(deadline, looked.wait_for(|seen| seen.number >= next)).await {
+                Ok(Ok(seen)) => seen.clone(),
+                Ok(Err(_)) | Err(_) => return Err(waiting.in_use()),
+            };
+            next = seen.number.saturating_add(1);
+            let ranks = self.inner.view.borrow().clone();
+            if waiting.see(&seen, &ranks, Instant::now()) {
+                return Ok(());
+            }
+        }
     }
 
     /// Takes no new work from now on.

@@ -33,6 +33,8 @@ pub enum Kind {
     TooManyConnections,
     /// An agent thread is dead or stuck: only a restart of the process helps.
     NotAlive,
+    /// Somebody still needs the pod's engine.
+    EngineInUse,
     /// A defect of ours; the log has the facts.
     Internal,
 }
@@ -59,6 +61,9 @@ impl Kind {
             }
             Self::NotAlive => {
                 ("not_alive", StatusCode::SERVICE_UNAVAILABLE, Retry::OtherTarget, "The sidecar is not alive")
+            }
+            Self::EngineInUse => {
+                ("engine_in_use", StatusCode::SERVICE_UNAVAILABLE, Retry::SameTarget, "The engine is in use")
             }
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, Retry::OtherTarget, "Internal error"),
         }
@@ -159,6 +164,11 @@ impl Problem {
 
     pub(crate) fn not_alive() -> Self {
         Self::made(Kind::NotAlive, "a NIXL agent thread is dead or stuck: restart the sidecar".to_owned())
+    }
+
+    pub(crate) fn engine_in_use() -> Self {
+        let detail = "the engine runs requests, or keeps blocks that somebody is to read; see ranks".to_owned();
+        Self::made(Kind::EngineInUse, detail).header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
     }
 
     pub(crate) fn internal() -> Self {

@@ -42,6 +42,15 @@ pub(crate) struct EngineView {
     pub loads: BTreeMap<u16, RankLoad>,
 }
 
+/// The engine's load as it was seen last: for those who must not decide by an older look.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Looked {
+    /// Grows with every look.
+    pub number: u64,
+    /// Load per `engine` label; nothing when the engine did not say.
+    pub loads: Option<BTreeMap<u16, RankLoad>>,
+}
+
 /// What one look at the engine brought.
 #[derive(Debug)]
 struct Look {
@@ -57,7 +66,7 @@ struct Look {
 /// Dropping it ends the watch; the view stays as it was.
 pub(crate) async fn watch_engine(
     engine: Arc<dyn EngineHttp>,
-    view: watch::Sender<Arc<EngineView>>,
+    (view, looked): (watch::Sender<Arc<EngineView>>, watch::Sender<Looked>),
     stop: CancellationToken,
 ) {
     let mut history = History::default();
@@ -73,6 +82,8 @@ pub(crate) async fn watch_engine(
             () = stop.cancelled() => return,
             look = look(&*engine, version_known) => look,
         };
+        let loads = look.metrics.as_ref().map(|metrics| metrics.ranks.clone());
+        looked.send_modify(|looked| *looked = Looked { number: looked.number.wrapping_add(1), loads });
         view.send_if_modified(|view| {
             let next = history.see(view, look);
             let changed = next != **view;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -96,18 +97,45 @@ impl Running {
     }
 
     /// Asks it to end and returns its exit code.
-    pub(crate) fn terminate(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process is there");
-        wait_for("its end", || self.child.try_wait().expect("the process can be asked")).code().unwrap_or(-1)
+    pub(crate) fn terminate(self) -> i32 {
+        self.signal_to_end();
+        self.wait_for_end().unwrap_or(-1)
+    }
+
+    /// Asks it to end.
+    pub(crate) fn signal_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Stops it where it is, until [`Self::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the process is there");
+    }
+
+    /// Its exit code once it has ended; none when a signal has ended it.
+    pub(crate) fn wait_for_end(mut self) -> Option<i32> {
+        wait_for("its end", || self.child.try_wait().expect("the process can be asked")).code()
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended already; then there is nothing to kill and nothing to wait for.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to kill and nothing to wait for.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.kill();
     }
 }
 

@@ -134,10 +134,14 @@ impl<C: Connect> Upstream for Pooled<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tokio::sync::Notify;
     use tokio::time::timeout;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 
@@ -158,5 +162,65 @@ mod tests {
         let error = timeout(Duration::from_secs(30), pooled.send(request)).await.unwrap().unwrap_err();
         assert!(error.never_sent(), "{error:?}");
         assert_eq!(error.to_string(), format!("connect to {address}"));
+    }
+
+    /// What a server does with a connection after its first answer.
+    #[derive(Clone, Copy, Debug)]
+    enum After {
+        Closes,
+        /// It says that it will send no more, and goes on to read.
+        HalfCloses,
+        /// It says something that nobody asked for.
+        Babbles,
+    }
+
+    /// Answers one request on each connection; counts the connections.
+    async fn server(after: After, answered: Arc<Notify>) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&count);
+        TaskTracker::new().spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await.unwrap());
+                }
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                match after {
+                    After::Closes => drop(socket),
+                    After::HalfCloses => {
+                        socket.shutdown().await.unwrap();
+                        open.push(socket);
+                    }
+                    After::Babbles => {
+                        socket.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                        open.push(socket);
+                    }
+                }
+                answered.notify_one();
+            }
+        });
+        (address, count)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_its_server_has_ended_while_idle_takes_no_further_request() {
+        for after in [After::Closes, After::HalfCloses, After::Babbles] {
+            let answered = Arc::new(Notify::new());
+            let (address, connections) = server(after, Arc::clone(&answered)).await;
+            let pooled = Pooled::tcp(Duration::from_secs(5), None);
+            for number in 1..=20 {
+                let request = Request::post(format!("http://{address}/")).body(Payload::default()).unwrap();
+                let answer = timeout(Duration::from_secs(20), pooled.send(request)).await.unwrap();
+                let body = axum::body::to_bytes(answer.unwrap().into_body(), 16).await.unwrap();
+                assert_eq!(&body[..], b"ok", "{after:?}, request {number}");
+                answered.notified().await;
+                // What the server has sent has to get here.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(connections.load(Ordering::SeqCst), 20, "{after:?}");
+        }
     }
 }

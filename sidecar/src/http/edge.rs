@@ -23,7 +23,10 @@ pub(super) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent
 const MAX_REQUEST_ID: usize = 128;
 
 /// Paths that a supervisor asks without a token; they tell nothing about requests.
-const OPEN: [&str; 2] = ["/livez", "/readyz"];
+const OPEN: [&str; 3] = ["/livez", "/readyz", LONG];
+
+/// The one of them that may take its time, and so has no place among those that must be answered always.
+const LONG: &str = "/quietz";
 
 /// The routes as connections see them.
 #[derive(Clone, Debug)]
@@ -52,9 +55,10 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let path = request.uri().path();
     let span =
         debug_span!("http", request_id = shown, method = %request.method(), path, traceparent = tracing::field::Empty);
-    let admitted = if is_open(path) {
+    let is_refused = request.extensions().get::<NoRoom>().is_some();
+    let admitted = if is_open(path) && !(is_refused && path == LONG) {
         Ok(())
-    } else if request.extensions().get::<NoRoom>().is_some() {
+    } else if is_refused {
         Err(Problem::too_many_connections())
     } else if api.0.token.as_ref().is_some_and(|token| !token.admits(request.headers())) {
         let detail = "send Authorization: Bearer with the token of --token-file";

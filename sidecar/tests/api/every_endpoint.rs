@@ -89,6 +89,7 @@ async fn every_operation_answers_as_documented() {
 
     // The process.
     assert_eq!(client.get("/livez").await.json(), json!({ "alive": true }));
+    assert_eq!(of_p.client.get("/quietz?for=0s&wait=40s").await.json(), json!({ "quiet": true, "ranks": [] }));
     assert_eq!(client.get("/version").await.json()["git_sha"], "abc");
     for accept in ["text/plain", "application/openmetrics-text"] {
         let scrape = client.request(Method::GET, "/metrics").header("accept", accept).body(Body::empty()).unwrap();

@@ -8,7 +8,10 @@
 {{- $tensor := int $v.parallelism.tensor -}}
 {{- $gpus := mul $data $tensor -}}
 {{- $role := ternary "kv_producer" "kv_consumer" (eq $part "prefill") -}}
-{{- $grace := add (include "kvgate.noticeSeconds" $top | int) $v.engine.drainSeconds (include "kvgate.engineShutdownSeconds" $top | int) (include "kvgate.sidecarShutdownSeconds" $top | int) -}}
+{{- /* How long before its signal the engine may be waited for. */ -}}
+{{- $before := int (include "kvgate.noticeSeconds" $top) -}}
+{{- if eq $part "prefill" -}}{{- $before = add $before (int $v.engine.kvLeaseSeconds) 5 -}}{{- end -}}
+{{- $grace := add $before $v.engine.drainSeconds (include "kvgate.engineShutdownSeconds" $top | int) (include "kvgate.sidecarShutdownSeconds" $top | int) -}}
 {{- $router := and $v.gateway.enabled (eq $part "decode") -}}
 {{- $watches := and $router (eq $v.router.discovery "kubernetes") -}}
 {{- if $router -}}{{- $grace = add $grace (include "kvgate.podLocalShutdownSeconds" $top | int) -}}{{- end -}}
@@ -62,7 +65,7 @@ spec:
       automountServiceAccountToken: false
       # A Service called kvgate would put KVGATE_PORT and the like among the sidecar's own variables.
       enableServiceLinks: false
-      # The sum of what may have to be waited for: notice, the engine's requests, the engine's end, then the sidecar's (it is told last).
+      # The sum of what may have to be waited for: notice{{ if eq $part "prefill" }} and blocks that are still needed{{ end }}, the engine's requests, the engine's end, then the sidecar's (it is told last).
       terminationGracePeriodSeconds: {{ $grace }}
       {{- if $v.transport.shareProcesses }}
       # UCX uses CMA between the sidecar's staging and D's engine, and CUDA IPC, only among processes that see one another.
@@ -234,8 +237,16 @@ spec:
             timeoutSeconds: 5
           lifecycle:
             preStop:
+              {{- if eq $part "prefill" }}
+              # The sidecar answers when nobody has asked for so long (routers take a moment to learn that the pod goes) and nobody needs a block of
+              # this engine any more; a lease later nobody can. vLLM itself drops its blocks when it is told to end.
+              httpGet:
+                path: /quietz?for={{ include "kvgate.noticeSeconds" $top }}s&wait={{ $before }}s
+                port: {{ $v.sidecar.port }}
+              {{- else }}
               # Routers take a moment to learn that the pod goes; what comes meanwhile is served.
               sleep: {seconds: {{ include "kvgate.noticeSeconds" $top }}}
+              {{- end }}
           securityContext:
             allowPrivilegeEscalation: false
             capabilities:

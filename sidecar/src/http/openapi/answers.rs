@@ -104,6 +104,23 @@ impl IntoResponses for Ready {
     }
 }
 
+/// `GET /quietz`, which needs no token: the problem documents of an engine in use list the ranks.
+pub(in crate::http) struct Quiet;
+
+impl IntoResponses for Quiet {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let kinds = [
+            Kind::EngineInUse,
+            Kind::Of(Code::ShuttingDown),
+            Kind::TooManyConnections,
+            Kind::Of(Code::ParamsInvalid),
+            Kind::Internal,
+        ];
+        let ranks = ObjectBuilder::new().property("ranks", ArrayBuilder::new().items(named("InUseJson"))).build();
+        by_status(&kinds, |kind| (kind == Kind::EngineInUse).then(|| ranks.clone().into()))
+    }
+}
+
 fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<Response>> {
     by_status(kinds, |_| None)
 }

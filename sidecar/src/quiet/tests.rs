@@ -1,0 +1,89 @@
+use std::collections::BTreeMap;
+
+use kv::ids::LocalRank;
+
+use super::*;
+use crate::model::{RankLoad, RankState, StagingFigures};
+
+const LEASE: Duration = Duration::from_secs(30);
+const STEADY: Duration = Duration::from_secs(5);
+
+fn rank(handles: u32) -> RankSnapshot {
+    RankSnapshot {
+        dp_rank: DpRank(3),
+        local_rank: LocalRank(0),
+        state: RankState::Ready,
+        reasons: Vec::new(),
+        engine_id: None,
+        engine_version: None,
+        compatibility_hash: None,
+        virtual_engine_id: None,
+        side_channel: None,
+        layout: None,
+        tp_size: 1,
+        load: RankLoad::default(),
+        staging: StagingFigures::default(),
+        in_flight: 0,
+        handles,
+        awaited: 0,
+        draining: false,
+    }
+}
+
+fn look(running: u64, kv_usage: f64) -> Looked {
+    let load = RankLoad { running, kv_usage, ..RankLoad::default() };
+    Looked { number: 1, loads: Some(BTreeMap::from([(3, load)])) }
+}
+
+/// A wait, and a clock in seconds.
+struct Wait(Waiting, Instant);
+
+impl Wait {
+    fn new() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "a start to count from")]
+        let start = Instant::from_std(std::time::Instant::now());
+        Self(Waiting::new(LEASE, STEADY), start)
+    }
+
+    fn at(&mut self, seconds: u64, looked: &Looked, handles: u32) -> bool {
+        self.0.see(looked, &[Arc::new(rank(handles))], self.1 + Duration::from_secs(seconds))
+    }
+}
+
+#[test]
+fn it_has_been_quiet_for_the_time_that_was_asked_for_without_a_break() {
+    let mut wait = Wait::new();
+    assert!(!wait.at(0, &look(0, 0.0), 0));
+    assert!(!wait.at(4, &look(0, 0.0), 0));
+    assert!(!wait.at(5, &look(1, 0.1), 0), "a request came");
+    assert!(!wait.at(6, &look(0, 0.0), 0));
+    assert!(!wait.at(10, &look(0, 0.0), 0));
+    assert!(wait.at(11, &look(0, 0.0), 0));
+}
+
+#[test]
+fn whatever_is_in_the_way_is_named() {
+    for (looked, handles, words) in [
+        (look(2, 0.0), 0, "2 requests run and 0 wait"),
+        (look(0, 0.0), 7, "7 requests have blocks that somebody is to read"),
+        (look(0, 0.5), 0, "50.0 % of its KV cache are in use"),
+        (Looked { number: 1, loads: None }, 0, "its engine does not say what it does"),
+    ] {
+        let mut wait = Wait::new();
+        assert!(!wait.at(0, &looked, handles) && !wait.at(9, &looked, handles));
+        let expected = vec![InUse { dp_rank: DpRank(3), reasons: vec![words.to_owned()] }];
+        assert_eq!(wait.0.in_use(), expected);
+    }
+}
+
+#[test]
+fn a_cache_that_stays_filled_means_nothing_once_no_lease_can_be_left() {
+    let mut wait = Wait::new();
+    assert!(!wait.at(0, &look(1, 0.2), 0));
+    assert!(!wait.at(1, &look(0, 0.2), 0));
+    assert!(!wait.at(30, &look(0, 0.2), 0), "29 s after the last request its lease may run");
+    assert!(!wait.at(31, &look(0, 0.2), 0));
+    assert!(wait.at(36, &look(0, 0.2), 0));
+    assert!(!wait.at(37, &look(0, 0.2), 1), "a handle starts the time anew");
+    assert!(!wait.at(66, &look(0, 0.2), 0));
+}
