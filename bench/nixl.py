@@ -179,7 +179,7 @@ class Row:
         for number in range(ROUNDS):
             order = list(WHO)
             for who in order[number % len(order):] + order[:number % len(order)]:
-                answer = self.turn(who, TURN_S, 5000)
+                answer = self.turn(who, TURN_S, 50_000)
                 moved = block * count * answer["runs"]
                 figures = {"p50_us": statistics.median(answer["ns"]) / 1e3, "runs": answer["runs"], "pieces": answer["pieces"],
                            "cpu_s_per_gib": sum(answer["cpu_s"]) / moved * (1 << 30),

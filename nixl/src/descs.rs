@@ -86,11 +86,13 @@ impl LocalDescs {
         Self { region: region.clone(), entries: self.entries.clone(), bytes: self.bytes }
     }
 
-    /// The first `at` bytes and the rest; none when there is no rest, or nothing before it.
-    pub(crate) fn cut(&self, at: u64) -> Option<(Self, Self)> {
-        let (one, two) = cut(&self.entries, at)?;
-        let list = |entries, bytes| Self { region: self.region.clone(), entries, bytes };
-        Some((list(one, at), list(two, self.bytes.saturating_sub(at))))
+    /// Cut into lists of `size` bytes each; the last one has what is left.
+    pub(crate) fn pieces(&self, size: u64) -> Vec<Self> {
+        let list = |entries: Entries| {
+            let bytes = entries.iter().map(|entry| entry.1).sum();
+            Self { region: self.region.clone(), entries, bytes }
+        };
+        pieces(&self.entries, size).into_iter().map(list).collect()
     }
 
     /// The first `count` entries, at least one.
@@ -141,11 +143,10 @@ impl RemoteDescs {
         &self.entries
     }
 
-    /// The first `at` bytes and the rest; none when there is no rest, or nothing before it.
-    pub(crate) fn cut(&self, at: u64) -> Option<(Self, Self)> {
-        let (one, two) = cut(&self.entries, at)?;
+    /// Cut into lists of `size` bytes each; the last one has what is left.
+    pub(crate) fn pieces(&self, size: u64) -> Vec<Self> {
         let list = |entries| Self { kind: self.kind, device: self.device, entries };
-        Some((list(one), list(two)))
+        pieces(&self.entries, size).into_iter().map(list).collect()
     }
 
     /// The first `count` entries, at least one.
@@ -158,16 +159,23 @@ impl RemoteDescs {
 /// Where each begins, and its length.
 type Entries = Vec<(u64, u64)>;
 
-/// Cuts a list after its first `at` bytes; an entry that the cut goes through is in both.
-fn cut(entries: &[(u64, u64)], at: u64) -> Option<(Entries, Entries)> {
-    let (mut one, mut two, mut left) = (Vec::new(), Vec::new(), at);
-    for &(start, len) in entries {
-        let here = len.min(left);
-        left -= here;
-        one.extend((here > 0).then_some((start, here)));
-        two.extend((here < len).then_some((start.saturating_add(here), len - here)));
+/// Cuts a list into lists of `size` bytes; an entry that a cut goes through has a part in each.
+fn pieces(entries: &[(u64, u64)], size: u64) -> Vec<Entries> {
+    let size = size.max(1);
+    let (mut lists, mut list, mut room) = (Vec::new(), Vec::new(), size);
+    for &(mut start, mut len) in entries {
+        while len > 0 {
+            let here = len.min(room);
+            list.push((start, here));
+            (start, len, room) = (start.saturating_add(here), len - here, room - here);
+            if room == 0 {
+                lists.push(std::mem::take(&mut list));
+                room = size;
+            }
+        }
     }
-    (!one.is_empty() && !two.is_empty()).then_some((one, two))
+    lists.extend((!list.is_empty()).then_some(list));
+    lists
 }
 
 fn check_lengths(entries: &[(u64, u64)]) -> Result<(), DescError> {
@@ -218,8 +226,9 @@ mod tests {
     #[test]
     fn a_list_is_cut_between_its_entries_or_through_one() {
         let list = [(100, 4), (200, 4), (300, 2)];
-        assert_eq!(cut(&list, 4), Some((vec![(100, 4)], vec![(200, 4), (300, 2)])));
-        assert_eq!(cut(&list, 7), Some((vec![(100, 4), (200, 3)], vec![(203, 1), (300, 2)])));
-        assert_eq!((cut(&list, 0), cut(&list, 10), cut(&list, 11)), (None, None, None));
+        assert_eq!(pieces(&list, 4), [vec![(100, 4)], vec![(200, 4)], vec![(300, 2)]]);
+        assert_eq!(pieces(&list, 7), [vec![(100, 4), (200, 3)], vec![(203, 1), (300, 2)]]);
+        assert_eq!(pieces(&list, 3)[1], [(103, 1), (200, 2)]);
+        assert_eq!((pieces(&list, 10).len(), pieces(&list, 11).len()), (1, 1));
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! On one host UCX reads another process's memory by system calls that copy within `post`: one core's work, half of it looking up the
 //! source's 4 KiB pages. Two threads do it in half the time (docs/benchmarks.md). So once a large read has spent its time in its post, a
-//! second agent is started, and large reads from that peer are cut in two while a core is free for the second half. Where a NIC or a
-//! socket moves the bytes, nothing of that happens and there is one agent.
+//! second agent is started, and large reads from that peer are cut into pieces while a core is free for it: each agent takes the next
+//! piece when it has done one, so that a core which others use too takes less. Where a NIC or a socket moves the bytes, nothing of that
+//! happens and there is one agent.
 //!
-//! To whoever uses it, it is one [`Fabric`]: a read has ended when both parts have; its memory is quiet when it is for both; closing it
-//! closes both.
+//! To whoever uses it, it is one [`Fabric`]: a read has ended when all pieces that were begun have; its memory is quiet when it is for all
+//! of them; closing it closes both agents.
 
 mod cores;
+mod pieces;
 mod second;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -21,20 +23,18 @@ pub use cores::Cores;
 
 use crate::{
     agent::{Agent, AgentConfig, AgentError},
-    descs::LocalDescs,
     error::{DescError, FabricError},
-    fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, ReadDone, Reading},
+    fabric::{Attention, Closed, Fabric, FabricStats, Notification, Read, Reading},
     memory::Memory,
     name::AgentName,
     pending::Pending,
     region::{Owner, Region},
 };
+use pieces::{Ended, Pieces};
 use second::{Registered, Second};
 
 /// Smaller reads are not cut: waking the second thread costs some of what it saves.
 pub const LARGE: u64 = 4 << 20;
-/// Where a read may be cut.
-const GRAIN: u64 = 64 << 10;
 
 /// Starts the second agent; none when that fails.
 pub type StartSecond = Box<dyn Fn() -> Option<Arc<dyn Fabric>> + Send + Sync>;
@@ -86,14 +86,14 @@ impl Lanes {
             let done = reading.done.await;
             drop(core);
             if let Ok(done) = &done {
-                second.learn(&peer, copied_by_its_thread(done));
+                second.learn(&peer, copied_by_its_thread(done.post, done.wire));
             }
             done
         });
         Reading { posted: reading.posted, done }
     }
 
-    /// In two parts, if there is a second agent for it and a core.
+    /// In pieces, if there is a second agent for it and a core.
     fn cut(&self, read: &Read, main: &Region, other: Option<&Region>) -> Option<Reading> {
         let other = other.filter(|_| read.local.bytes() >= LARGE && read.notify.is_none())?;
         let agent = self.second.for_reads_from(&read.peer)?;
@@ -101,46 +101,26 @@ impl Lanes {
         if cores.count() < 2 {
             return None;
         }
-        let at = (read.local.bytes() / 2).next_multiple_of(GRAIN);
-        let ((near, far), (near_source, far_source)) = (read.local.cut(at)?, read.remote.cut(at)?);
-        let part = |local: LocalDescs, remote| Read { peer: read.peer.clone(), local, remote, notify: None };
-        let one = self.main.read(part(near.within(main), near_source));
-        let two = agent.read(part(far.within(other), far_source.clone()));
-        let again = part(far.within(main), far_source);
-        let (second, first_agent) = (Arc::clone(&self.second), Arc::clone(&self.main));
-        let done = Pending::of(async move {
-            let _cores = cores;
-            let (one, two) = (one.done.await, two.done.await);
-            match (one, two) {
-                (Ok(one), Ok(two)) => {
-                    let done = together(one, two);
-                    second.learn(&again.peer, copied_by_its_thread(&done));
-                    Ok(done)
-                }
-                (Ok(one), Err(refused)) if refused.memory_is_quiet() => {
-                    second.refused(&again.peer);
-                    Ok(together(one, first_agent.read(again).done.await?))
-                }
-                (Err(quiet), Err(error)) if quiet.memory_is_quiet() => Err(error),
-                (Err(error), _) | (_, Err(error)) => Err(error),
+        let (answer, done) = Pending::pair();
+        let (second, peer) = (Arc::clone(&self.second), read.peer.clone());
+        let end = move |ended: Ended| {
+            drop(cores);
+            if ended.refused {
+                second.refused(&peer);
+            } else if ended.done.is_ok() {
+                let (post, wire) = ended.post_and_wire;
+                second.learn(&peer, copied_by_its_thread(post, wire));
             }
-        });
-        Some(Reading { posted: one.posted, done })
+            answer.send(ended.done);
+        };
+        let posted = Pieces::begin(read, (&self.main, main), (&agent, other), Box::new(end))?;
+        Some(Reading { posted, done })
     }
 }
 
 /// Whether three quarters of the time were spent in the post.
-fn copied_by_its_thread(done: &ReadDone) -> bool {
-    done.post.saturating_mul(4) >= done.wire.saturating_mul(3)
-}
-
-fn together(one: ReadDone, two: ReadDone) -> ReadDone {
-    ReadDone {
-        bytes: one.bytes.saturating_add(two.bytes),
-        descs: one.descs.saturating_add(two.descs),
-        post: one.post.max(two.post),
-        wire: one.wire.max(two.wire),
-    }
+fn copied_by_its_thread(post: Duration, wire: Duration) -> bool {
+    post.saturating_mul(4) >= wire.saturating_mul(3)
 }
 
 fn worse(one: Closed, two: Closed) -> Closed {

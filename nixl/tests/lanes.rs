@@ -1,4 +1,4 @@
-//! A fabric over two agents: when the second one comes, what it is given, and what becomes of a read of two parts when one goes wrong.
+//! A fabric over two agents: when the second one comes, what it is given, and what becomes of a read when a piece of it goes wrong.
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking and waits for a thread")]
 
 use std::{
@@ -34,11 +34,18 @@ fn name(name: &str) -> AgentName {
     AgentName::new(name).unwrap()
 }
 
+/// Pieces of a large read.
+const PIECE: u64 = 1 << 20;
+
 /// A source that has been loaded, and lanes that have not read yet. What a loopback reads, the posting thread copies.
 async fn world(cores: usize) -> World {
+    of_size(cores, 2 * LARGE).await
+}
+
+async fn of_size(cores: usize, bytes: u64) -> World {
     let net = LoopbackNet::new();
     let source = net.agent(name("p"));
-    let there = source.register(Memory::host(2 * LARGE, HugePages::Off).unwrap()).await.unwrap();
+    let there = source.register(Memory::host(bytes, HugePages::Off).unwrap()).await.unwrap();
     let plans = [FaultPlan::new(), FaultPlan::new()];
     let starts = Arc::new(AtomicUsize::new(0));
     let main = Faulty::wrap(net.agent(name("d")), plans[0].clone());
@@ -49,7 +56,7 @@ async fn world(cores: usize) -> World {
     };
     let lanes = Lanes::new(main, Box::new(second), Cores::new(cores));
     assert_eq!(lanes.load_peer(source.local_metadata().await.unwrap()).await, Ok(name("p")));
-    let here = lanes.register(Memory::host(2 * LARGE, HugePages::Off).unwrap()).await.unwrap();
+    let here = lanes.register(Memory::host(bytes, HugePages::Off).unwrap()).await.unwrap();
     World { source, there, lanes, here, plans, starts }
 }
 
@@ -84,11 +91,11 @@ impl World {
         }
     }
 
-    /// Whether exactly `bytes` of the second half here are what the source holds, from its start on.
-    fn landed(&self, first: u64, bytes: u64) -> bool {
+    /// Whether exactly these pieces of the second half here are what the source holds.
+    fn landed(&self, pieces: &[u64]) -> bool {
         let mut whole = vec![0; usize::try_from(2 * LARGE).unwrap()];
         self.here.read_at(0, &mut whole).unwrap();
-        let source = |at: u64| at.checked_sub(LARGE).filter(|at| (first..first + bytes).contains(at));
+        let source = |at: u64| at.checked_sub(LARGE).filter(|at| pieces.contains(&(at / PIECE)));
         let expected: Vec<u8> = (0..2 * LARGE).map(|at| source(at).map_or(0xee, pattern)).collect();
         whole == expected
     }
@@ -112,8 +119,8 @@ async fn a_large_read_that_a_thread_copied_brings_a_second_agent_and_later_ones_
     assert_eq!((world.lanes.agents(), world.starts.load(Ordering::Relaxed)), (2, 1));
     world.prepare();
     let done = world.reads().await.unwrap();
-    assert_eq!((done.bytes, done.descs), (LARGE, 4), "an entry that the cut goes through is in both parts");
-    assert!(world.landed(0, LARGE), "every byte in its place, and nothing else");
+    assert_eq!((done.bytes, done.descs), (LARGE, 5), "an entry that a cut goes through has a part in each piece");
+    assert!(world.landed(&[0, 1, 2, 3]), "every byte in its place, and nothing else");
     // What is registered and loaded from now on, both know too.
     world.lanes.forget_peer(name("p")).await.unwrap();
     assert_eq!(world.reads().await, Err(FabricError::UnknownPeer(name("p"))));
@@ -158,7 +165,7 @@ async fn a_read_is_cut_only_while_a_core_is_free() {
 }
 
 #[tokio::test]
-async fn a_read_has_ended_when_both_parts_have_and_is_quiet_when_both_are() {
+async fn a_read_has_ended_when_its_pieces_have_and_is_quiet_when_all_are() {
     let world = world(2).await;
     world.is_cut().await;
     for failing in [0, 1] {
@@ -166,11 +173,11 @@ async fn a_read_has_ended_when_both_parts_have_and_is_quiet_when_both_are() {
         world.plans[1 - failing].next_read(Some(ReadFault::Delay(Duration::from_millis(300))));
         let begun = Instant::now();
         let error = world.reads().await.unwrap_err();
-        assert!(begun.elapsed() >= Duration::from_millis(300), "the other part was still under way");
+        assert!(begun.elapsed() >= Duration::from_millis(300), "another piece was still under way");
         assert!(!error.memory_is_quiet());
     }
     assert_eq!(world.lanes.stats().buried, 2);
-    // One part is refused, the other one fails: what may still be written decides.
+    // One piece is refused, another one fails: what may still be written decides.
     world.plans[0].room(Some(0));
     world.plans[1].next_read(Some(ReadFault::FailEmpty));
     assert!(!world.reads().await.unwrap_err().memory_is_quiet());
@@ -187,10 +194,21 @@ async fn what_the_second_agent_refuses_the_first_one_reads() {
     world.prepare();
     world.plans[1].room(Some(0));
     let done = world.reads().await.unwrap();
-    assert_eq!((done.bytes, done.descs), (LARGE, 4));
-    assert!(world.landed(0, LARGE));
+    assert_eq!((done.bytes, done.descs), (LARGE, 5));
+    assert!(world.landed(&[0, 1, 2, 3]));
     assert_eq!(world.lanes.stats().buried, 0);
     assert_eq!(world.lanes.close(DEADLINE).await, Ok(Closed::Quiet));
+}
+
+#[tokio::test]
+async fn the_faster_agent_takes_more() {
+    let world = of_size(2, 8 * LARGE).await;
+    world.is_cut().await;
+    world.plans[0].reads(Some(ReadFault::Delay(Duration::from_millis(200))));
+    let before = world.plans[0].injected();
+    let done = world.lanes.read(world.parts(&[(0, 4 * LARGE)])).done.await.unwrap();
+    assert_eq!((done.bytes, done.descs), (4 * LARGE, 16));
+    assert_eq!(world.plans[0].injected() - before, 2, "as many as an agent is given ahead");
 }
 
 #[tokio::test]
@@ -200,10 +218,10 @@ async fn nothing_lands_after_the_close_by_either_agent() {
     world.prepare();
     world.plans[1].reads(Some(ReadFault::FailThenLand(Duration::from_millis(200))));
     assert!(!world.reads().await.unwrap_err().memory_is_quiet());
-    assert!(world.landed(0, LARGE / 2), "the first part");
+    assert!(world.landed(&[0, 2]), "what the first agent was given");
     assert_eq!(world.lanes.close(DEADLINE).await, Ok(Closed::Destroyed));
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(world.landed(0, LARGE / 2), "and the second one never");
+    assert!(world.landed(&[0, 2]), "and what the second one was given never");
 }
 
 #[tokio::test]

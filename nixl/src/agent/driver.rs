@@ -125,11 +125,11 @@ impl Driver {
                 limit = Some(limit.unwrap_or(CLOSING_LAP).min(CLOSING_LAP));
             }
             self.shared.lap_ends(&self.transfers, self.backlog.len());
-            if limit == Some(Duration::ZERO) {
+            if limit != Some(Duration::ZERO) {
+                self.inbox.wait(self.pace.awake(now), limit);
+            } else if self.inbox.queued() == 0 {
                 // Whoever shares this core may have what the poll waits for.
                 std::thread::yield_now();
-            } else {
-                self.inbox.wait(self.pace.awake(now), limit);
             }
         }
     }

@@ -125,7 +125,7 @@ fn a_large_read_is_cut_where_a_thread_copies_and_brings_the_peers_bytes() {
     let served = Peer::start("lanes-served", 64 * MIB);
     let peer = lanes.load_peer(Bytes::from(served.metadata.clone())).wait().unwrap();
     let region = lanes.register(Memory::host(64 * MIB, HugePages::Try).unwrap()).wait().unwrap();
-    // In descending blocks, so that parts cannot be mixed up unseen; the middle one is cut, and so counts twice.
+    // In descending blocks, so that pieces cannot be mixed up unseen; some are cut, and so count twice.
     let block = 2 * MIB;
     let parts: Vec<_> = (0..31).map(|at| (at * block, (30 - at) * block, block - 4096)).collect();
     let read = || lanes.read(served.read(&peer, &region, &parts)).done.wait().unwrap();
