@@ -31,7 +31,7 @@ use crate::{
     region::{Owner, Region},
 };
 use pieces::{Ended, Pieces};
-use second::{Registered, Second};
+use second::{Registered, Second, Way};
 
 /// Smaller reads are not cut: waking the second thread costs some of what it saves.
 pub const LARGE: u64 = 4 << 20;
@@ -73,15 +73,14 @@ impl Lanes {
         1 + usize::from(self.second.stats().is_some())
     }
 
-    /// In one part. A large one shows who moves the bytes.
     fn whole(&self, read: Read, main: &Region) -> Reading {
-        let large = read.local.bytes() >= LARGE;
-        let peer = read.peer.clone();
-        let reading = self.main.read(Read { local: read.local.within(main), ..read });
-        if !large || !self.cores.several() {
-            return reading;
-        }
-        let (second, core) = (Arc::clone(&self.second), self.cores.take(1));
+        self.main.read(Read { local: read.local.within(main), ..read })
+    }
+
+    /// In one part, which shows who copies the bytes.
+    fn to_learn(&self, read: Read, main: &Region) -> Reading {
+        let (second, core, peer) = (Arc::clone(&self.second), self.cores.take(1), read.peer.clone());
+        let reading = self.whole(read, main);
         let done = Pending::of(async move {
             let done = reading.done.await;
             drop(core);
@@ -93,10 +92,8 @@ impl Lanes {
         Reading { posted: reading.posted, done }
     }
 
-    /// In pieces, if there is a second agent for it and a core.
-    fn cut(&self, read: &Read, main: &Region, other: Option<&Region>) -> Option<Reading> {
-        let other = other.filter(|_| read.local.bytes() >= LARGE && read.notify.is_none())?;
-        let agent = self.second.for_reads_from(&read.peer)?;
+    /// In pieces, if a core is free for the second agent.
+    fn cut(&self, read: &Read, main: &Region, agent: &Arc<dyn Fabric>, other: &Region) -> Option<Reading> {
         let cores = self.cores.take(2);
         if cores.count() < 2 {
             return None;
@@ -113,7 +110,7 @@ impl Lanes {
             }
             answer.send(ended.done);
         };
-        let posted = Pieces::begin(read, (&self.main, main), (&agent, other), Box::new(end))?;
+        let posted = Pieces::begin(read, (&self.main, main), (agent, other), Box::new(end))?;
         Some(Reading { posted, done })
     }
 }
@@ -175,12 +172,19 @@ impl Fabric for Lanes {
 
     fn read(&self, read: Read) -> Reading {
         let region = read.local.region().clone();
-        match region.parts().filter(|_| region.owner() == self.owner) {
-            Some((main, other)) => self.cut(&read, main, other).unwrap_or_else(|| self.whole(read, main)),
-            None => {
-                let foreign = FabricError::Descs(DescError::ForeignRegion);
-                Reading { posted: Pending::ready(Err(foreign.clone())), done: Pending::ready(Err(foreign)) }
+        let Some((main, other)) = region.parts().filter(|_| region.owner() == self.owner) else {
+            let foreign = FabricError::Descs(DescError::ForeignRegion);
+            return Reading { posted: Pending::ready(Err(foreign.clone())), done: Pending::ready(Err(foreign)) };
+        };
+        if read.local.bytes() < LARGE || read.notify.is_some() || !self.cores.several() {
+            return self.whole(read, main);
+        }
+        match (self.second.way(&read.peer), other) {
+            (Way::Whole, _) => self.whole(read, main),
+            (Way::Cut(agent), Some(other)) => {
+                self.cut(&read, main, &agent, other).unwrap_or_else(|| self.to_learn(read, main))
             }
+            (Way::ToLearn, _) | (Way::Cut(_), None) => self.to_learn(read, main),
         }
     }
 

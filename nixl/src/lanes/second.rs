@@ -34,11 +34,26 @@ impl Registration for Registered {
     }
 }
 
+/// So many large reads in a row show that no thread copies; the first one may have waited for its connection.
+const CERTAIN: u8 = 3;
+
+/// How a large read is done.
+pub(super) enum Way {
+    /// In one part.
+    Whole,
+    /// In one part, which shows who copies the bytes.
+    ToLearn,
+    /// In pieces, with this agent.
+    Cut(Arc<dyn Fabric>),
+}
+
 /// A peer that the first agent has loaded.
 struct Known {
     blob: Bytes,
-    /// Its bytes are copied by the thread that posts the read.
+    /// Its bytes are copied by the thread that posts the read, as the last large one has shown.
     copies: bool,
+    /// Large reads in a row that something else has moved.
+    moved: u8,
     /// The second agent has been given the blob.
     given: bool,
 }
@@ -92,9 +107,7 @@ impl Second {
 
     /// The first agent has loaded this.
     pub(super) fn loaded(&self, peer: &AgentName, blob: Bytes) {
-        let mut state = self.state.lock();
-        let copies = state.peers.get(peer).is_some_and(|known| known.copies);
-        state.peers.insert(peer.clone(), Known { blob, copies, given: false });
+        self.state.lock().peers.insert(peer.clone(), Known { blob, copies: false, moved: 0, given: false });
     }
 
     /// The second agent's answer, if it knows the peer.
@@ -104,17 +117,23 @@ impl Second {
         state.running().filter(|_| given).map(|agent| agent.forget_peer(peer.clone()))
     }
 
-    /// The second agent, if it can take a part of a read from this peer; it is given the peer's blob before it is given the read.
-    pub(super) fn for_reads_from(&self, peer: &AgentName) -> Option<Arc<dyn Fabric>> {
+    /// How to do a large read from this peer. The second agent is given the peer's blob before it is given a read.
+    pub(super) fn way(&self, peer: &AgentName) -> Way {
         let mut state = self.state.lock();
-        let agent = state.running().map(Arc::clone)?;
-        let known = state.peers.get_mut(peer).filter(|known| known.copies)?;
-        if !known.given {
-            known.given = true;
-            // Commands are carried out in order: should this one fail, the read is refused too, and goes to the first agent.
-            drop(agent.load_peer(known.blob.clone()));
+        let agent = state.running().map(Arc::clone);
+        let Some(known) = state.peers.get_mut(peer) else { return Way::Whole };
+        match (known.copies, agent) {
+            (false, _) if known.moved >= CERTAIN => Way::Whole,
+            (false, _) | (true, None) => Way::ToLearn,
+            (true, Some(agent)) => {
+                if !known.given {
+                    known.given = true;
+                    // Commands are carried out in order: should this one fail, the read is refused too, and goes to the first agent.
+                    drop(agent.load_peer(known.blob.clone()));
+                }
+                Way::Cut(agent)
+            }
         }
-        Some(agent)
     }
 
     /// It has refused a read, so it may not know the peer after all.
@@ -129,6 +148,7 @@ impl Second {
         let mut state = self.state.lock();
         if let Some(known) = state.peers.get_mut(peer) {
             known.copies = copies;
+            known.moved = if copies { 0 } else { known.moved.saturating_add(1) };
         }
         if !copies || !matches!(state.phase, Phase::Unneeded) {
             return;
