@@ -126,6 +126,17 @@ bindings-check:  ## regenerate nixl-sys's bindings and compare (installs libclan
 kernels:  ## compile cuda/kernels to PTX (fetches nvcc, 120 MB of wheels, below target)
 	@scripts/kernels
 
+.PHONY: test-gpu gpu-bundle bench-gpu
+test-gpu:  ## everything that needs a GPU, with goals (REQUIRE=gpu: a missing one is a failure); BUNDLE=FILE: what gpu-bundle packed
+	@scripts/test-gpu $(BUNDLE)
+
+gpu-bundle: setup  ## pack binaries, tests and NIXL for test-gpu on a machine that cannot build: target/gpu/bundle.tar.xz
+	@scripts/gpu-bundle
+
+bench-gpu: setup  ## GPU memory through NIXL beside a plain device copy, the kernels beside the card's memory bandwidth
+	$(CARGO) build --release --locked -p bench-gpu
+	@target/release/bench-gpu --json target/bench-gpu.json
+
 kernels-check:  ## compile them anew and compare with what is checked in
 	@scripts/kernels-check
 

@@ -3,9 +3,10 @@
 //!
 //! | module | looks at |
 //! |---|---|
-//! | `host` | the kernel's word: `/dev/shm`, memlock, huge pages, RDMA, GPU files, clock source |
+//! | `host` | the kernel's word: `/dev/shm`, memlock, huge pages, RDMA, clock source |
 //! | `cma` | whether processes may read one another, by trying |
-//! | `nixl`, `tls` | NIXL, plugins, UCX, GPUs and `UCX_TLS`, as `probe` found them in a process of its own |
+//! | `nixl`, `tls` | NIXL, plugins, UCX and `UCX_TLS`, as `probe` found them in a process of its own |
+//! | `gpus` | GPUs, as another such process opened them: staging on them, and the ways to their memory |
 //! | `engine`, `hosts`, `ports` | this pod's engine, what it tells others, the ports that a sidecar needs |
 //! | `pods` | two sidecars compared |
 //! | `peer`, `measure` | a test transfer from another pod's sidecar |
@@ -16,6 +17,7 @@
 mod child;
 mod cma;
 mod engine;
+mod gpus;
 mod host;
 mod hosts;
 mod line;
@@ -37,7 +39,7 @@ use anyhow::Result;
 use secrets::Tokens;
 use secrets::tls::ClientArgs;
 use side_channel::Endpoint;
-use sidecar::config::RoleArg;
+use sidecar::config::{RoleArg, StagingArg};
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::Asker;
@@ -77,6 +79,15 @@ pub(crate) struct Args {
     /// The host by which the decode engine reaches the sidecar
     #[arg(long, env = "KVGATE_ADVERTISE_HOST", value_name = "HOST", default_value = "127.0.0.1")]
     advertise_host: String,
+    /// Where the sidecar stages, or would
+    #[arg(long, env = "KVGATE_STAGING", value_enum, default_value_t = StagingArg::Dram)]
+    staging: StagingArg,
+    /// Bytes of staging per rank, as in 512MiB
+    #[arg(long, env = "KVGATE_STAGING_BYTES", value_name = "PER_RANK", default_value = "2GiB", value_parser = sidecar::config::checked_size)]
+    staging_bytes: u64,
+    /// GPUs for staging, as the sidecar's container counts them
+    #[arg(long, env = "KVGATE_GPUS", value_name = "N,N,…", value_delimiter = ',')]
+    gpus: Vec<u32>,
     /// The NIXL C library, or the folder that holds it, instead of searching for one
     #[arg(long, env = "KVGATE_NIXL_LIBRARY", value_name = "PATH")]
     nixl_library: Option<PathBuf>,
@@ -142,9 +153,9 @@ async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
     // What waits for others runs side by side; the probes of this machine do not, so as not to disturb each other.
     let of_machine = async {
         let probed = nixl::probe(args.nixl_library.as_deref()).await;
-        (probed, cma::line(root).await)
+        (probed, gpus::probe().await, cma::line(root).await)
     };
-    let ((probed, cma), engine, engine_ranks, host, ports, pods) = tokio::join!(
+    let ((probed, opened, cma), engine, engine_ranks, host, ports, pods) = tokio::join!(
         of_machine,
         engine::lines(&anonymous, args.engine.as_deref()),
         engine::side_channel(side_channel.as_ref(), args.rank_offset, args.data_parallel_size),
@@ -152,12 +163,17 @@ async fn examine(args: &Args, asker: &Asker, root: &Path) -> Vec<Line> {
         ports::lines(root, asker, &wanted),
         pods::lines(asker, &args.sidecars),
     );
-    let mut lines = nixl::lines(&probed, &nixl::Settings::of_this_process());
+    let settings = nixl::Settings::of_this_process();
+    let mut lines = nixl::lines(&probed, &settings);
     lines.push(cma);
-    let machine = host::lines(root);
-    let gpu_files = machine.iter().any(|line| line.check == "gpu-devices" && line.status == Status::Ok);
-    lines.extend(machine);
-    lines.extend(nixl::gpu_lines(&probed, gpu_files));
+    lines.extend(host::lines(root));
+    let staging = gpus::Wanted {
+        staging: args.staging,
+        bytes: (args.role != Some(RoleArg::Prefill)).then_some(args.staging_bytes),
+        gpus: args.gpus.clone(),
+        ranks: args.data_parallel_size,
+    };
+    lines.extend(gpus::lines(root, &probed, &opened, &staging, &settings));
     lines.extend(engine);
     lines.extend([engine_ranks, engine::policy(root), host]);
     lines.extend(ports);

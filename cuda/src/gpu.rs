@@ -111,6 +111,15 @@ impl Gpu {
         Ok(product(khz, bits).filter(|bandwidth| *bandwidth > 0))
     }
 
+    /// Whether its memory can be given to a NIC as a dma-buf, as far as the driver is concerned.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn exports_dma_buf(&self) -> Result<bool, CudaError> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED;
+        Ok(of("cuDeviceGetAttribute", self.0.context.attribute(attribute))? != 0)
+    }
+
     /// Makes its context the current one of the calling thread. NIXL's calls with memory of this GPU need that.
     ///
     /// # Errors

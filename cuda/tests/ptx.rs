@@ -1,5 +1,5 @@
-//! The checked-in PTX belongs to the kernels' source: always by a hash of the source that stands in it, and by compiling it anew where
-//! `make kernels` has put nvcc.
+//! The checked-in PTX belongs to the kernels' source and is as it was made: always by hashes that stand in it, of the source and of its own
+//! text, and by compiling it anew where `make kernels` has put nvcc.
 
 #![expect(
     clippy::unwrap_used,
@@ -37,6 +37,15 @@ fn the_ptx_was_made_from_this_source() {
     let said =
         cuda::PTX.lines().find_map(|line| line.strip_prefix("// Sources: sha256 ")).expect("a line with the hash");
     assert_eq!(said, hash_of_sources(), "the kernels have changed: run make kernels and commit the result");
+}
+
+#[test]
+fn the_ptx_is_as_it_was_made() {
+    let (head, text) = cuda::PTX.split_once("// Text below: sha256 ").expect("a line with the hash");
+    let (said, text) = text.split_once('\n').expect("text below it");
+    assert!(head.lines().all(|line| line.starts_with("//")), "{head}");
+    let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(said, hash, "it was edited: run make kernels and commit the result");
 }
 
 #[test]

@@ -95,7 +95,8 @@ def memory(workload, engine, sidecar):
     if gpus != str(ranks * shards):
         yield f"{ranks} ranks of {shards} shards need {ranks * shards} GPUs; nvidia.com/gpu is {gpus}"
     requested = quantity(sidecar.get("resources", {}).get("requests", {}).get("memory"))
-    if ours.get("KVGATE_ROLE") == "decode" and requested < ranks * shards * quantity(ours.get("KVGATE_STAGING_BYTES", "2GiB")):
+    on_host = ours.get("KVGATE_STAGING") != "vram"
+    if on_host and ours.get("KVGATE_ROLE") == "decode" and requested < ranks * shards * quantity(ours.get("KVGATE_STAGING_BYTES", "2GiB")):
         yield f"staging takes {ranks * shards} x {ours.get('KVGATE_STAGING_BYTES')}; the sidecar requests {requested >> 30} GiB of memory"
     shared = [volume for volume in objects.pod(workload).get("volumes", []) if volume.get("emptyDir", {}).get("medium") == "Memory"]
     for container in (engine, sidecar):

@@ -8,4 +8,4 @@ mod plugins;
 
 pub use cma::read_process;
 pub use cuda::{CudaDriver, CudaError, cuda_driver};
-pub use plugins::{TriedPlugin, try_plugins};
+pub use plugins::{TriedPlugin, try_cuda_modules, try_plugins};

@@ -227,6 +227,14 @@ pub fn checked_verify(text: &str) -> Result<String, Box<dyn std::error::Error + 
     Ok(parse::verify_word(parse::verify(text)?))
 }
 
+/// Bytes, or binary multiples of them, as `--staging-bytes` takes them, for whoever looks at the same variable.
+///
+/// # Errors
+/// What it must be.
+pub fn checked_size(text: &str) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(parse::size(text)?)
+}
+
 impl Args {
     /// Checks the flags against each other and reads the token.
     pub fn settings(&self) -> Result<Settings, ConfigError> {

@@ -239,6 +239,8 @@ pub(crate) struct Session {
     pub identity: Arc<Identity>,
     /// What D is sent to.
     pub virtual_engine: Arc<VirtualEngine>,
+    /// Where the arenas are.
+    pub staging: StagingKind,
     /// Slots of each shard's arena.
     pub slots: u32,
     /// One per TP rank.
@@ -304,7 +306,7 @@ impl Builder {
             .collect();
         let virtual_engine = Arc::new(VirtualEngine::new(id, identity.version, &identity.hash, &advertised));
         self.directory.replace(self.rank, readers);
-        Ok(Session { identity, virtual_engine, slots, shards, notifications })
+        Ok(Session { identity, virtual_engine, staging: self.staging, slots, shards, notifications })
     }
 
     /// A fresh initiator over an arena.

@@ -1,4 +1,4 @@
-//! What the kernel tells of this machine: memory, locks, RDMA devices, GPUs, clocks. Facts are read below a root folder, so that a test can
+//! What the kernel tells of this machine: memory, locks, RDMA devices, clocks. Facts are read below a root folder, so that a test can
 //! bring its own `/proc` and `/sys`.
 
 use std::path::Path;
@@ -26,7 +26,6 @@ pub(super) fn lines(root: &Path) -> Vec<Line> {
             read(root, "proc/meminfo").as_deref().unwrap_or_default(),
         ),
         rdma_line(&devices),
-        gpu_files_line(root),
         clocksource_line(read(root, "sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()),
     ]
 }
@@ -102,6 +101,11 @@ struct RdmaDevice {
     openable: bool,
 }
 
+/// Whether there is an RDMA device, of whatever state.
+pub(super) fn has_rdma(root: &Path) -> bool {
+    !rdma_devices(root).is_empty()
+}
+
 fn rdma_devices(root: &Path) -> Vec<RdmaDevice> {
     let class = root.join("sys/class/infiniband");
     let mut devices: Vec<RdmaDevice> = entries(&class)
@@ -121,7 +125,7 @@ fn rdma_devices(root: &Path) -> Vec<RdmaDevice> {
 }
 
 /// The names in a folder; none when it is not there.
-fn entries(folder: &Path) -> Vec<String> {
+pub(super) fn entries(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
@@ -159,26 +163,6 @@ fn rdma_line(devices: &[RdmaDevice]) -> Line {
         )
     };
     line.with("devices", listed)
-}
-
-fn gpu_files_line(root: &Path) -> Line {
-    const CHECK: &str = "gpu-devices";
-    let mut gpus: Vec<String> = entries(&root.join("dev"))
-        .into_iter()
-        .filter(|name| {
-            name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        })
-        .collect();
-    gpus.sort();
-    let line = if gpus.is_empty() {
-        Line::skip(
-            CHECK,
-            "no /dev/nvidia* here: fine for kvgate, which stages in host memory; the engine's container needs them",
-        )
-    } else {
-        Line::ok(CHECK, format!("{} GPU device files: {}", gpus.len(), gpus.join(", ")))
-    };
-    line.with("files", gpus)
 }
 
 /// Every stage time is a difference of the monotonic clock, read many times per transfer.

@@ -196,46 +196,5 @@ fn ucx(probed: &Probed) -> Line {
         .with("memory", ucx.memory.clone())
 }
 
-/// GPUs, by the driver's word and UCX's. `files`: device files are there.
-pub(super) fn gpu_lines(ended: &Ended<Probed>, files: bool) -> Vec<Line> {
-    let nothing = Probed::default();
-    let probed = ended.told.as_ref().unwrap_or(&nothing);
-    let gpus = probed.cuda.as_ref().map(|cuda| cuda.gpus.clone()).unwrap_or_default();
-    let driver = match (&probed.cuda, &probed.cuda_error) {
-        (Some(cuda), _) if !cuda.gpus.is_empty() => {
-            Line::ok("gpu", format!("the driver (CUDA {}) shows {}: {}", cuda.supports, gpus.len(), gpus.join(", ")))
-        }
-        (Some(_), _) => Line::warn(
-            "gpu",
-            "the CUDA driver is here and shows no GPU",
-            "check CUDA_VISIBLE_DEVICES and the pod's nvidia.com/gpu",
-        ),
-        (None, error) => {
-            let error = error.as_deref().unwrap_or("the probe told nothing");
-            if files {
-                let fix = "run the container with NVIDIA's runtime (runtimeClassName: nvidia), which brings the driver's libraries";
-                Line::fail("gpu", format!("there are GPU device files, but the driver cannot be used: {error}"), fix)
-            } else {
-                Line::skip("gpu", format!("no GPU: {error}"))
-            }
-        }
-    };
-    let ipc = probed.ucx.as_ref().map(|ucx| ucx.transports.iter().any(|transport| transport.name == "cuda_ipc"));
-    let ipc = match ipc {
-        _ if gpus.is_empty() => Line::skip("cuda-ipc", "no GPU to share memory of"),
-        Some(true) => Line::ok(
-            "cuda-ipc",
-            "UCX offers cuda_ipc; a handle was not passed between containers: that also takes one IPC and PID namespace",
-        ),
-        Some(false) => Line::warn(
-            "cuda-ipc",
-            "UCX offers no cuda_ipc: GPUs of one node would exchange KV through the network",
-            "use the NIXL wheel for your CUDA, and check UCX_TLS",
-        ),
-        None => Line::skip("cuda-ipc", "UCX cannot be asked"),
-    };
-    vec![driver.with("gpus", gpus), ipc]
-}
-
 #[cfg(test)]
 mod tests;

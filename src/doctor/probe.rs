@@ -26,6 +26,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) enum Part {
     /// Loads NIXL and makes an agent.
     Nixl,
+    /// Opens every GPU as a sidecar does.
+    Gpus,
     /// Has a few bytes and waits until its standard input ends.
     Target,
     /// Reads those bytes.
@@ -48,6 +50,8 @@ pub(super) struct Probed {
     pub(super) ucx_error: Option<String>,
     pub(super) cuda: Option<Cuda>,
     pub(super) cuda_error: Option<String>,
+    /// UCX's CUDA modules, where there is a driver.
+    pub(super) cuda_modules: Vec<Plugin>,
     /// Every step was taken.
     pub(super) whole: bool,
 }
@@ -96,6 +100,7 @@ pub(super) struct Cuda {
 pub(super) fn run(part: Part, library: Option<&Path>, of: Option<&str>) -> ExitCode {
     match part {
         Part::Nixl => nixl(library),
+        Part::Gpus => gpus(),
         Part::Target => target(),
         Part::Reader => reader(of.unwrap_or_default()),
         Part::Transfer => transfer(library),
@@ -171,6 +176,8 @@ fn with_library(api: &'static Api, probed: &mut Probed) {
         }
     }
     tell(probed);
+    try_cuda_modules(probed);
+    tell(probed);
     // Last: each of these may do anything when it is opened.
     match machine::try_plugins(&origin.plugin_dir) {
         Ok(tried) => {
@@ -179,6 +186,57 @@ fn with_library(api: &'static Api, probed: &mut Probed) {
         }
         Err(error) => probed.plugins_error = Some(format!("{}: {error}", origin.plugin_dir.display())),
     }
+}
+
+fn try_cuda_modules(probed: &mut Probed) {
+    let (Some(_), Some(ucx)) = (&probed.cuda, &probed.ucx) else { return };
+    let plugin = |tried: machine::TriedPlugin| Plugin { name: tried.name, refused: tried.refused };
+    let tried = machine::try_cuda_modules(Path::new(&ucx.path));
+    probed.cuda_modules = tried.unwrap_or_default().into_iter().map(plugin).collect();
+}
+
+/// What a sidecar would have of the GPUs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Gpus {
+    /// Why there is none.
+    pub(super) error: Option<String>,
+    /// In order of their numbers.
+    pub(super) gpus: Vec<GpuSays>,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct GpuSays {
+    pub(super) name: String,
+    /// Why it cannot be used.
+    pub(super) error: Option<String>,
+    /// Bytes.
+    pub(super) free: u64,
+    pub(super) total: u64,
+    pub(super) dma_buf: bool,
+}
+
+fn gpus() {
+    let mut found = Gpus::default();
+    let count = match cuda::driver() {
+        Ok(driver) => driver.devices(),
+        Err(error) => {
+            found.error = Some(error.to_string());
+            0
+        }
+    };
+    for ordinal in 0..count {
+        let says =
+            of_gpu(ordinal).unwrap_or_else(|error| GpuSays { error: Some(error.to_string()), ..GpuSays::default() });
+        found.gpus.push(says);
+    }
+    tell(&found);
+}
+
+fn of_gpu(ordinal: u32) -> Result<GpuSays, cuda::CudaError> {
+    let gpu = cuda::Gpu::open(ordinal)?;
+    let cuda::Free { free, total } = gpu.memory()?;
+    Ok(GpuSays { name: gpu.name().to_owned(), error: None, free, total, dma_buf: gpu.exports_dma_buf()? })
 }
 
 fn make_agent(api: &'static Api) -> Result<std::sync::Arc<Agent>, String> {

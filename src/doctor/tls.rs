@@ -41,7 +41,7 @@ fn tls(ucx: Option<&UcxSays>, set: Option<&str>) -> Line {
 }
 
 /// Whether a value of `UCX_TLS` lets this transport be used.
-fn allows(set: &str, transport: &str) -> bool {
+pub(super) fn allows(set: &str, transport: &str) -> bool {
     let (negated, list) = set.strip_prefix('^').map_or((false, set), |list| (true, list));
     let named = list.split(',').map(|word| word.trim().trim_start_matches('\\')).any(|word| covers(word, transport));
     named != negated

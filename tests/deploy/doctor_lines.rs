@@ -1,4 +1,4 @@
-//! `docs/deploy.md` sends its readers to lines of `kvgate doctor`: those lines exist, and can say what the page says of them.
+//! `docs/deploy.md` and `docs/gpu.md` send their readers to lines of `kvgate doctor`: those lines exist, and can say what the pages say of them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,10 +27,10 @@ fn named(page: &str) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn every_line_of_doctor_that_the_page_names_exists() {
-    let page = text("docs/deploy.md");
-    let named = named(&page);
-    assert!(named.len() > 15, "{named:?}");
+fn every_line_of_doctor_that_a_page_names_exists() {
+    let (deploy, gpu) = (named(&text("docs/deploy.md")), named(&text("docs/gpu.md")));
+    assert!(deploy.len() > 15 && gpu.len() > 6, "{deploy:?} {gpu:?}");
+    let named: BTreeSet<_> = deploy.union(&gpu).cloned().collect();
     let sources = sources(&crate::file("src/doctor"));
     let missing: Vec<_> = named.iter().filter(|(_, check)| !sources.contains(&format!("\"{check}\""))).collect();
     assert!(missing.is_empty(), "no such line of doctor: {missing:?}");

@@ -73,7 +73,9 @@ fn this_machine_is_described_as_it_is() {
     let gpu = Path::new("/dev/nvidia0").exists();
     assert_status(&report, "gpu-devices", if gpu { "ok" } else { "skip" });
     if !gpu {
-        assert_status(&report, "cuda-ipc", "skip");
+        for check in ["cuda-ipc", "gpu-modules", "gpu-staging", "gpudirect"] {
+            assert_status(&report, check, "skip");
+        }
     }
     let limits = text("/proc/self/limits").expect("limits");
     let memlock = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).expect("a memlock limit");

@@ -4,6 +4,21 @@ use std::process::Command;
 
 use crate::process::{Running, finished, free_ports, kvgate, wait_for};
 
+#[test]
+fn the_script_for_gpus_says_skipped_without_one_and_fails_where_it_is_required() {
+    if a_driver_is_here() {
+        println!("SKIPPED: a driver is here: make test-gpu runs it");
+        return;
+    }
+    let run = |required: &str| {
+        finished(Command::new("scripts/test-gpu").current_dir(env!("CARGO_MANIFEST_DIR")).env("REQUIRE", required))
+    };
+    let (code, text) = run("");
+    assert!(code == 0 && text.starts_with("SKIPPED: gpu: libcuda.so.1"), "{code}: {text}");
+    let (code, text) = run("nixl,gpu");
+    assert!(code == 1 && text.starts_with("SKIPPED: gpu: libcuda.so.1"), "{code}: {text}");
+}
+
 /// The demo, as it would run on a GPU: real NIXL, told that the stand-in's device memory is a GPU's.
 #[test]
 fn the_demo_is_right_with_caches_and_staging_in_gpu_memory() {
@@ -36,6 +51,42 @@ fn the_demo_is_right_with_caches_and_staging_in_gpu_memory() {
         );
         assert!(report["stages"]["verify"]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{report:#}");
     }
+}
+
+/// The stand-in is a driver without NVIDIA's other libraries: what UCX's modules lack is named.
+#[test]
+fn doctor_says_what_gpu_staging_lacks() {
+    if a_driver_is_here() || !crate::process::nixl_is_here() {
+        return;
+    }
+    let report = |args: &str, settings: &str| -> serde_json::Value {
+        let args = format!("doctor --json --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0 {args}");
+        let (_, text) = finished(with_driver(&args, settings).env_remove("UCX_TLS"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON ({error}) but:\n{text}"))
+    };
+    let find = |report: &serde_json::Value, check: &str| {
+        let line = report["lines"].as_array().expect("lines").iter().find(|line| line["check"] == check);
+        line.unwrap_or_else(|| panic!("no {check} in {report:#}")).clone()
+    };
+    let two = report("--staging vram --staging-bytes 64MiB --data-parallel-size 2", "devices=2");
+    assert_eq!(find(&two, "gpu")["status"], "ok", "{two:#}");
+    let staging = find(&two, "gpu-staging");
+    assert!(
+        staging["status"] == "ok" && staging["says"].as_str().is_some_and(|says| says.contains("GPU 1")),
+        "{staging}"
+    );
+    let modules = find(&two, "gpu-modules");
+    assert_eq!(modules["status"], "fail", "{modules}");
+    assert!(modules["says"].as_str().is_some_and(|says| says.contains("libnvidia-ml.so.1")), "{modules}");
+    assert!(modules["fix"].as_str().is_some_and(|fix| fix.contains("compute,utility")), "{modules}");
+    assert_eq!(find(&two, "cuda-ipc")["status"], "warn", "no transport without its module: {two:#}");
+    let short = find(&report("--staging vram --staging-bytes 4GiB", ""), "gpu-staging");
+    assert!(short["status"] == "warn" && short["fix"].is_string(), "{short}");
+    let none = find(&report("--staging vram", "init=100"), "gpu-staging");
+    assert!(
+        none["status"] == "fail" && none["says"].as_str().is_some_and(|says| says.contains("sees no GPU")),
+        "{none}"
+    );
 }
 
 /// Without a CUDA transport in UCX, which is so where there is no GPU, NIXL takes no GPU memory, and the rank says why.

@@ -33,6 +33,26 @@ pub fn try_plugins(folder: &Path) -> io::Result<Vec<TriedPlugin>> {
     Ok(tried)
 }
 
+/// Opens UCX's CUDA modules, which lie in the folder `ucx` beside its library, sorted by name: UCX itself goes on without one that does not
+/// load, and says so at INFO only. What opens stays mapped.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn try_cuda_modules(libucp: &Path) -> io::Result<Vec<TriedPlugin>> {
+    let mut tried = Vec::new();
+    for entry in std::fs::read_dir(libucp.with_file_name("ucx"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once(".so"));
+        if let Some((name @ ("libuct_cuda" | "libucm_cuda"), _)) = name {
+            tried.push(TriedPlugin { name: name.to_owned(), refused: refusal(&path), path });
+        }
+    }
+    tried.sort_by(|a, b| a.path.cmp(&b.path));
+    // A module and the links to it are one.
+    tried.dedup_by(|a, b| a.name == b.name);
+    Ok(tried)
+}
+
 fn refusal(path: &Path) -> Option<String> {
     // SAFETY: opening runs the plugin's constructors, as NIXL would; whoever installs a NIXL vouches for its plugins.
     match unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) } {
@@ -53,6 +73,19 @@ fn words(error: &libloading::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cuda_modules_lie_beside_ucx() {
+        let folder = tempfile::tempdir().unwrap();
+        let ucx = folder.path().join("ucx");
+        std::fs::create_dir(&ucx).unwrap();
+        for name in ["libuct_cuda.so.0.0.0", "libuct_cuda.la", "libucm_cuda.so.0", "libuct_ib.so.0"] {
+            std::fs::write(ucx.join(name), "not a library").unwrap();
+        }
+        let tried = try_cuda_modules(&folder.path().join("libucp.so.0")).unwrap();
+        assert_eq!(tried.iter().map(|module| module.name.as_str()).collect::<Vec<_>>(), ["libucm_cuda", "libuct_cuda"]);
+        assert!(tried.iter().all(|module| module.refused.is_some()));
+    }
 
     #[test]
     fn a_file_that_is_no_library_is_named_with_the_loader_s_words() {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::openapi::schemas;
-use crate::model::{RankSnapshot, StagingFigures};
+use crate::model::{RankSnapshot, StagingFigures, StagingKind};
 
 /// A rank with everything that a router or a person asks about it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -71,6 +71,12 @@ pub(super) struct StagingJson {
     zeroing_blocks: u32,
     quarantined_blocks: u32,
     block_bytes: u64,
+    /// `dram`, `pinned` or `vram`; absent without staging
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<&'static str>,
+    /// The GPU of TP shard 0, in `vram`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<u64>,
 }
 
 impl From<&RankSnapshot> for RankJson {
@@ -113,6 +119,8 @@ impl From<&StagingFigures> for StagingJson {
             zeroing_blocks: staging.zeroing_blocks,
             quarantined_blocks: staging.quarantined_blocks,
             block_bytes: staging.block_bytes,
+            memory: staging.kind.map(StagingKind::as_str),
+            device: staging.device,
         }
     }
 }

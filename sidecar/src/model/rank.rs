@@ -6,7 +6,7 @@ use kv::ids::{DpRank, EngineId, LocalRank};
 use kv::layout::KvLayout;
 use side_channel::Endpoint;
 
-use super::{RankLoad, RankState};
+use super::{RankLoad, RankState, StagingKind};
 
 /// A rank's staging in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub struct StagingFigures {
     pub quarantined_blocks: u32,
     /// Bytes of one slot, all TP shards.
     pub block_bytes: u64,
+    /// Where it is; none without staging.
+    pub kind: Option<StagingKind>,
+    /// The GPU that TP shard 0's is on, if it is on one.
+    pub device: Option<u64>,
 }
 
 /// A rank as the API shows it.

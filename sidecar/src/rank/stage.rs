@@ -7,6 +7,7 @@ use std::time::Duration;
 use kv::blocks::GroupedBlocks;
 use kv::copy::SlotAssignment;
 use kv::ids::{EngineId, TransferId};
+use kv::layout::MemoryKind;
 use kv::slots::{SlotSet, Slots};
 use kv::transfer;
 use nixl::Fabric;
@@ -204,6 +205,11 @@ impl Stage {
             zeroing_blocks: self.zeroing,
             quarantined_blocks: usage.quarantined.saturating_add(passing),
             block_bytes: self.slot_bytes(),
+            kind: Some(self.session.staging),
+            device: self.session.shards.first().and_then(|shard| {
+                let layout = &shard.arena.layout;
+                (layout.memory == MemoryKind::Vram).then_some(layout.device)
+            }),
         }
     }
 

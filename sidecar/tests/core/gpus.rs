@@ -87,6 +87,10 @@ async fn kv_lands_on_the_gpu_is_compared_and_zeroed_there_and_served_from_there(
         assert_eq!(advertised(&world, &landed.params).await, expected, "{staging:?}");
         assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-1").await, "{staging:?}: the bytes are P's");
 
+        let shown = world.pod.ranks().borrow()[0].staging;
+        assert_eq!(shown.kind, Some(staging));
+        assert_eq!(shown.device, (staging == StagingKind::Vram).then_some(expected.1));
+
         let compared = rig.count(Count::Launches);
         world.d[0].done(&*world.net, &landed.params).await;
         assert_eq!(world.figures().await, (0, 0));

@@ -50,14 +50,6 @@ fn rdma_needs_a_live_port_and_a_file_to_open() {
 }
 
 #[test]
-fn gpus_are_numbered_files() {
-    let none = machine(&[("dev/nvidiactl", ""), ("dev/nvidia-uvm", "")]);
-    assert_eq!(gpu_files_line(none.path()).status, Status::Skip);
-    let two = machine(&[("dev/nvidiactl", ""), ("dev/nvidia0", ""), ("dev/nvidia1", "")]);
-    assert_eq!(gpu_files_line(two.path()).facts["files"], serde_json::json!(["nvidia0", "nvidia1"]));
-}
-
-#[test]
 fn clocks_and_yama() {
     assert_eq!(clocksource_line(Some("tsc\n")).status, Status::Ok);
     assert_eq!(clocksource_line(Some("hpet\n")).status, Status::Warn);

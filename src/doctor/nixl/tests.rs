@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::doctor::line::Status;
-use crate::doctor::probe::{Cuda, Library, Plugin, Transport, UcxSays};
+use crate::doctor::probe::{Library, Plugin, Transport, UcxSays};
 
 fn healthy() -> Ended<Probed> {
     let transport =
@@ -73,22 +73,4 @@ fn a_wrong_plugin_folder_and_a_refused_backend_say_what_to_do() {
     let lines = lines(&ended, &settings);
     assert!(find(&lines, "nixl-plugins").fix.as_ref().unwrap().contains("unset NIXL_PLUGIN_DIR"));
     assert_eq!(find(&lines, "nixl-backend").facts["words"], json!(["E0000 Failed to load plugin"]));
-}
-
-#[test]
-fn gpus_by_files_driver_and_ucx() {
-    let check = |ended: &Ended<Probed>, files, gpu, ipc| {
-        let lines = gpu_lines(ended, files);
-        assert_eq!((lines[0].status, lines[1].status), (gpu, ipc), "{lines:?}");
-    };
-    let mut ended = healthy();
-    check(&ended, false, Status::Skip, Status::Skip);
-    check(&ended, true, Status::Fail, Status::Skip);
-    let told = ended.told.as_mut().unwrap();
-    told.cuda = Some(Cuda { supports: "13.0".to_owned(), gpus: vec!["H100".to_owned()] });
-    check(&ended, true, Status::Ok, Status::Warn);
-    assert_eq!(find(&lines(&ended, &Settings::default()), "ucx").status, Status::Warn);
-    let ipc = Transport { name: "cuda_ipc".to_owned(), device: "cuda".to_owned(), network: false };
-    ended.told.as_mut().unwrap().ucx.as_mut().unwrap().transports.push(ipc);
-    check(&ended, true, Status::Ok, Status::Ok);
 }

@@ -12,6 +12,8 @@
 {{- $before := int (include "kvgate.noticeSeconds" $top) -}}
 {{- if eq $part "prefill" -}}{{- $before = add $before (int $v.engine.kvLeaseSeconds) 5 -}}{{- end -}}
 {{- $grace := add $before $v.engine.drainSeconds (include "kvgate.engineShutdownSeconds" $top | int) (include "kvgate.sidecarShutdownSeconds" $top | int) -}}
+{{- /* P's sidecar stages nothing; its digests are taken where the engine's cache is. */ -}}
+{{- $onGpu := or (and (eq $part "decode") (ne $v.sidecar.staging "dram")) (and (eq $v.sidecar.staging "vram") (ne $v.sidecar.verify "off")) -}}
 {{- $router := and $v.gateway.enabled (eq $part "decode") -}}
 {{- $watches := and $router (eq $v.router.discovery "kubernetes") -}}
 {{- if $router -}}{{- $grace = add $grace (include "kvgate.podLocalShutdownSeconds" $top | int) -}}{{- end -}}
@@ -67,6 +69,9 @@ spec:
       enableServiceLinks: false
       # The sum of what may have to be waited for: notice{{ if eq $part "prefill" }} and blocks that are still needed{{ end }}, the engine's requests, the engine's end, then the sidecar's (it is told last).
       terminationGracePeriodSeconds: {{ $grace }}
+      {{- with $v.runtimeClassName }}
+      runtimeClassName: {{ . }}
+      {{- end }}
       {{- if $v.transport.shareProcesses }}
       # UCX uses CMA between the sidecar's staging and D's engine, and CUDA IPC, only among processes that see one another.
       shareProcessNamespace: true
@@ -119,6 +124,15 @@ spec:
             # P's address comes with each request: this is what it may be.
             - {name: KVGATE_PEER_ALLOW, value: {{ include "kvgate.peerAllow" $top | quote }}}
             {{- end }}
+            {{- if $onGpu }}
+            - {name: KVGATE_STAGING, value: {{ $v.sidecar.staging }}}
+            {{- with $v.sidecar.gpus }}
+            - {name: KVGATE_GPUS, value: {{ . | quote }}}
+            {{- end }}
+            # Shown, not taken from the scheduler: the engine's container has them. `utility` brings libnvidia-ml, which UCX needs.
+            - {name: NVIDIA_VISIBLE_DEVICES, value: all}
+            - {name: NVIDIA_DRIVER_CAPABILITIES, value: "compute,utility"}
+            {{- end }}
             - {name: KVGATE_LOG, value: {{ $v.sidecar.logLevel }}}
             {{- if eq $v.nixl.from "engine" }}
             - {name: KVGATE_NIXL_LIBRARY, value: /opt/kvgate/nixl/lib}
@@ -157,8 +171,8 @@ spec:
             allowPrivilegeEscalation: false
             seccompProfile: {type: RuntimeDefault}
           resources:
-            {{- /* Staging of all ranks is touched sooner or later; a GiB is the process with NIXL. */}}
-            {{- $memory := add 1 (ternary (mul $data $tensor (int $v.sidecar.stagingGiB)) 0 (eq $part "decode")) }}
+            {{- /* Staging of all ranks is touched sooner or later; a GiB is the process with NIXL, another one CUDA's part of it. */}}
+            {{- $memory := add 1 (ternary (mul $data $tensor (int $v.sidecar.stagingGiB)) 0 (and (eq $part "decode") (ne $v.sidecar.staging "vram"))) (ternary 1 0 $onGpu) }}
             {{- $resources := merge (deepCopy $v.sidecar.resources) (dict "requests" (dict "memory" (printf "%dGi" $memory))) }}
             {{- include "kvgate.resources" (dict "resources" $resources "rdma" $v.transport "gpus" 0) | nindent 12 }}
           volumeMounts:
