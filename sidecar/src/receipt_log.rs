@@ -2,7 +2,7 @@
 //! which its line is written gets a second line, the same with `"withdrawn": true`.
 //!
 //! A disk that is full for a while costs no line: what it does not take is kept and written, in order, within a second of there being room.
-//! Each such line is reported as an error at once. Beyond [`KEPT`] lines the oldest are lost, and all of them if the process is killed first.
+//! Each such line is reported as an error at once. Beyond 4096 lines the oldest are lost, and all of them if the process is killed first.
 //!
 //! Joined with the decode engines' own request logs, the file shows whether a decode ever ran without a receipt.
 
