@@ -22,11 +22,12 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 
 sys.dont_write_bytecode = True
 import scale_report
 from processes import Failure, Process, end_with_signals, free_port, speaker, versions
-from router import KVGATE, TOOL as LOAD, clean, get, health
+from router import KVGATE, TOOL as LOAD, clean, health
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 OUT = TREE / "target" / "bench"
@@ -36,7 +37,7 @@ PATIENCE = 60
 RANKS = (1, 8, 64, 512)
 PER_POD = 8
 RATES = (10, 100, 1000, 2500, 5000)
-HANDLES = (1, 10, 100, 1000, 10_000)
+HANDLES = (1, 10, 100, 1000, 4000, 7000, 10_000)
 ROWS = ("router-ranks", "router-rate", "router-connections", "sidecar-ranks", "sidecar-handles", "prefill-handles", "sidecar-rate",
         "sidecar-subscribers")
 say = speaker("bench-scale")
@@ -48,6 +49,11 @@ def run(command, what):
     if ran.returncode:
         raise Failure(f"{what}: {ran.stderr.strip()}")
     return json.loads(ran.stdout)
+
+
+def page(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.load(answer)
 
 
 def words(options):
@@ -93,13 +99,13 @@ class Router(Process):
             time.sleep(0.02)
 
     def ready(self):
-        return sum(target["ready"] for target in json.loads(get(self.port, "/readyz"))["targets"])
+        return sum(target["ready"] for target in page(self.port, "/readyz")["targets"])
 
     def load(self, **options):
         return clean(run([LOAD, "load", "--to", f"127.0.0.1:{self.port}", *words(options)], self.name), self.name)
 
     def inside(self):
-        return json.loads(get(self.port, "/readyz"))["inside"]
+        return page(self.port, "/readyz")["inside"]
 
 
 class Sidecar(Steered):
@@ -111,22 +117,23 @@ class Sidecar(Steered):
         self.ranks, self.names = ranks, 0
         self.port = int(self.told["http"].rpartition(":")[2])
 
-    def name(self):
+    def fresh(self):
+        """Begins names that nobody has used."""
         self.names += 1
         return f"{self.child.pid}-{self.names}"
 
     def transfers(self, **options):
         p = self.told["prefill"]
         command = [TOOL, "transfers", "--sidecar", self.told["http"], "--collect", self.told["collect"], "--ranks", self.ranks, "--prefill",
-                   f"{p['engine']}@{p['host']}:{p['port']}", "--name", self.name(), *words(options)]
-        return run(command, self.name())
+                   f"{p['engine']}@{p['host']}:{p['port']}", "--name", self.fresh(), *words(options)]
+        return run(command, self.name)
 
     def handles(self, **options):
-        command = [TOOL, "handles", "--sidecar", self.told["http"], "--ranks", self.ranks, "--name", self.name(), *words(options)]
-        return run(command, self.name())
+        command = [TOOL, "handles", "--sidecar", self.told["http"], "--ranks", self.ranks, "--name", self.fresh(), *words(options)]
+        return run(command, self.name)
 
     def inside(self):
-        return sum(rank["in_flight"] for rank in json.loads(get(self.port, "/v1/ranks"))["ranks"])
+        return sum(rank["in_flight"] for rank in page(self.port, "/v1/ranks")["ranks"])
 
 
 class Held:
@@ -161,7 +168,7 @@ def cost(process, rest, load):
     time.sleep(0.1)
     used = process.cpu_of_threads() - cpu - rest * (time.monotonic() - began)
     return {"cpu_us": max(0.0, used) / max(1, result["requests"]) * 1e6, "p50_us": result["whole_us"]["p50"], "p99_us": result["whole_us"]["p99"],
-            "rate": result["requests"] / result["seconds"], "halves_p99_us": result["halves_p99_us"]}
+            "rate": result["requests"] / result["seconds"], "halves_p50_us": result["halves_p50_us"]}
 
 
 class Bench:
@@ -219,8 +226,9 @@ class Bench:
         # What streams leave behind would be counted with the next ones: each number of them meets a fresh router.
         for streams in (1, 250, 500, 1000):
             router = Router(8)
-            command = [LOAD, "load", "--to", f"127.0.0.1:{router.port}", "--connections", streams, "--requests", streams, "--stream", "--tokens",
-                       15, "--pace-us", 200_000]
+            # They begin one after the other, within two seconds: a burst of beginnings would be measured instead.
+            command = [LOAD, "load", "--to", f"127.0.0.1:{router.port}", "--connections", streams, "--requests", streams, "--rate", streams / 2,
+                       "--stream", "--tokens", 20, "--pace-us", 200_000]
             client = Process("streams", command, WORK, stdout=subprocess.PIPE)
             highest = 0
             while client.child.poll() is None:
@@ -246,15 +254,16 @@ class Bench:
 
     def sidecar_handles(self):
         sidecar = Sidecar("decode", PER_POD, slots=2048)
-        # Until the records of ended transfers are full, 1,024 a rank: those must not be taken for handles.
+        # Until what is remembered of ended transfers is full, 1,024 records a rank and 65,536 fingerprints: it must not be taken for handles.
         before = sidecar.rss()
         sidecar.transfers(requests=1100 * PER_POD, connections=32)
         self.note("sidecar-records", "kept", bytes_each=(sidecar.rss() - before) * 1e6 / (1024 * PER_POD))
+        sidecar.transfers(requests=70_000, connections=32)
         self.more_handles("sidecar-handles", sidecar, sidecar.transfers)
 
     def prefill_handles(self):
         sidecar = Sidecar("prefill", PER_POD)
-        sidecar.handles(requests=2000)
+        sidecar.handles(requests=30_000, connections=32)
         self.more_handles("prefill-handles", sidecar, sidecar.handles)
 
     def more_handles(self, row, sidecar, load):
@@ -264,7 +273,7 @@ class Bench:
             kept = handles
             time.sleep(0.5)
             self.note(row, handles, rss_mb=sidecar.rss(), keep_p99_us=claims["p99_us"])
-            for _ in range(3):
+            for _ in range(2):
                 self.note(row, handles, **cost(sidecar, rest, lambda: load(connections=4, seconds=1)))
         sidecar.end()
 

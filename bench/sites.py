@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Who asks for memory while the router serves: allocations per request by call site; prints a table, writes nothing.
 
-  sites.py [direct|stage] [ROWS]     each row is a place in kvgate's code with what is allocated there or for it (stage, 40 rows)
+  sites.py [direct|stage|stream] [ROWS]     each row is a place in kvgate's code with what is allocated there or for it (stage, 40 rows);
+                                            `stream` counts the chunks of a streamed answer instead of requests
   BENCH_HOT_BIN, BENCH_ROUTER_BIN    as for allocations.py
 
 The router of `bench/allocations.py` runs under valgrind's DHAT twice, with so many and three times so many requests: what the second run asks
@@ -22,26 +23,29 @@ from processes import Failure, Process, end_with_signals, free_port, speaker
 from router import WORK, Stub, clean, health, load
 
 REQUESTS = 300
+CHUNKS = 5000
 FOLDERS = ("router/", "vllm/", "serving/", "kv/", "telemetry/")
 # What allocates for others.
 PLUMBING = {"library", "bytes", "stats_alloc", "hashbrown", "futures-util", "tokio-util"}
 say = speaker("sites")
 
 
-def watched(gate, stub, requests):
+def watched(what, stub, count):
     """Blocks by stack, of a router that has served so many."""
-    port, out = free_port(), WORK / f"dhat-{gate}-{requests}.json"
+    port, out = free_port(), WORK / f"dhat-{what}-{count}.json"
+    gate = "direct" if what == "stream" else what
     command = ["valgrind", "--tool=dhat", f"--dhat-out-file={out}", "--num-callers=200", f"--fullpath-after={TREE}/", TOOL, "router", "--pd-disaggregation",
                "--port", port, "--gate", gate]
     for side, engine, sidecar in (("prefill", stub.prefill[0], stub.sidecar[0]), ("decode", stub.decode[0], stub.sidecar[1])):
         command += [f"--{side}", f"http://{engine},sidecar=http://{sidecar}"]
-    router = Process(f"watched-{gate}", command, WORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    router = Process(f"watched-{what}", command, WORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
     while not health(port):
         if time.monotonic() > until or router.child.poll() is not None:
             raise Failure(f"the router does not become ready; see {WORK / router.name}.log")
         time.sleep(0.1)
-    clean(load(f"127.0.0.1:{port}", connections=1, requests=requests), router.name)
+    amount = {"requests": 1, "stream": True, "tokens": count} if what == "stream" else {"requests": count}
+    clean(load(f"127.0.0.1:{port}", connections=1, **amount), router.name)
     router.child.stdin.close()
     router.child.wait(60)
     Process.running.remove(router)
@@ -82,31 +86,35 @@ def told(stack):
 
 
 def main():
-    gate = sys.argv[1] if len(sys.argv) > 1 else "stage"
+    what = sys.argv[1] if len(sys.argv) > 1 else "stage"
     rows = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    if what not in ("direct", "stage", "stream"):
+        sys.exit(__doc__)
+    count, each = (CHUNKS, "chunk") if what == "stream" else (REQUESTS, "request")
     end_with_signals()
     WORK.mkdir(parents=True, exist_ok=True)
     try:
         stub = Stub(prefill=1, decode=1, sidecar=2)
-        few, many = (watched(gate, stub, count) for count in (REQUESTS, 3 * REQUESTS))
+        few, many = (watched(what, stub, number) for number in (count, 3 * count))
     except (Failure, subprocess.SubprocessError, OSError, ValueError) as failure:
         sys.exit(f"sites: {failure}")
     finally:
         Process.end_all()
     places, crates = collections.Counter(), collections.Counter()
-    for stack, count in many.items():
-        per_request = (count - few.get(stack, 0)) / (2 * REQUESTS)
+    for stack, blocks in many.items():
+        share = (blocks - few.get(stack, 0)) / (2 * count)
         ours, who = told(stack)
-        places[ours, who] += per_request
-        crates[who] += per_request
-    print(f"--gate {gate}: {sum(crates.values()):.1f} allocations per request\n\nby the crate that asked")
-    for who, count in crates.most_common():
-        if count >= 0.05:
-            print(f"{count:7.2f}  {who}")
+        places[ours, who] += share
+        crates[who] += share
+    least = 0.0005 if what == "stream" else 0.05
+    print(f"{what}: {sum(crates.values()):.3f} allocations per {each}\n\nby the crate that asked")
+    for who, share in crates.most_common():
+        if share >= least:
+            print(f"{share:9.3f}  {who}")
     print("\nby the innermost function of kvgate's, and the crate that asked")
-    for (ours, who), count in places.most_common(rows):
-        if count >= 0.05:
-            print(f"{count:7.2f}  {who:16} {ours[:170]}")
+    for (ours, who), share in places.most_common(rows):
+        if share >= least:
+            print(f"{share:9.3f}  {who:16} {ours[:170]}")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ fn print(tally: &Tally, seconds: f64) -> std::io::Result<()> {
         "requests": figures.whole.len(), "errors": tally.errors.load(Ordering::Relaxed), "error": figures.error,
         "events": tally.events.load(Ordering::Relaxed), "seconds": seconds,
         "whole_us": times(&figures.whole), "first_us": times(&figures.first),
-        "halves_p99_us": figures.halves.each_ref().map(|half| half.value_at_quantile(0.99)),
+        "halves_p50_us": figures.halves.each_ref().map(|half| half.value_at_quantile(0.5)),
     });
     writeln!(std::io::stdout(), "{result}")
 }

@@ -59,7 +59,7 @@ async fn client(work: Arc<Work>) -> Result<()> {
             "dp_rank": rank, "remote_request_id": request_id, "remote_engine_id": engine, "lease_ms": 3_600_000, "age_ms": 1,
             "kv_transfer_params": {
                 "do_remote_prefill": true, "do_remote_decode": false, "remote_block_ids": [[number % u64::from(POOL)]],
-                "remote_engine_id": engine, "remote_request_id": request_id, "remote_host": HOST, "remote_port": 1000,
+                "remote_engine_id": engine, "remote_request_id": request_id, "remote_host": HOST, "remote_port": 1500,
                 "tp_size": 1, "remote_num_tokens": 16,
             },
         });

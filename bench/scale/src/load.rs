@@ -55,7 +55,7 @@ impl Times {
                 "p50": all.value_at_quantile(0.5), "p90": all.value_at_quantile(0.9), "p99": all.value_at_quantile(0.99),
                 "max": all.max(),
             },
-            "halves_p99_us": [first.value_at_quantile(0.99), second.value_at_quantile(0.99)],
+            "halves_p50_us": [first.value_at_quantile(0.5), second.value_at_quantile(0.5)],
         }))
     }
 }

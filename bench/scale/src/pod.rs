@@ -30,7 +30,7 @@ use crate::engines::{Engine, HOST, Loopback, Pages, SLOT_BYTES};
 use crate::{complain, say, until_told};
 
 /// P's side channel, below those of the pod's own engine and those of the virtual engines.
-const P_PORT: u16 = 1000;
+const P_PORT: u16 = 1500;
 const ENGINE_PORT: u16 = 2000;
 const VIRTUAL_PORT: u16 = 10_000;
 /// P's engine.
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let line = [
         "sidecar".to_owned(),
         format!("--role={}", if args.role == RoleArg::Decode { "decode" } else { "prefill" }),
-        "--engine=http://memory:1".to_owned(),
+        "--engine=http://127.0.0.1:1".to_owned(),
         format!("--engine-side-channel={HOST}:{ENGINE_PORT}"),
         format!("--side-channel-listen={HOST}:{VIRTUAL_PORT}"),
         format!("--advertise-host={HOST}"),
@@ -77,7 +77,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
         "--listen=127.0.0.1:0".to_owned(),
         "--max-connections=16384".to_owned(),
         // What has landed and is not collected is to stay.
-        "--kv-lease=1h".to_owned(),
+        "--kv-lease=60m".to_owned(),
     ];
     let settings = Line::try_parse_from(line)?.args.settings()?;
     let parts = Parts {
