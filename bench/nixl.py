@@ -4,6 +4,8 @@
   nixl.py [ROW…]             rows: default tcp posix idle (all by default)
   KVGATE_BIN, BENCH_NIXL_BIN the binaries (target/release/kvgate, target/release/bench-nixl)
   BENCH_ROUNDS               rounds instead of 5
+  BENCH_BESIDE               more readers that take their turns, to see what a change does: NAME=PROGRAM[ OPTION…][;…], as in
+                             "before=/tmp/before/bench-nixl;one agent=target/release/bench-nixl --cores 1"
 
 | who       | reads                                                                    | from                                |
 |-----------|--------------------------------------------------------------------------|-------------------------------------|
@@ -54,6 +56,8 @@ SHAPES = {
 # Reader and source of each.
 WHO = {"kvgate": ("ours", "ours"), "kvgate←python": ("ours2", "python"), "python": ("python", "python"), "c": ("c", "ours"),
        "memcpy": ("memcpy", None)}
+BESIDE = dict(reader.split("=", 1) for reader in (os.environ.get("BENCH_BESIDE") or "").split(";") if reader)
+WHO |= {name: (name, "ours") for name in BESIDE}
 TURN_S = 0.25
 IDLE_S = 10
 say = speaker("bench-nixl")
@@ -65,6 +69,7 @@ class Participant(Process):
     def __init__(self, name, command, tls):
         env = {key: value for key, value in os.environ.items() if not key.startswith(("UCX_", "NIXL_LOG"))}
         env.update({"UCX_TLS": tls} if tls else {})
+        env["NIXL_CAPI_LIBRARY"] = str(library())
         super().__init__(name, command, WORK, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hello = None
 
@@ -138,6 +143,9 @@ class Row:
             "python": [python, peer, "reader", MOST, errors], "c": [raw, library(), MOST, errors],
             "memcpy": [TOOL, "copy", "--source-bytes", 2 * MOST, "--bytes", MOST],
         }
+        for beside, words in BESIDE.items():
+            program, *options = words.split()
+            readers[beside] = [pathlib.Path(program).resolve(), *options, "--error-handling", errors, "reader", "--bytes", MOST]
         self.readers = {kind: Participant(f"{name}-reader-{kind}", command, tls) for kind, command in readers.items()}
         served = {kind: source.answer() for kind, source in self.sources.items()}
         for reader in self.readers.values():
@@ -279,7 +287,7 @@ def targets(rows):
 
 def show(row, found):
     print(f"\nUCX_TLS {row}" + (", without error handling" if ROWS[row][1] == "none" else ""))
-    lines = [("", *WHO, "kvgate / python", "kvgate / memcpy")]
+    lines = [("", *WHO, *(f"kvgate / {peer}" for peer in ("python", "memcpy", *BESIDE)))]
     for shape, turns in found.items():
         small = SHAPES[shape][1] == 1
         figure, digits = ("p50_us", 0) if small else ("gb_per_s", 2)
@@ -287,13 +295,14 @@ def show(row, found):
         for who in WHO:
             of = spread([turn[figure] for turn in turns[who]])
             cells.append(f"{of['median']:.{digits}f} ({of['min']:.{digits}f}–{of['max']:.{digits}f})")
-        for peer in ("python", "memcpy"):
+        for peer in ("python", "memcpy", *BESIDE):
             of = ratios(turns, "p50_us", peer, "kvgate")
             cells.append(f"{of['median']:.2f} × ({of['min']:.2f}–{of['max']:.2f})")
         lines.append(cells)
         if not small:
             cpu = [statistics.median(turn["cpu_s_per_gib"] for turn in turns[who]) for who in WHO]
-            lines.append(["  CPU s/GiB", *(f"{value:.3f}" for value in cpu), f"{cpu[0] / cpu[2]:.2f} ×", f"{cpu[0] / cpu[4]:.2f} ×"])
+            ratio = [f"{cpu[0] / cpu[list(WHO).index(peer)]:.2f} ×" for peer in ("python", "memcpy", *BESIDE)]
+            lines.append(["  CPU s/GiB", *(f"{value:.3f}" for value in cpu), *ratio])
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

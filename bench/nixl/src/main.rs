@@ -32,6 +32,9 @@ struct Cli {
     /// NIXL's setting for connections
     #[arg(long, global = true, value_enum, default_value_t = ErrorHandling::Peer)]
     error_handling: ErrorHandling,
+    /// Cores that the reader thinks it has, instead of those it may use; with one it never has a second agent
+    #[arg(long, global = true)]
+    cores: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -84,7 +87,8 @@ fn run(cli: &Cli) -> Result<()> {
         Role::Source { bytes } => source::serve(&*agent(cli, "source", AgentConfig::serve)?, bytes),
         Role::Reader { bytes } => {
             let (api, config) = configured(cli, "reader", AgentConfig::pull)?;
-            let fabric = Lanes::start(api, config, Cores::of_this_process()).context("make the agent")?;
+            let cores = cli.cores.map_or_else(Cores::of_this_process, Cores::new);
+            let fabric = Lanes::start(api, config, cores).context("make the agent")?;
             work::obey(reader::Reader::new(fabric, bytes)?)
         }
         Role::Copy { source_bytes, bytes } => work::obey(copy::Copy::new(source_bytes, bytes)?),
