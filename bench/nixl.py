@@ -268,8 +268,10 @@ def targets(rows):
             continue
         large, many = (("128 × 2 MiB", "128 × 2 MiB scattered"), ("8192 × 32 KiB", "8192 × 32 KiB scattered"))
         if row == "default":
-            yield judge("128 × 2 MiB: times NIXL's Python", [faster(row, shape, "python", who) for shape in large for who in ours], least=2)
-            yield judge("128 × 2 MiB: of memcpy", [faster(row, shape, "memcpy", who) for shape in large for who in ours], least=0.75)
+            # A source of Python's keeps a core busy all the time, which on a small machine is one that the reader has not.
+            for who, source in zip(ours, ("a source that sleeps", "a source with NIXL's defaults")):
+                yield judge(f"128 × 2 MiB from {source}: times NIXL's Python", [faster(row, shape, "python", who) for shape in large], least=2)
+                yield judge(f"128 × 2 MiB from {source}: of memcpy", [faster(row, shape, "memcpy", who) for shape in large], least=0.75)
             yield judge("1 × 64 KiB, p50: times raw C", [ratios(rows[row]["1 × 64 KiB"], "p50_us", "kvgate", "c")], most=1.1)
         yield judge(f"8192 × 32 KiB, {row}: times NIXL's Python", [faster(row, shape, "python", who) for shape in many for who in ours],
                     least=1.4)
@@ -343,7 +345,7 @@ def main():
     print()
     for target in judged:
         of = target["value"]
-        print(f"{target['name']:52} {target['target']:>10}  {of['median']:8.3f} ({of['min']:.3f}–{of['max']:.3f})  "
+        print(f"{target['name']:70} {target['target']:>10}  {of['median']:8.3f} ({of['min']:.3f}–{of['max']:.3f})  "
               f"{'met' if target['met'] else 'short'}")
     result = {"machine": machine, "rounds": ROUNDS, "seconds": round(time.monotonic() - began), "targets": judged, "rows": rows}
     (OUT / "nixl.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
