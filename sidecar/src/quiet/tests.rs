@@ -1,3 +1,5 @@
+//! Quiet means: for the time that was asked for, without a break, and never for ever on a figure that says nothing.
+
 use std::collections::BTreeMap;
 
 use kv::ids::LocalRank;
