@@ -10,7 +10,7 @@ RECORD ?=
 # Any Python from 3.9 runs the harness; the engines need a CPython 3.11, which it looks for itself.
 PYTHON ?= python3
 
-.PHONY: help setup setup-browser build demo soak chaos test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-scale bench-sidecar bench-sites profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
+.PHONY: help setup setup-browser build demo soak chaos overload test test-vllm bench bench-quick bench-nixl bench-vllm bench-router bench-scale bench-sidecar bench-sites profile-router profile-sidecar lint fmt bindings-check kernels kernels-check clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ soak:  ## router and sidecars over a simulated network and a simulated NIXL, wit
 chaos: setup  ## real processes over real NIXL under load, killed, frozen, drained and starved for 4 minutes; target/chaos/report.json (SEED=17)
 	$(CARGO) build --locked
 	@$(PYTHON) tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+overload: setup  ## ten times of what a deployment takes, for a minute: goodput, 429, memory, recovery; target/chaos/overload.json
+	$(CARGO) build --locked
+	@$(PYTHON) tests/chaos/overload.py
 
 test: setup $(if $(findstring browser,$(REQUIRE)),setup-browser)  ## every test, with what each measured or SKIPPED; REQUIRE=nixl,browser turns a skip into a failure
 	$(CARGO) test --workspace --locked -- --show-output

@@ -29,6 +29,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The body did not come in time.
     RequestTimeout,
+    /// The bodies of requests take as much memory as they may.
+    TooManyBodies,
     /// As many connections are open as may be.
     TooManyConnections,
     /// An agent thread is dead or stuck: only a restart of the process helps.
@@ -54,6 +56,10 @@ impl Kind {
             }
             Self::RequestTimeout => {
                 ("request_timeout", StatusCode::REQUEST_TIMEOUT, Retry::SameTarget, "The request took too long")
+            }
+            Self::TooManyBodies => {
+                let title = "The sidecar holds as many request bodies as it may";
+                ("too_many_bodies", StatusCode::TOO_MANY_REQUESTS, Retry::OtherTarget, title)
             }
             Self::TooManyConnections => {
                 let title = "The sidecar has too many connections";
@@ -155,6 +161,11 @@ impl Problem {
 
     pub(crate) fn request_timeout() -> Self {
         Self::made(Kind::RequestTimeout, "the request body did not arrive in time".to_owned())
+    }
+
+    pub(crate) fn too_many_bodies() -> Self {
+        let detail = "the bodies of other requests take all the memory that there is for them".to_owned();
+        Self::made(Kind::TooManyBodies, detail).header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
     }
 
     pub(crate) fn too_many_connections() -> Self {

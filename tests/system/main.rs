@@ -22,6 +22,7 @@ mod log_level;
 mod mutual_tls;
 #[path = "../support/otlp_receiver.rs"]
 mod otlp_receiver;
+mod overload;
 mod process;
 mod refusals;
 mod restarts;

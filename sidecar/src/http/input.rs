@@ -1,7 +1,9 @@
 //! What clients send: bodies, queries, path segments. Each way to be wrong has its problem document; nothing here panics on any input.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::request::Parts;
 use http::{HeaderMap, header};
@@ -9,9 +11,11 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kv::ids::{DpRank, TransferId};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::config::parse;
+use crate::http::Api;
 use crate::model::Code;
 use crate::problem::Problem;
 
@@ -31,20 +35,15 @@ const MAX_MILLISECONDS: u64 = 24 * 3600 * 1000;
 #[derive(Debug)]
 pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<S, T> FromRequest<S> for JsonBody<T>
-where
-    S: Send + Sync,
-    T: DeserializeOwned,
-{
+impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             return Err(Problem::unsupported_media_type());
         }
-        let body = Limited::new(request.into_body(), MAX_BODY).collect();
-        let body = timeout(BODY_DEADLINE, body).await.map_err(|_| Problem::request_timeout())?;
-        let bytes = body.map_err(|error| broken_body(error.as_ref()))?.to_bytes();
+        let read = read(request.into_body(), &api.0.bodies);
+        let (bytes, _room) = timeout(BODY_DEADLINE, read).await.map_err(|_| Problem::request_timeout())??;
         // serde would take a list for the members in their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(Problem::new(Code::ParamsInvalid, "the body cannot be used: it is no JSON object"));
@@ -54,6 +53,30 @@ where
             Problem::new(Code::ParamsInvalid, format!("the body cannot be used: {error}"))
         })
     }
+}
+
+/// Room for all bodies that are being read or understood, in bytes: for sixteen of the largest, or for as many of a usual transfer's (2 KB) as
+/// there may be connections.
+#[derive(Clone, Debug)]
+pub(super) struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(16 * MAX_BODY)))
+    }
+}
+
+/// A body and its room, which is taken piece by piece: a length that is only announced takes none.
+async fn read(body: Body, bodies: &Bodies) -> Result<(Vec<u8>, Vec<OwnedSemaphorePermit>), Problem> {
+    let (mut bytes, mut room) = (Vec::new(), Vec::new());
+    let mut body = Limited::new(body, MAX_BODY);
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(|error| broken_body(error.as_ref()))?.into_data() else { continue };
+        let units = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        room.push(Arc::clone(&bodies.0).try_acquire_many_owned(units).map_err(|_| Problem::too_many_bodies())?);
+        bytes.extend_from_slice(&piece);
+    }
+    Ok((bytes, room))
 }
 
 fn broken_body(error: &(dyn std::error::Error + 'static)) -> Problem {

@@ -2,11 +2,13 @@
 
 use axum::body::Body;
 use axum::http::Request;
+use futures_util::StreamExt as _;
 use secrets::Tokens;
 use serde_json::{Value, json};
 use sidecar::http::MAX_BODY;
 use sidecar::model::Role;
 use std::io::Write as _;
+use tower::ServiceExt as _;
 
 use crate::rig::{Rig, json_request, params, transfer};
 
@@ -48,6 +50,42 @@ async fn bodies_that_cannot_be_read() {
     let large = rig.call(json_request("/v1/transfers", vec![b' '; MAX_BODY + 1])).await;
     assert_eq!(large.problem(), problem(413, "too_large", "never"));
     assert!(large.detail().contains(&MAX_BODY.to_string()));
+}
+
+/// A body as large as one may be, whose last byte does not come.
+fn unfinished() -> Body {
+    let piece = futures_util::stream::iter([Ok::<_, std::io::Error>(vec![b' '; MAX_BODY])]);
+    Body::from_stream(piece.chain(futures_util::stream::pending()))
+}
+
+#[tokio::test]
+async fn bodies_that_would_exceed_the_sidecars_memory_are_told_to_come_back() {
+    let rig = Rig::decode().await;
+    let held: Vec<_> = (0..16)
+        .map(|_| {
+            let router = rig.router.clone();
+            rig.lifecycle
+                .tasks()
+                .spawn(async move { router.oneshot(json_request("/v1/transfers", unfinished())).await })
+        })
+        .collect();
+    let asked = async || rig.call(json_request("/v1/transfers", "{}")).await;
+    let refused = loop {
+        let answer = asked().await;
+        if answer.status != 400 {
+            break answer;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.problem(), problem(429, "too_many_bodies", "other_target"));
+    assert_eq!(refused.headers["retry-after"], "1");
+    // What needs no body is answered all the same.
+    assert_eq!(rig.get("/v1/ranks").await.status, 200);
+    for one in held {
+        one.abort();
+        assert!(one.await.is_err_and(|ended| ended.is_cancelled()), "it still waited for its body");
+    }
+    assert_eq!(asked().await.problem(), problem(400, "params_invalid", "never"));
 }
 
 #[tokio::test(start_paused = true)]

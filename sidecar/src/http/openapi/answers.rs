@@ -16,8 +16,13 @@ const ALWAYS: [Kind; 3] = [Kind::Of(Code::Unauthorized), Kind::TooManyConnection
 /// Every query and path may be wrong.
 const ASKED: [Kind; 1] = [Kind::Of(Code::ParamsInvalid)];
 /// Every body may be wrong.
-const BODY: [Kind; 4] =
-    [Kind::Of(Code::ParamsInvalid), Kind::RequestTimeout, Kind::Of(Code::TooLarge), Kind::UnsupportedMediaType];
+const BODY: [Kind; 5] = [
+    Kind::Of(Code::ParamsInvalid),
+    Kind::RequestTimeout,
+    Kind::Of(Code::TooLarge),
+    Kind::TooManyBodies,
+    Kind::UnsupportedMediaType,
+];
 const NOT_FOUND: [Kind; 1] = [Kind::Of(Code::NotFound)];
 const RANK: [Kind; 1] = [Kind::Of(Code::RankUnknown)];
 const NOT_READY: [Kind; 1] = [Kind::Of(Code::RankNotReady)];
