@@ -2,6 +2,8 @@
 
 mod wire;
 
+use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -254,8 +256,8 @@ impl Sidecars {
                 transfer: TransferId::new(answer.transfer_id),
                 rank: DpRank(answer.receipt.dp_rank),
                 source_engine: if as_asked { source.clone() } else { EngineId::new(answer.receipt.source_engine_id) },
-                virtual_engine: EngineId::new(answer.receipt.virtual_engine_id),
-                request: EngineRequestId::new(answer.receipt.request_id),
+                virtual_engine: shared(body, answer.receipt.virtual_engine_id),
+                request: shared(body, answer.receipt.request_id),
                 params: RawParams::part_of(body, answer.kv_transfer_params),
             },
         })
@@ -431,15 +433,30 @@ impl Serialize for Shown<'_> {
     }
 }
 
-/// A JSON object, with parameters as they came for its last member, in memory that is asked for once. (serde_json would read the parameters
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A JSON object, with parameters as they came for its last member, in memory of its size. (serde_json would read the parameters
 /// again to let them through.)
 fn written(object: &impl Serialize, params: Option<&RawParams>) -> Result<Bytes, SidecarError> {
-    const BESIDE: usize = 512;
     const MEMBER: &[u8] = b",\"kv_transfer_params\":";
     let params = params.map(RawParams::as_str);
-    let mut body = Vec::with_capacity(BESIDE + params.map_or(0, |params| params.len() + MEMBER.len()));
-    let result = serde_json::to_writer(&mut body, object);
-    result.map_err(|source| SidecarError::Answer { status: StatusCode::OK, source: Some(source) })?;
+    let unwritable = |source| SidecarError::Answer { status: StatusCode::OK, source: Some(source) };
+    let mut length = Length(params.map_or(0, |params| params.len() + MEMBER.len()));
+    serde_json::to_writer(&mut length, object).map_err(unwritable)?;
+    let mut body = Vec::with_capacity(length.0);
+    serde_json::to_writer(&mut body, object).map_err(unwritable)?;
     if let Some(params) = params {
         body.pop();
         body.extend_from_slice(MEMBER);
@@ -447,6 +464,14 @@ fn written(object: &impl Serialize, params: Option<&RawParams>) -> Result<Bytes,
         body.push(b'}');
     }
     Ok(body.into())
+}
+
+/// A text that was read from an answer, as a part of it where it can be one.
+fn shared(answer: &Bytes, text: Cow<'_, str>) -> Bytes {
+    match text {
+        Cow::Borrowed(text) => answer.slice_ref(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    }
 }
 
 fn read<'a, T: Deserialize<'a>>(answer: &'a Response<Bytes>) -> Result<T, SidecarError> {

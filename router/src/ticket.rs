@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 
-use kv::ids::{AttemptId, DpRank, EngineId, EngineRequestId, TransferId};
+use bytes::Bytes;
+use kv::ids::{AttemptId, DpRank, EngineId, TransferId};
 use serde::Deserialize;
 use vllm_wire::params::RawParams;
 
@@ -28,8 +29,9 @@ pub(crate) struct Receipt {
     pub(crate) transfer: TransferId,
     pub(crate) rank: DpRank,
     pub(crate) source_engine: EngineId,
-    pub(crate) virtual_engine: EngineId,
-    pub(crate) request: EngineRequestId,
+    /// What it calls its virtual engine and the request, to be found in the parameters: parts of the answer that they came with.
+    pub(crate) virtual_engine: Bytes,
+    pub(crate) request: Bytes,
     pub(crate) params: RawParams,
 }
 
@@ -97,10 +99,10 @@ impl DecodeTicket {
             return Err(NotCovered::Source { receipt: receipt.source_engine.clone(), asked });
         }
         let named: Option<Named<'_>> = serde_json::from_str(receipt.params.as_str()).ok();
-        if named.as_ref().is_none_or(|named| named.remote_engine_id != receipt.virtual_engine.as_str()) {
+        if named.as_ref().is_none_or(|named| named.remote_engine_id.as_bytes() != receipt.virtual_engine) {
             return Err(NotCovered::Params("remote_engine_id"));
         }
-        if named.is_none_or(|named| named.remote_request_id != receipt.request.as_str()) {
+        if named.is_none_or(|named| named.remote_request_id.as_bytes() != receipt.request) {
             return Err(NotCovered::Params("remote_request_id"));
         }
         Ok(Self { target, params: receipt.params.clone() })

@@ -25,6 +25,28 @@ pub(crate) use whole::{Unread, read_whole};
 pub trait Upstream: Debug + Send + Sync + 'static {
     /// Sends one request to the authority in its URI.
     fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>>;
+
+    /// Sends one request and reads the whole answer, of at most `limit` bytes.
+    fn fetch(
+        &self,
+        request: Request<Payload>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Response<Bytes>, UpstreamError>> {
+        let uri = request.uri().clone();
+        let sent = self.send(request);
+        Box::pin(async move { whole(sent.await?, &uri, limit).await })
+    }
+}
+
+/// An answer whose body is read.
+async fn whole<B>(answer: Response<B>, uri: &Uri, limit: usize) -> Result<Response<Bytes>, UpstreamError>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
+{
+    let (head, body) = answer.into_parts();
+    let body = read_whole(body, limit).await;
+    let body = body.map_err(|source| UpstreamError::Body { to: server(uri), source: source.into() })?;
+    Ok(Response::from_parts(head, body))
 }
 
 /// Why no response came.
@@ -104,13 +126,7 @@ pub(crate) async fn fetch(
     limit: usize,
 ) -> Result<Response<Bytes>, UpstreamError> {
     let uri = request.uri().clone();
-    let whole = async {
-        let (head, body) = upstream.send(request).await?.into_parts();
-        let body = read_whole(body, limit).await;
-        let body = body.map_err(|source| UpstreamError::Body { to: server(&uri), source: source.into() })?;
-        Ok(Response::from_parts(head, body))
-    };
-    let answer = tokio::time::timeout(deadline, whole).await;
+    let answer = tokio::time::timeout(deadline, upstream.fetch(request, limit)).await;
     answer.unwrap_or_else(|_| Err(UpstreamError::Late { to: server(&uri), deadline }))
 }
 

@@ -1,12 +1,17 @@
 //! Rank states as numbered events: every change of a rank gets the next number, and whoever connects gets the current state of all.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::model::{AllRanks, RankSnapshot};
+
+/// Between two publications: what changes meanwhile, of however many ranks, is looked at once.
+const TOGETHER: Duration = Duration::from_millis(5);
 
 /// A rank's newest state and the number of the change that made it so.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +45,7 @@ impl RankEvents {
                 }
                 let newest = ranks.borrow_and_update().clone();
                 publish.send_replace(numberer.next(&newest));
+                tokio::select! { () = stop.cancelled() => return, () = sleep(TOGETHER) => {} }
             }
         });
         Self { current }
@@ -77,5 +83,48 @@ impl Numberer {
         let mut current = self.known.clone();
         current.sort_by_key(|numbered| numbered.id);
         Arc::new(current)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv::ids::LocalRank;
+
+    use super::*;
+
+    fn ids(current: &Current) -> Vec<(u16, u64)> {
+        current.iter().map(|numbered| (numbered.rank.local_rank.0, numbered.id)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_goes_out_at_once_and_those_that_follow_it_go_together() {
+        let ranks = (0..3).map(|local| Arc::new(RankSnapshot::unknown(LocalRank(local), 0, 1))).collect();
+        let (sender, receiver) = watch::channel(Arc::new(ranks));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut current = RankEvents::start(receiver, &tasks, stop.clone()).follow();
+        assert_eq!(ids(&current.borrow_and_update()), [(0, 1), (1, 2), (2, 3)]);
+        let change = |place: usize| {
+            sender.send_modify(|ranks| {
+                let ranks = Arc::make_mut(ranks);
+                let changed = RankSnapshot { handles: ranks[place].handles + 1, ..(*ranks[place]).clone() };
+                ranks[place] = Arc::new(changed);
+            });
+        };
+        let began = tokio::time::Instant::now();
+        change(1);
+        current.changed().await.unwrap();
+        assert_eq!(
+            (ids(&current.borrow_and_update()), began.elapsed()),
+            (vec![(0, 1), (2, 3), (1, 4)], Duration::ZERO)
+        );
+        for place in [0, 2, 0] {
+            change(place);
+            tokio::task::yield_now().await;
+        }
+        current.changed().await.unwrap();
+        assert_eq!((ids(&current.borrow_and_update()), began.elapsed()), (vec![(1, 4), (0, 5), (2, 6)], TOGETHER));
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
     }
 }

@@ -21,9 +21,9 @@ use crate::fabrics::Fabrics;
 use crate::gpus;
 use crate::latency::Latency;
 use crate::model::{
-    AllRanks, Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankLoad, RankSnapshot,
-    ReceiptSink, ReportHandle, Role, ShutDown, StagingFigures, StagingKind, StartError, StartTransfer, TransferError,
-    TransferFilter, TransferSnapshot,
+    AllRanks, Counters, HandleError, HandleSnapshot, Landed, LetGo, PodConfig, RankHandles, RankSnapshot, ReceiptSink,
+    ReportHandle, Role, ShutDown, StagingKind, StartError, StartTransfer, TransferError, TransferFilter,
+    TransferSnapshot,
 };
 use crate::peer_book::KnownPeer;
 use crate::quiet::{InUse, Waiting};
@@ -98,7 +98,8 @@ impl Pod {
         let gpus = gpus::open(&config).await?;
         let (view_sender, engine_view) = watch::channel(Arc::new(EngineView::default()));
         let locals = || (0..config.dp_size).map(LocalRank);
-        let unknown = locals().map(|local| Arc::new(unknown_rank(&config, local))).collect();
+        let unknown =
+            locals().map(|local| Arc::new(RankSnapshot::unknown(local, config.rank_offset, config.tp_size))).collect();
         let (ranks, view) = watch::channel(Arc::new(unknown));
         let shared = Shared {
             config: Arc::clone(&config),
@@ -551,27 +552,4 @@ fn check(config: &PodConfig) -> Result<(), StartError> {
 fn listens_at(config: &PodConfig, local: LocalRank) -> Endpoint {
     let base = &config.side_channel_listen;
     if base.port == 0 { base.clone() } else { base.with_port(base.port.saturating_add(local.0)) }
-}
-
-fn unknown_rank(config: &PodConfig, local_rank: LocalRank) -> RankSnapshot {
-    let (state, reasons) = kv::readiness::Facts::default().assess();
-    RankSnapshot {
-        dp_rank: local_rank.global(config.rank_offset),
-        local_rank,
-        state,
-        reasons,
-        engine_id: None,
-        engine_version: None,
-        compatibility_hash: None,
-        virtual_engine_id: None,
-        side_channel: None,
-        layout: None,
-        tp_size: config.tp_size,
-        load: RankLoad::default(),
-        staging: StagingFigures::default(),
-        in_flight: 0,
-        handles: 0,
-        awaited: 0,
-        draining: false,
-    }
 }

@@ -284,7 +284,7 @@ impl<'a> Known<'a> {
 
     fn extra(&self) -> Result<Map<String, Value>, ParamsError> {
         let mut extra = Map::new();
-        for member in &self.0.layout.members {
+        for member in self.0.layout.members.iter() {
             let key = member.key(self.0.text.as_bytes()).and_then(|key| std::str::from_utf8(key).ok());
             let Some(key) = key else { return Err(ParamsError::Unreadable) };
             if FIELDS.contains(&key) {

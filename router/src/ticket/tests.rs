@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use kv::ids::LocalRank;
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +35,8 @@ fn receipt() -> Receipt {
         transfer: TransferId::new("t"),
         rank: DpRank(2),
         source_engine: EngineId::new("p_dp2"),
-        virtual_engine: EngineId::new("v_dp2"),
-        request: EngineRequestId::new("v-1"),
+        virtual_engine: Bytes::from_static(b"v_dp2"),
+        request: Bytes::from_static(b"v-1"),
         params: raw(r#"{"remote_engine_id": "v_dp2", "remote_request_id": "v-1", "x": 0.1}"#),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper_util::rt::TokioIo;
@@ -12,7 +13,7 @@ use secrets::tls::{Client, Dial, Stream};
 
 use super::line::{Answer, Line, Wire};
 use super::pool::Pool;
-use super::{Payload, Upstream, UpstreamError};
+use super::{Payload, Upstream, UpstreamError, whole};
 
 /// Opens connections, each within a time of its own.
 pub trait Connect: Clone + Debug + Send + Sync + 'static {
@@ -81,7 +82,7 @@ impl<C: Connect> Pooled<C> {
         Ok(Line::over(wire).await?)
     }
 
-    async fn exchange(self, request: Request<Payload>) -> Result<Response<Body>, UpstreamError> {
+    async fn exchange(self, request: Request<Payload>) -> Result<Response<Answer<C::Wire>>, UpstreamError> {
         let uri = request.uri().clone();
         let (Some(server), Some(key)) = (uri.authority(), self.pool.key(&uri)) else {
             let source = ConnectError::NoServer.into();
@@ -100,7 +101,7 @@ impl<C: Connect> Pooled<C> {
             };
             let mut error = match line.exchange(request).await {
                 Ok((response, line)) => {
-                    return Ok(response.map(|body| Body::new(Answer::new(body, line, self.pool, key))));
+                    return Ok(response.map(|body| Answer::new(body, line, self.pool, key)));
                 }
                 Err(error) => error,
             };
@@ -128,7 +129,17 @@ fn addressed(mut request: Request<Payload>, host: HeaderValue) -> Request<Payloa
 
 impl<C: Connect> Upstream for Pooled<C> {
     fn send(&self, request: Request<Payload>) -> BoxFuture<'static, Result<Response<Body>, UpstreamError>> {
-        Box::pin(self.clone().exchange(request))
+        let this = self.clone();
+        Box::pin(async move { Ok(this.exchange(request).await?.map(Body::new)) })
+    }
+
+    fn fetch(
+        &self,
+        request: Request<Payload>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Response<Bytes>, UpstreamError>> {
+        let (this, uri) = (self.clone(), request.uri().clone());
+        Box::pin(async move { whole(this.exchange(request).await?, &uri, limit).await })
     }
 }
 

@@ -1,8 +1,7 @@
 //! Bodies that are needed in one piece.
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http_body::Body as _;
+use http_body::Body;
 use http_body_util::BodyExt as _;
 
 /// Why a body is not here whole.
@@ -11,7 +10,7 @@ pub(crate) enum Unread {
     #[error("the body is longer than {0} bytes")]
     TooLong(usize),
     #[error("the body breaks off")]
-    Broken(#[source] axum::Error),
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Reads a body of at most `limit` bytes. One that comes in one frame, as most do, is not copied; of another the length that it announces,
@@ -19,14 +18,17 @@ pub(crate) enum Unread {
 ///
 /// # Cancel safety
 /// What has been read is lost.
-pub(crate) async fn read_whole(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
+pub(crate) async fn read_whole<B>(mut body: B, limit: usize) -> Result<Bytes, Unread>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
+{
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(Unread::TooLong(limit));
     }
     let (mut first, mut all) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(Unread::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| Unread::Broken(error.into()))?.into_data() else { continue };
         if first.len().max(all.len()).saturating_add(data.len()) > limit {
             return Err(Unread::TooLong(limit));
         }
@@ -45,6 +47,7 @@ pub(crate) async fn read_whole(mut body: Body, limit: usize) -> Result<Bytes, Un
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use futures_util::stream;
 
     use super::*;

@@ -66,6 +66,32 @@ pub struct RankSnapshot {
     pub draining: bool,
 }
 
+impl RankSnapshot {
+    /// A rank of which nothing is known yet, in a pod whose first one has the global number `offset`.
+    pub(crate) fn unknown(local_rank: LocalRank, offset: u16, tp_size: u16) -> Self {
+        let (state, reasons) = kv::readiness::Facts::default().assess();
+        Self {
+            dp_rank: local_rank.global(offset),
+            local_rank,
+            state,
+            reasons,
+            engine_id: None,
+            engine_version: None,
+            compatibility_hash: None,
+            virtual_engine_id: None,
+            side_channel: None,
+            layout: None,
+            tp_size,
+            load: RankLoad::default(),
+            staging: StagingFigures::default(),
+            in_flight: 0,
+            handles: 0,
+            awaited: 0,
+            draining: false,
+        }
+    }
+}
+
 /// All ranks of a pod, in order of their numbers. Whoever changes one leaves the others where they are.
 pub type AllRanks = Arc<Vec<Arc<RankSnapshot>>>;
 

@@ -95,7 +95,7 @@ fn numbered_choices(scanned: &Scanned<'_>, prompt: usize) -> Result<Vec<String>,
 }
 
 fn edited(part: &[u8], scanned: &Scanned<'_>, edits: &[(&str, Edit<'_>)]) -> Vec<u8> {
-    edit::edited(&Bytes::copy_from_slice(part), &scanned.layout, edits).concat().into()
+    edit::edited(&Bytes::copy_from_slice(part), &scanned.layout, &[edits]).concat().into()
 }
 
 fn read(json: &str, field: &'static str) -> Result<Value, BodyError> {

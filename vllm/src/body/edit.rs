@@ -20,17 +20,17 @@ const GUIDED: &str = "guided_";
 const WORTH_SHARING: usize = 64 * 1024;
 /// Fields that a one-token answer does not need, or that vLLM refuses beside `max_tokens: 1`, without streaming, or
 /// (`logprob_token_ids`) without another of them.
-const NOT_FOR_PREFILL: [&str; 10] = [
-    "stream_options",
-    "min_tokens",
-    "logprobs",
-    "top_logprobs",
-    "prompt_logprobs",
-    "logprob_token_ids",
-    "echo",
-    "best_of",
-    "structured_outputs",
-    "return_token_ids",
+const NOT_FOR_PREFILL: [(&str, Edit<'_>); 10] = [
+    ("stream_options", Edit::Remove),
+    ("min_tokens", Edit::Remove),
+    ("logprobs", Edit::Remove),
+    ("top_logprobs", Edit::Remove),
+    ("prompt_logprobs", Edit::Remove),
+    ("logprob_token_ids", Edit::Remove),
+    ("echo", Edit::Remove),
+    ("best_of", Edit::Remove),
+    ("structured_outputs", Edit::Remove),
+    ("return_token_ids", Edit::Remove),
 ];
 
 /// The most edits of one body.
@@ -89,43 +89,34 @@ pub(crate) enum Edit<'a> {
 }
 
 /// What a prefill gets: one token, not streamed, KV to be kept for a reader.
-pub(super) fn prefill_edits(
-    endpoint: Endpoint,
-    (body, layout): (&[u8], &Layout),
-    text_only_chat: bool,
-) -> Vec<(&'static str, Edit<'static>)> {
+pub(super) fn for_prefill(endpoint: Endpoint, body: &Bytes, layout: &Layout, text_only_chat: bool) -> Pieces {
+    const ONE: Cow<'_, str> = Cow::Borrowed("1");
+    const RESPONSE_FORMAT: (&str, Edit<'_>) = ("response_format", Edit::Remove);
+    const NEW_NAME: (&str, Edit<'_>) = ("max_completion_tokens", Edit::Replace(ONE));
+    const IDS: (&str, Edit<'_>) = ("return_token_ids", Edit::Set(Cow::Borrowed("true")));
+    const STORE: (&str, Edit<'_>) = ("store", Edit::Set(Cow::Borrowed("false")));
+    const REQUEST_ID: (&str, Edit<'_>) = ("request_id", Edit::Remove);
     let has = |key: &str| layout.members.iter().any(|member| member.is(body, key));
-    let one = || Cow::Borrowed("1");
     let only_new_name = endpoint == Endpoint::Chat && has("max_completion_tokens") && !has("max_tokens");
-    let mut edits = Vec::with_capacity(MOST_EDITS);
-    edits.extend([
-        (endpoint.limit_field(), if only_new_name { Edit::Replace(one()) } else { Edit::Set(one()) }),
+    let all = [
+        (endpoint.limit_field(), if only_new_name { Edit::Replace(ONE) } else { Edit::Set(ONE) }),
         ("stream", Edit::Set("false".into())),
-        ("n", Edit::Replace(one())),
+        ("n", Edit::Replace(ONE)),
         (PARAMS, Edit::Set(PREFILL_PARAMS.into())),
         (GUIDED, Edit::RemovePrefixed),
-    ]);
-    edits.extend(NOT_FOR_PREFILL.map(|key| (key, Edit::Remove)));
-    match endpoint {
-        Endpoint::Completions => {
-            edits.extend([("max_completion_tokens", Edit::Replace(one())), ("response_format", Edit::Remove)]);
-        }
+    ];
+    // Before those that are not for a prefill: of two edits of one member the first counts.
+    let its_own: &[(&str, Edit<'_>)] = match endpoint {
+        Endpoint::Completions => &[NEW_NAME, RESPONSE_FORMAT],
         // Chat templates may put `response_format` into the prompt (in vLLM 0.32 those of Kimi K3 and Cohere), and P's
         // prompt must be D's.
-        Endpoint::Chat => {
-            edits.push(("max_completion_tokens", Edit::Replace(one())));
-            if text_only_chat {
-                edits.retain(|(key, _)| *key != "return_token_ids");
-                edits.push(("return_token_ids", Edit::Set("true".into())));
-            }
-        }
+        Endpoint::Chat if text_only_chat => &[NEW_NAME, IDS],
+        Endpoint::Chat => &[NEW_NAME],
         // The engine would keep the answer for ever, and would take the client's id of the request before ours.
-        Endpoint::Responses => {
-            edits.extend([("store", Edit::Set("false".into())), ("request_id", Edit::Remove)]);
-        }
-        Endpoint::Messages => {}
-    }
-    edits
+        Endpoint::Responses => &[STORE, REQUEST_ID],
+        Endpoint::Messages => &[],
+    };
+    edited(body, layout, &[&all, its_own, &NOT_FOR_PREFILL])
 }
 
 /// What a decode gets, or an engine that does all by itself: the client's transfer parameters are replaced, or removed.
@@ -141,7 +132,7 @@ pub fn without_params(body: &Bytes) -> Result<Pieces, BodyError> {
     match scan(body) {
         Ok(scanned) => {
             super::inspect::refuse_smuggled(&scanned)?;
-            Ok(edited(body, &scanned.layout, &decode_edits(None)))
+            Ok(edited(body, &scanned.layout, &[&decode_edits(None)]))
         }
         Err(BodyError::NotAnObject) => Ok(body.clone().into()),
         Err(error) => Err(error),
@@ -166,8 +157,11 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Edits, in groups; of two for one member the first counts.
+type Edits<'a> = &'a [&'a [(&'a str, Edit<'a>)]];
+
 /// The body with its edits. `layout` is the body's; long parts of it that are kept are shared with it.
-pub(crate) fn edited(body: &Bytes, layout: &Layout, edits: &[(&str, Edit<'_>)]) -> Pieces {
+pub(crate) fn edited(body: &Bytes, layout: &Layout, edits: Edits<'_>) -> Pieces {
     if body.len() >= WORTH_SHARING {
         return in_pieces(body, layout, edits);
     }
@@ -178,7 +172,7 @@ pub(crate) fn edited(body: &Bytes, layout: &Layout, edits: &[(&str, Edit<'_>)]) 
     Bytes::from(whole).into()
 }
 
-fn in_pieces(body: &Bytes, layout: &Layout, edits: &[(&str, Edit<'_>)]) -> Pieces {
+fn in_pieces(body: &Bytes, layout: &Layout, edits: Edits<'_>) -> Pieces {
     let mut parts: Vec<Part<'_>> = Vec::new();
     each_part(body, layout, edits, |part| match (parts.last_mut(), part) {
         (Some(Part::Kept(last)), Part::Kept(next)) if last.end == next.start => last.end = next.end,
@@ -208,17 +202,18 @@ fn edit_is_for((name, edit): &(&str, Edit<'_>), key: &[u8]) -> bool {
 
 /// Goes through the parts of an edited body. The bytes between two members belong to the later one, so that removing a member removes one
 /// comma.
-fn each_part<'a>(body: &[u8], layout: &Layout, edits: &'a [(&str, Edit<'a>)], mut part: impl FnMut(Part<'a>)) {
+fn each_part<'a>(body: &[u8], layout: &Layout, edits: Edits<'a>, mut part: impl FnMut(Part<'a>)) {
+    let edits = || edits.iter().copied().flatten();
     let mut done = [false; MOST_EDITS];
-    debug_assert!(edits.len() <= done.len(), "a further edit would be made to no member");
+    debug_assert!(edits().count() <= done.len(), "a further edit would be made to no member");
     part(Part::Kept(0..layout.members.first().map_or(layout.open, |first| first.span.start)));
     let mut before = layout.open;
     let mut written = false;
-    for member in &layout.members {
+    for member in layout.members.iter() {
         let gap = before..member.span.start;
         before = member.span.end;
-        let edit = member.key(body).and_then(|key| edits.iter().position(|edit| edit_is_for(edit, key)));
-        let replacement = match edit.and_then(|index| edits.get(index).zip(done.get_mut(index))) {
+        let edit = member.key(body).and_then(|key| edits().zip(&mut done).find(|(edit, _)| edit_is_for(edit, key)));
+        let replacement = match edit {
             None => None,
             Some(((_, Edit::Remove | Edit::RemovePrefixed), _)) => continue,
             Some(((_, Edit::Replace(value) | Edit::Set(value)), done)) => {
@@ -240,7 +235,7 @@ fn each_part<'a>(body: &[u8], layout: &Layout, edits: &'a [(&str, Edit<'a>)], mu
             }
         }
     }
-    for ((name, edit), done) in edits.iter().zip(done) {
+    for ((name, edit), done) in edits().zip(done) {
         if let (Edit::Set(value), false) = (edit, done) {
             for text in [if written { ",\"" } else { "\"" }, name, "\":", value] {
                 part(Part::New(text));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::edit::{Edit, Pieces, decode_edits, edited, prefill_edits};
+use super::edit::{self, Edit, Pieces, decode_edits, edited};
 use super::inspect::{Inspected, inspected};
 use super::scan::{Layout, scan};
 use super::{BodyError, Endpoint};
@@ -46,14 +46,13 @@ impl RequestBody {
     /// will name its prompt's tokens.
     pub fn for_prefill(&self) -> Pieces {
         let Inspected { endpoint, text_only_chat, .. } = self.inspected;
-        let edits = prefill_edits(endpoint, (&self.bytes, &self.layout), text_only_chat);
-        edited(&self.bytes, &self.layout, &edits)
+        edit::for_prefill(endpoint, &self.bytes, &self.layout, text_only_chat)
     }
 
     /// The body for the decode engine, or for an engine that does all by itself: the client's transfer parameters are replaced
     /// by `params`, or removed.
     pub fn for_decode(&self, params: Option<&RawParams>) -> Pieces {
-        edited(&self.bytes, &self.layout, &decode_edits(params))
+        edited(&self.bytes, &self.layout, &[&decode_edits(params)])
     }
 
     /// The model asked for.
@@ -80,7 +79,7 @@ impl RequestBody {
         let each = self.prompts.iter().map(|prompt| {
             let prompt = String::from_utf8_lossy(self.bytes.get(prompt.clone()).unwrap_or_default());
             let edits = [("prompt", Edit::Replace(prompt))];
-            Self::read(self.inspected.endpoint, edited(&self.bytes, &self.layout, &edits).concat())
+            Self::read(self.inspected.endpoint, edited(&self.bytes, &self.layout, &[&edits]).concat())
         });
         each.collect()
     }

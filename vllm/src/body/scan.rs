@@ -1,7 +1,8 @@
 //! Where the top-level members of a JSON object lie in its bytes.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
@@ -52,9 +53,54 @@ pub(crate) struct Layout {
     /// Behind the opening brace.
     pub(crate) open: usize,
     /// The members in order.
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: Members,
     /// Length of the body.
     pub(crate) len: usize,
+}
+
+/// Members, in memory that is used again for those of another body.
+#[derive(Clone, Debug)]
+pub(crate) struct Members(Vec<Member>);
+
+/// Members of which most bodies and answers have fewer.
+const USUAL_MEMBERS: usize = 16;
+/// Lists of usual length that are kept on each thread: a request reads three bodies.
+const SPARE_LISTS: usize = 4;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<Member>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Members {
+    fn none() -> Self {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        Self(spare.unwrap_or_else(|| Vec::with_capacity(USUAL_MEMBERS)))
+    }
+}
+
+impl Deref for Members {
+    type Target = [Member];
+
+    fn deref(&self) -> &[Member] {
+        &self.0
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        let mut list = std::mem::take(&mut self.0);
+        list.clear();
+        if list.capacity() == USUAL_MEMBERS {
+            // On a thread that ends there is nothing to be kept.
+            let kept = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < SPARE_LISTS {
+                    spare.push(list);
+                }
+            });
+            kept.unwrap_or_default();
+        }
+    }
 }
 
 /// A body and its members in order.
@@ -90,7 +136,7 @@ pub(crate) fn scan(body: &[u8]) -> Result<Scanned<'_>, BodyError> {
     }
     let json = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = serde_json::Deserializer::from_str(json);
-    let (members, found) = parser.deserialize_map(Members { text }).map_err(|error| refuse(json, error))?;
+    let (members, found) = parser.deserialize_map(Finder { text }).map_err(|error| refuse(json, error))?;
     parser.end().map_err(BodyError::NotJson)?;
     if found > MAX_MEMBERS {
         return Err(BodyError::TooManyMembers(found));
@@ -104,15 +150,12 @@ fn refuse(text: &str, error: serde_json::Error) -> BodyError {
     if other { BodyError::NotAnObject } else { BodyError::NotJson(error) }
 }
 
-/// Members of which most bodies and answers have fewer.
-const USUAL_MEMBERS: usize = 16;
-
 /// Finds the members of what is parsed, which is part of `text`.
-struct Members<'a> {
+struct Finder<'a> {
     text: &'a str,
 }
 
-impl Members<'_> {
+impl Finder<'_> {
     fn place(&self, part: &str) -> Range<usize> {
         let start = part.as_ptr().addr() - self.text.as_ptr().addr();
         start..start + part.len()
@@ -126,22 +169,22 @@ impl Members<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Members<'_> {
+impl<'de> Visitor<'de> for Finder<'_> {
     /// The first [`MAX_MEMBERS`], and how many there are.
-    type Value = (Vec<Member>, usize);
+    type Value = (Members, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut members, mut found) = (Vec::with_capacity(USUAL_MEMBERS), 0_usize);
+        let (mut members, mut found) = (Members::none(), 0_usize);
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             found += 1;
             if found <= MAX_MEMBERS {
                 let value = self.place(value.get());
                 let span = self.place(key.get()).start..value.end;
-                members.push(Member { key: self.key(key.get()), span, value_start: value.start });
+                members.0.push(Member { key: self.key(key.get()), span, value_start: value.start });
             }
         }
         Ok((members, found))

@@ -42,7 +42,7 @@ impl RawParams {
 
     fn with(self, field: &'static str, json: &str) -> Self {
         let Ok(scanned) = scan(&self.0) else { return self };
-        Self(edited(&self.0, &scanned.layout, &[(field, Edit::Set(json.into()))]).concat())
+        Self(edited(&self.0, &scanned.layout, &[&[(field, Edit::Set(json.into()))]]).concat())
     }
 }
 
