@@ -142,12 +142,14 @@ def timeline(row, of):
 def vllm_table(found):
     lines = []
     for row, of in found["rows"].items():
+        # What it was built by is told in further lines.
+        version = of["kvgate"].partition("\n")[0]
         if "ttft_ratio" in of:
             ms = [f"{of['ttft_ms'][gate]['median']:.0f}" for gate in ("stage", "direct")]
             lines.append((row, f"time to first token, {of['tokens']} tokens, {of['request_mib']} MiB", f"{of['ttft_ratio']:.2f} ×",
-                          f"{' / '.join(ms)} ms", of["ucx_tls"], of["kvgate"]))
+                          f"{' / '.join(ms)} ms", of["ucx_tls"], version))
         else:
-            lines.append((row, "block-seconds on P", f"{of['pinned_ratio']:.2f} ×", "", of["ucx_tls"], of["kvgate"]))
+            lines.append((row, "block-seconds on P", f"{of['pinned_ratio']:.2f} ×", "", of["ucx_tls"], version))
     yield markdown(("row", "what", "gated / direct", "medians", "`UCX_TLS`", "measured with"), lines)
     yield from (timeline(row, of) for row, of in found["rows"].items() if "parts_ms" in of)
 

@@ -147,7 +147,7 @@ def cluster(found):
          "requests/s × CPU per request / (0.5 − CPU at rest)",
          f"{RATE * per_request / 1e6 / max(0.05, 0.5 - at_rest / 1e6):.1f}"),
         ("sidecar: connections of routers that stay open", "one per router", f"{ROUTERS}"),
-        ("sidecar: CPU per transfer", f"{follow['at_none']:.0f} µs + {follow['slope'] * 1e3:.0f} ns × routers",
+        ("sidecar: CPU per transfer", f"{follow['at_none']:.0f} µs {'−' if follow['slope'] < 0 else '+'} {abs(follow['slope']) * 1e3:.0f} ns × routers",
          f"{follow['at_none'] + follow['slope'] * ROUTERS:,.0f} µs"),
         ("sidecar: CPU at rest", f"{follow_rest['at_none'] / 1e3:.1f} ms/s + {follow_rest['slope']:.0f} µs/s × routers",
          f"{(follow_rest['at_none'] + follow_rest['slope'] * ROUTERS) / 1e6:.3f} cores"),
