@@ -15,6 +15,8 @@ def run(findings_of):
     rows = [*((seed, row) for row in BROKEN), *((found, row) for row in BROKEN_DISCOVERY)]
     rows += [*((behind, row) for row in BROKEN_GATEWAY), *((watching, row) for row in BROKEN_WATCHING)]
     rows += [(everything, row) for row in BROKEN_TLS]
+    shards = cases.Case("tensor-parallel", "kvgate", values=(cases.tools.CHART / "ci" / "tensor-parallel.yaml",)).documents()
+    rows += [(shards, row) for row in BROKEN_SHARDS]
     for good, (what, wanted, breaks) in rows:
         documents = copy.deepcopy(good)
         breaks(documents)
@@ -88,6 +90,7 @@ def member(kind, ending, path, value):
 
 
 POD = ("spec", "template", "spec")
+REQUESTED = (*POD, "initContainers", 1, "resources", "requests", "memory")
 ROUTER = (*POD, "containers", 0)
 BROKEN = [
     # Fields and values that Kubernetes does not know.
@@ -136,7 +139,7 @@ BROKEN = [
     ("P's blocks are not waited for long enough", "its blocks may be needed for 30", lambda documents: container(documents, "-prefill", "vllm")["lifecycle"]["preStop"]["httpGet"].update(path="/quietz?wait=20s")),
     ("a volume that is not there", "which is no volume", lambda documents: container(documents, "-decode", "vllm")["volumeMounts"].append({"name": "nowhere", "mountPath": "/x"})),
     ("no shared memory for the sidecar", "has no /dev/shm", lambda documents: unmount(container(documents, "-decode", "kvgate"), "/dev/shm")),
-    ("too little memory for staging", "staging takes 8 x 4GiB", member("Deployment", "-decode", (*POD, "initContainers", 1, "resources", "requests", "memory"), "8Gi")),
+    ("too little memory for staging", "staging takes 8 x 4GiB", member("Deployment", "-decode", REQUESTED, "8Gi")),
     ("nobody copies NIXL", "no container that ends before the sidecar", lambda documents: objects.pod(one(documents, "Deployment", "-decode"))["initContainers"].pop(0)),
     ("a sidecar as root", "runAsNonRoot must be True", lambda documents: container(documents, "-decode", "kvgate")["securityContext"].pop("runAsNonRoot")),
     ("another secret for the router", "out of one secret", lambda documents: objects.pod(one(documents, "Deployment", "-llama31"))["volumes"][0]["secret"].update(secretName="other")),
@@ -154,6 +157,12 @@ BROKEN_TLS = [
     ("certificates that are mounted nowhere", "is mounted nowhere in the decode sidecar", lambda documents: unmount(container(documents, "-decode", "kvgate"), "/etc/kvgate-tls")),
     ("a probe that asks for something else", "its livenessProbe must ask /livez", member("Deployment", "-decode", (*POD, "initContainers", 1, "livenessProbe", "exec", "command"), ["kvgate", "health"])),
     ("a peer that is none", "is not CIDR", variable("-decode", "kvgate", "KVGATE_PEER_ALLOW", "10.2.0.0/16:x")),
+]
+
+# In the deployment whose ranks have several shards.
+BROKEN_SHARDS = [
+    ("memory for each shard what a rank takes", "staging takes 2 x 6GiB", member("Deployment", "-decode", REQUESTED, "49Gi")),
+    ("no memory beside staging", "staging takes 2 x 6GiB", member("Deployment", "-decode", REQUESTED, "12Gi")),
 ]
 
 # In the deployment whose router watches pods.

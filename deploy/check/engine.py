@@ -7,6 +7,8 @@ import re
 from . import objects
 from .objects import flag, variables, workloads
 
+# What a sidecar may request beyond staging: its process with NIXL, and CUDA's part of it.
+MOST_BESIDE_STAGING = 2 << 30
 ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 
@@ -95,9 +97,12 @@ def memory(workload, engine, sidecar):
     if gpus != str(ranks * shards):
         yield f"{ranks} ranks of {shards} shards need {ranks * shards} GPUs; nvidia.com/gpu is {gpus}"
     requested = quantity(sidecar.get("resources", {}).get("requests", {}).get("memory"))
-    on_host = ours.get("KVGATE_STAGING") != "vram"
-    if on_host and ours.get("KVGATE_ROLE") == "decode" and requested < ranks * shards * quantity(ours.get("KVGATE_STAGING_BYTES", "2GiB")):
-        yield f"staging takes {ranks * shards} x {ours.get('KVGATE_STAGING_BYTES')}; the sidecar requests {requested >> 30} GiB of memory"
+    # --staging-bytes is of a rank, over its TP shards.
+    on_host = ours.get("KVGATE_ROLE") == "decode" and ours.get("KVGATE_STAGING") != "vram"
+    staging = ranks * quantity(ours.get("KVGATE_STAGING_BYTES", "2GiB")) if on_host else 0
+    if not staging < requested <= staging + MOST_BESIDE_STAGING:
+        taken = f"{ranks} x {ours.get('KVGATE_STAGING_BYTES')}" if on_host else "no memory of the host's"
+        yield f"staging takes {taken}; the sidecar requests {requested >> 30} GiB of memory"
     shared = [volume for volume in objects.pod(workload).get("volumes", []) if volume.get("emptyDir", {}).get("medium") == "Memory"]
     for container in (engine, sidecar):
         at = [mount["name"] for mount in container.get("volumeMounts", []) if mount["mountPath"] == "/dev/shm"]

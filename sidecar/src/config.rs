@@ -61,7 +61,7 @@ pub struct Args {
     /// [default: the one that each engine says its cache is on]
     #[arg(long, env = "KVGATE_GPUS", value_name = "N,N,…", value_delimiter = ',')]
     pub gpus: Vec<u32>,
-    /// Bytes of staging per rank, as in 512MiB
+    /// Bytes of staging per rank, over all its TP shards, as in 512MiB
     #[arg(long, env = "KVGATE_STAGING_BYTES", value_name = "PER_RANK", default_value = "2GiB", value_parser = parse::size)]
     pub staging_bytes: u64,
     /// How long a transfer waits in line for staging

@@ -172,7 +172,7 @@ spec:
             seccompProfile: {type: RuntimeDefault}
           resources:
             {{- /* Staging of all ranks is touched sooner or later; a GiB is the process with NIXL, another one CUDA's part of it. */}}
-            {{- $memory := add 1 (ternary (mul $data $tensor (int $v.sidecar.stagingGiB)) 0 (and (eq $part "decode") (ne $v.sidecar.staging "vram"))) (ternary 1 0 $onGpu) }}
+            {{- $memory := add 1 (ternary (mul $data (int $v.sidecar.stagingGiB)) 0 (and (eq $part "decode") (ne $v.sidecar.staging "vram"))) (ternary 1 0 $onGpu) }}
             {{- $resources := merge (deepCopy $v.sidecar.resources) (dict "requests" (dict "memory" (printf "%dGi" $memory))) }}
             {{- include "kvgate.resources" (dict "resources" $resources "rdma" $v.transport "gpus" 0) | nindent 12 }}
           volumeMounts:
