@@ -2,6 +2,7 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | [`addresses`] | networks and ports of peers, as flags write them |
 //! | [`channel`] | the trait [`SideChannel`], the [`Answer`] of a server, endpoints and errors |
 //! | [`zmq`] | the real one: ZMTP 3.0 over TCP, `REQ` asks and `ROUTER` answers |
 //! | [`network`] | what carries its bytes |
@@ -12,6 +13,7 @@
 //! peer announces, so one frame header from anybody ends the process; it serves here as the foreign peer of the tests.
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod channel;
 pub mod in_process;
 pub mod network;

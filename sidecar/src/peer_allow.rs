@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use side_channel::Endpoint;
+use side_channel::addresses::{Cidr, CidrError, number, split_ports};
 use thiserror::Error;
 use tokio::net::lookup_host;
 
@@ -41,20 +42,23 @@ pub struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    Net {
-        address: IpAddr,
-        bits: u8,
-    },
+    Net(Cidr),
     /// Whatever addresses the name has at the moment: a headless Service's are those of its pods.
     Name(String),
 }
 
 /// Not a value of `--peer-allow`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{0:?} is not CIDR[:PORT[-PORT]] or NAME[:PORT[-PORT]], as in 10.0.0.0/8:5600-5700, [fd00::/8]:5600 or prefill.default.svc:5600-5607"
-)]
-pub struct EntryError(String);
+pub enum EntryError {
+    /// Neither a network nor a name.
+    #[error(
+        "{0:?} is not CIDR[:PORT[-PORT]] or NAME[:PORT[-PORT]], as in 10.0.0.0/8:5600-5700, [fd00::/8]:5600 or prefill.default.svc:5600-5607"
+    )]
+    NotAnEntry(String),
+    /// Bits beyond the length are set: another network may be meant.
+    #[error("{0:?} has bits beyond its length: which network is meant?")]
+    Beyond(String),
+}
 
 /// A peer that must not be connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -149,17 +153,15 @@ impl Place {
     fn has(&self, peer: IpAddr) -> bool {
         match self {
             Self::Name(_) => false,
-            Self::Net { address, bits } => match (address, peer) {
-                (IpAddr::V4(net), IpAddr::V4(peer)) => {
-                    let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
-                    net.to_bits() & mask == peer.to_bits() & mask
-                }
-                (IpAddr::V6(net), IpAddr::V6(peer)) => {
-                    let mask = u128::MAX.checked_shl(128 - u32::from(*bits)).unwrap_or(0);
-                    net.to_bits() & mask == peer.to_bits() & mask
-                }
-                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-            },
+            Self::Net(network) => network.covers(peer),
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, CidrError> {
+        match text.parse() {
+            Ok(network) => Ok(Self::Net(network)),
+            Err(CidrError::NotANetwork) if is_name(text) => Ok(Self::Name(text.to_owned())),
+            Err(error) => Err(error),
         }
     }
 }
@@ -168,59 +170,39 @@ impl FromStr for Entry {
     type Err = EntryError;
 
     fn from_str(text: &str) -> Result<Self, EntryError> {
-        let wrong = || EntryError(text.to_owned());
-        let (place, ports) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (place, rest) = rest.split_once(']').ok_or_else(wrong)?;
-                let ports = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) };
-                (place, ports)
-            }
-            // More than one colon: an IPv6 network without ports.
-            None if text.matches(':').count() > 1 => (text, None),
-            None => text.split_once(':').map_or((text, None), |(place, ports)| (place, Some(ports))),
-        };
+        let wrong = || EntryError::NotAnEntry(text.to_owned());
+        let (place, ports) = split_ports(text).ok_or_else(wrong)?;
         let ports = ports.map_or(Some(1..=u16::MAX), range).ok_or_else(wrong)?;
-        Ok(Self { place: Place::read(place).ok_or_else(wrong)?, ports })
-    }
-}
-
-impl Place {
-    fn read(text: &str) -> Option<Self> {
-        if let Some((address, bits)) = text.split_once('/') {
-            let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-            let most = if address.is_ipv4() { 32 } else { 128 };
-            return (bits <= most).then_some(Self::Net { address, bits });
+        match Place::read(place) {
+            Ok(place) => Ok(Self { place, ports }),
+            Err(CidrError::NotANetwork) => Err(wrong()),
+            Err(CidrError::Beyond) => Err(EntryError::Beyond(text.to_owned())),
         }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Some(Self::Net { address, bits: if address.is_ipv4() { 32 } else { 128 } });
-        }
-        let label = |label: &str| {
-            !label.is_empty()
-                && label.len() < 64
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        };
-        // What is all digits and dots was meant to be an address.
-        let named = text.bytes().any(|byte| byte.is_ascii_alphabetic());
-        let good = named && text.len() < 256 && text.trim_end_matches('.').split('.').all(label);
-        good.then(|| Self::Name(text.to_owned()))
     }
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Net { address: IpAddr::V6(address), bits } => write!(f, "[{address}/{bits}]")?,
-            Place::Net { address: IpAddr::V4(address), bits } => write!(f, "{address}/{bits}")?,
+            Place::Net(network) => write!(f, "{network}")?,
             Place::Name(name) => f.write_str(name)?,
         }
         write!(f, ":{}-{}", self.ports.start(), self.ports.end())
     }
 }
 
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty() && label.len() < 64 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    // What is all digits and dots was meant to be an address.
+    let named = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+    named && text.len() < 256 && text.trim_end_matches('.').split('.').all(label)
+}
+
 fn range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
-    let (first, last) = (port(first)?, port(last)?);
+    let (first, last): (u16, u16) = (number(first)?, number(last)?);
     (first > 0 && first <= last).then_some(first..=last)
 }
 
@@ -375,7 +357,9 @@ mod tests {
             "a..b",
             "http://a:1",
         ] {
-            assert!(text.parse::<Entry>().is_err(), "{text:?}");
+            assert_eq!(text.parse::<Entry>(), Err(EntryError::NotAnEntry(text.to_owned())), "{text:?}");
         }
+        let beyond = "10.0.0.1/8:5600";
+        assert_eq!(beyond.parse::<Entry>(), Err(EntryError::Beyond(beyond.to_owned())));
     }
 }

@@ -1,10 +1,11 @@
 //! The router inside a decode pod, behind a gateway that picks pods.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args};
 use http::Uri;
+use side_channel::addresses::{Cidr, CidrError, number, split_ports};
 
 use super::discovery::DiscoveryArgs;
 use super::{ConfigError, PodUrl, Scheme, range};
@@ -33,8 +34,7 @@ pub struct PodLocalArgs {
 /// Addresses that a gateway may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {
-    network: IpAddr,
-    bits: u8,
+    network: Cidr,
     /// `None` for any.
     port: Option<u16>,
 }
@@ -53,8 +53,7 @@ pub enum AllowedError {
 impl Allowed {
     /// Whether it covers an address.
     pub fn covers(&self, address: SocketAddr) -> bool {
-        self.port.is_none_or(|port| port == address.port())
-            && masked(address.ip().to_canonical(), self.bits) == Some(self.network)
+        self.port.is_none_or(|port| port == address.port()) && self.network.covers(address.ip())
     }
 }
 
@@ -63,50 +62,18 @@ impl FromStr for Allowed {
 
     fn from_str(text: &str) -> Result<Self, AllowedError> {
         let not = || AllowedError::NotANetwork(text.to_owned());
-        let (network, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (network, port) = rest.split_once(']').ok_or_else(not)?;
-                (network, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(not)?) })
-            }
-            // Without brackets, more than one colon is an IPv6 network's own.
-            None if text.matches(':').count() == 1 => {
-                text.split_once(':').map(|(network, port)| (network, Some(port))).ok_or_else(not)?
-            }
-            None => (text, None),
-        };
+        let (network, port) = split_ports(text).ok_or_else(not)?;
         let port = match port {
             None => Some(PREFILL_PORT),
             Some("*") => None,
-            Some(port) => Some(port.parse().map_err(|_| not())?),
+            Some(port) => Some(number(port).ok_or_else(not)?),
         };
-        let (address, bits) = match network.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse().map_err(|_| not())?)),
-            None => (network, None),
-        };
-        let network: IpAddr = address.parse().map_err(|_| not())?;
-        let bits = bits.unwrap_or(width(network));
-        match masked(network, bits) {
-            None => Err(not()),
-            Some(exact) if exact == network => Ok(Self { network, bits, port }),
-            Some(_) => Err(AllowedError::Beyond(text.to_owned())),
+        match network.parse() {
+            Ok(network) => Ok(Self { network, port }),
+            Err(CidrError::NotANetwork) => Err(not()),
+            Err(CidrError::Beyond) => Err(AllowedError::Beyond(text.to_owned())),
         }
     }
-}
-
-fn width(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
-}
-
-/// The network of so many bits that an address is in; `None` when it has fewer bits.
-fn masked(address: IpAddr, bits: u8) -> Option<IpAddr> {
-    let beyond = u32::from(width(address).checked_sub(bits)?);
-    Some(match address {
-        IpAddr::V4(address) => IpAddr::V4((address.to_bits() & u32::MAX.checked_shl(beyond).unwrap_or(0)).into()),
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & u128::MAX.checked_shl(beyond).unwrap_or(0)).into()),
-    })
 }
 
 /// [`PodLocalArgs`], checked.
