@@ -120,8 +120,10 @@ impl Args {
     pub fn check(&self) -> Result<RouterConfig, ConfigError> {
         let pod_local = self.pod_local.check(&self.discovery)?;
         let discovery = self.discovery.check(pod_local.is_some())?;
+        let targets = self.targets.check(discovery.finds(), pod_local.as_ref())?;
+        self.check_schemes(&discovery, pod_local.as_ref(), &targets)?;
         Ok(RouterConfig {
-            targets: self.targets.check(discovery.finds(), pod_local.as_ref())?,
+            targets,
             discovery,
             listen: self.listen.check(pod_local.is_some())?,
             pod_local,
@@ -132,6 +134,26 @@ impl Args {
             observe: self.observe.check()?,
             paths: self.paths.check()?,
         })
+    }
+
+    /// How pods are asked that no URL names.
+    fn check_schemes(
+        &self,
+        discovery: &discovery::Discovery,
+        pod_local: Option<&pod_local::PodLocal>,
+        targets: &targets::Targets,
+    ) -> Result<(), ConfigError> {
+        let engines = self.discovery.engine_discovery_scheme;
+        let unnamed = discovery.finds() || pod_local.is_some_and(|pod| !pod.allow.is_empty());
+        let without_effect =
+            "given with --service-discovery or --prefill-allow only: named pods are asked as their URLs say";
+        range(unnamed || engines == Scheme::Http, "--engine-discovery-scheme", without_effect)?;
+        let schemes = [("--engine-discovery-scheme", engines), ("--sidecar-scheme", targets.sidecar_scheme)];
+        let https = schemes.into_iter().find(|(_, scheme)| unnamed && *scheme == Scheme::Https);
+        match (https, &targets.upstream) {
+            (Some((flag, _)), None) => Err(ConfigError::NoAuthority(flag.to_owned())),
+            (Some(_) | None, _) => Ok(()),
+        }
     }
 }
 

@@ -95,6 +95,9 @@ async fn add(State(shared): State<Arc<Shared>>, Json(adding): Json<Adding>) -> R
     let bad = |message: String| ApiError::client(StatusCode::BAD_REQUEST, "worker_invalid", message);
     let url: PodUrl = adding.url.parse().map_err(|error| bad(format!("url: {error}")))?;
     let url = url.with_sidecar_scheme(shared.config.targets.sidecar_scheme);
+    if let (None, Some(https)) = (&shared.config.targets.upstream, url.https()) {
+        return Err(Refused(bad(format!("{https} is https, and the router was started without --upstream-ca"))));
+    }
     let ranks = adding.ranks.unwrap_or_else(|| shared.config.targets.ranks(side));
     if !(1..=MAX_RANKS).contains(&ranks) {
         return Err(Refused(bad(format!("ranks must be between 1 and {MAX_RANKS}"))));

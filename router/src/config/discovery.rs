@@ -185,7 +185,10 @@ impl DiscoveryArgs {
             // The account's token is for the cluster's own API, never for whatever listens without TLS.
             let secure = base.scheme_str() == Some("https");
             let own = |name| file(name).filter(|_| secure);
-            return Ok(Api { base: base.clone(), token: own("token"), authority: own("ca.crt") });
+            let authority = own("ca.crt");
+            let wanted = "http://… (kubectl proxy) outside of a cluster: only in a pod there is an authority that vouches for https";
+            range(authority.is_some() || !secure, "--kubernetes-api", wanted)?;
+            return Ok(Api { base: base.clone(), token: own("token"), authority });
         }
         let base = in_cluster().ok_or(ConfigError::Range {
             flag: "--kubernetes-api",

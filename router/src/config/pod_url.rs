@@ -91,6 +91,11 @@ impl PodUrl {
         }
         same
     }
+
+    /// Which of the two is asked with TLS, if one is.
+    pub(crate) fn https(&self) -> Option<&Uri> {
+        [&self.engine, &self.sidecar].into_iter().find(|url| url.scheme() == Some(&http::uri::Scheme::HTTPS))
+    }
 }
 
 fn server(text: &str) -> Result<Uri, PodUrlError> {

@@ -129,8 +129,7 @@ impl TargetArgs {
             }
         }
         let upstream = self.upstream.check()?;
-        let https = prefill.iter().chain(&decode).flat_map(|pod| [&pod.engine, &pod.sidecar]).find(|url| is_https(url));
-        if let (None, Some(url)) = (&upstream, https) {
+        if let (None, Some(url)) = (&upstream, prefill.iter().chain(&decode).find_map(PodUrl::https)) {
             return Err(ConfigError::NoAuthority(url.to_string()));
         }
         Ok(Targets {
@@ -155,10 +154,6 @@ impl TargetArgs {
         let wrong = ConfigError::Range { flag: "--api-key", wanted: "visible ASCII characters" };
         Tokens::fixed(key).map(Some).ok_or(wrong)
     }
-}
-
-fn is_https(url: &http::Uri) -> bool {
-    url.scheme() == Some(&http::uri::Scheme::HTTPS)
 }
 
 /// A value that is never shown.

@@ -98,6 +98,42 @@ fn a_token_file_becomes_a_bearer_header_and_an_empty_one_is_refused() {
 }
 
 #[test]
+fn https_without_anybody_to_trust_is_refused_wherever_it_comes_from() {
+    let found =
+        "router --service-discovery --kubernetes-api http://127.0.0.1:1 --prefill-selector a=b --decode-selector a=c";
+    let allowed = "router --pod-local --prefill-allow 10.0.0.0/8";
+    let named = "router --prefill http://a:1 --decode http://d:4";
+    let authority = "https: give --upstream-ca";
+    for (line, flag, says) in [
+        (found, "--engine-discovery-scheme https", authority),
+        (found, "--sidecar-scheme https", authority),
+        (allowed, "--engine-discovery-scheme https", authority),
+        (allowed, "--sidecar-scheme https --decode http://127.0.0.1:1,sidecar=http://127.0.0.1:2", authority),
+        (named, "--sidecar-scheme https", authority),
+        (named, "--prefill https://b:1", authority),
+        // It would be without effect.
+        (named, "--engine-discovery-scheme https", "--engine-discovery-scheme must be given with"),
+    ] {
+        let error = parse(&format!("{line} {flag}")).unwrap().check().unwrap_err().to_string();
+        assert!(error.contains(says), "{line} {flag}: {error}");
+    }
+    let plain = format!("{named},sidecar=http://e:1 --prefill http://b:1,sidecar=http://f:1");
+    assert!(parse(&plain).unwrap().check().is_ok());
+}
+
+#[test]
+fn a_kubernetes_api_that_nobody_vouches_for_is_refused() {
+    // In a pod there is an authority.
+    if std::path::Path::new("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt").exists() {
+        return;
+    }
+    let line =
+        "router --service-discovery --kubernetes-api https://10.96.0.1 --prefill-selector a=b --decode-selector a=c";
+    let error = parse(line).unwrap().check().unwrap_err().to_string();
+    assert!(error.contains("--kubernetes-api must be http://"), "{error}");
+}
+
+#[test]
 fn an_unknown_fault_or_gate_is_a_usage_error() {
     for extra in ["--fault burn", "--fault delay-decode", "--gate none", "--kv-lease soon"] {
         assert!(parse(&format!("router --prefill http://a:1 --decode http://d:4 {extra}")).is_err(), "{extra}");

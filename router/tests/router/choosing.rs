@@ -310,5 +310,8 @@ async fn pods_come_are_drained_and_go() {
         assert_eq!(world.post(path, "", &[]).await.code(), code);
     }
     assert_eq!(world.send("DELETE", "/v1/workers/decode-1@0", &[], "").await.code(), "worker_invalid");
-    assert_eq!(world.post("/v1/workers", r#"{"url":"ftp://x","side":"decode"}"#, &json).await.code(), "worker_invalid");
+    for url in ["ftp://x", "https://x:1", "http://x:1,sidecar=https://x:2"] {
+        let body = format!(r#"{{"url":"{url}","side":"decode"}}"#);
+        assert_eq!(world.post("/v1/workers", body, &json).await.code(), "worker_invalid", "{url}");
+    }
 }
