@@ -66,8 +66,9 @@ pub fn understand(
 ) -> Result<Understood, NotUnderstood> {
     let command = extended(command);
     let first = command.clone().try_get_matches_from(line)?;
+    let mut notes = environment::notes(&command, first.subcommand_name(), environment);
     let Some(given) = router_matches(&first) else {
-        return Ok(Understood { matches: first, notes: Vec::new(), print: None });
+        return Ok(Understood { matches: first, notes, print: None });
     };
     let flags = flags(&command);
     let mut line = line.to_vec();
@@ -81,7 +82,6 @@ pub fn understand(
     let matches = command.try_get_matches_from(&line)?;
     let router = router_matches(&matches).unwrap_or(&matches);
     let print = router.get_flag(PRINT).then(|| effective::toml(&flags, router));
-    let mut notes = environment::notes(&flags, environment);
     notes.extend(bootstrap_ports(router));
     Ok(Understood { notes, print, matches })
 }

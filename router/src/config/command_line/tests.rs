@@ -17,7 +17,10 @@ struct Program {
 #[derive(Debug, Subcommand)]
 enum Which {
     Router(Box<Args>),
-    Other,
+    Other {
+        #[arg(long = "listen", env = "KVGATE_LISTEN")]
+        _listen: Option<String>,
+    },
 }
 
 const PODS: &str = "--prefill http://a:1 --decode http://d:2";
@@ -56,7 +59,10 @@ fn why(text: &str) -> String {
 
 #[test]
 fn another_subcommand_is_left_alone() {
-    assert!(matches!(Program::from_arg_matches(&understood("other").unwrap().matches).unwrap().which, Which::Other));
+    assert!(matches!(
+        Program::from_arg_matches(&understood("other").unwrap().matches).unwrap().which,
+        Which::Other { .. }
+    ));
     assert!(matches!(understood("nothing").unwrap_err(), NotUnderstood::Flags(_)));
 }
 
@@ -229,4 +235,25 @@ fn a_misspelt_variable_is_told_and_those_of_kubernetes_are_not() {
     let notes = understand(Program::command(), &line(&format!("router {PODS}")), names).unwrap().notes;
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(notes[0].contains("KVGATE_MAX_IN_FLIGHT"), "{notes:?}");
+}
+
+#[test]
+fn a_variable_of_another_subcommand_is_not_told_and_each_subcommand_tells_its_own() {
+    use clap::CommandFactory;
+    let notes = |text: &str, names: &[&str]| {
+        let names = names.iter().map(OsString::from);
+        understand(Program::command(), &line(text), names).unwrap().notes
+    };
+    // One environment for all containers of a pod, as a ConfigMap gives it.
+    let router = format!("router {PODS}");
+    let shared = ["KVGATE_LISTEN", "KVGATE_LISTEN_PORT", "KVGATE_MAX_IN_FLIGHT", "KVGATE_CONFIG", "KVGATE_LOG"];
+    for text in [router.as_str(), "other"] {
+        assert_eq!(notes(text, &shared), Vec::<String>::new(), "{text}");
+    }
+    // Those of the tree's own scripts, tests and builds.
+    let ours = ["KVGATE_BIN", "KVGATE_IMAGE", "KVGATE_TEST_OPEN", "KVGATE_TEST_NIXL_BUILD", "KVGATE_HOST_CUDA"];
+    assert_eq!(notes(&router, &ours), Vec::<String>::new());
+    let said = notes("other", &["KVGATE_LISTNE", "KVGATE_MAX_IN_FLIHGT"]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("KVGATE_LISTNE") && said[0].ends_with("KVGATE_LISTEN"), "{said:?}");
 }
