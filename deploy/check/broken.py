@@ -156,12 +156,17 @@ BROKEN_TLS = [
     ("another name", "the router expects other.example", argument("-router", "router", "server-name=pods.kvgate.example", "server-name=other.example")),
     ("certificates that are mounted nowhere", "is mounted nowhere in the decode sidecar", lambda documents: unmount(container(documents, "-decode", "kvgate"), "/etc/kvgate-tls")),
     ("a probe that asks for something else", "its livenessProbe must ask /livez", member("Deployment", "-decode", (*POD, "initContainers", 1, "livenessProbe", "exec", "command"), ["kvgate", "health"])),
+    ("a probe that shows no certificate", "its livenessProbe shows no certificate", member("Deployment", "-router", (*ROUTER, "livenessProbe"), {"httpGet": {"path": "/livez", "port": "http", "scheme": "HTTPS"}})),
+    ("a probe's certificate that is mounted nowhere", "/etc/kvgate-probe-tls is mounted nowhere", lambda documents: unmount(container(documents, "-router", "router"), "/etc/kvgate-probe-tls")),
+    ("Prometheus without a certificate", "Prometheus is given none", member("PodMonitor", "-router", ("spec", "podMetricsEndpoints", 0, "tlsConfig"), {"insecureSkipVerify": True})),
     ("a peer that is none", "is not CIDR", variable("-decode", "kvgate", "KVGATE_PEER_ALLOW", "10.2.0.0/16:x")),
 ]
 
-# In the deployment whose ranks have several shards.
+# In the deployment whose ranks have several shards, and whose router serves HTTPS.
 BROKEN_SHARDS = [
     ("memory for each shard what a rank takes", "staging takes 2 x 6GiB", member("Deployment", "-decode", REQUESTED, "49Gi")),
+    ("a probe by http", "its livenessProbe asks by http", member("Deployment", "-router", (*ROUTER, "livenessProbe", "httpGet", "scheme"), None)),
+    ("Prometheus by http", "port metrics serves https", member("PodMonitor", "-router", ("spec", "podMetricsEndpoints", 0, "scheme"), None)),
     ("no memory beside staging", "staging takes 2 x 6GiB", member("Deployment", "-decode", REQUESTED, "12Gi")),
 ]
 
@@ -237,5 +242,8 @@ REFUSED = [
     ("a gateway's port that is the engine's", "gateway.port", cases.Case("x", "x", settings=("gateway.enabled=true", "decode.port=8000"))),
     ("a gateway whose header nobody bounds", "gateway.prefillAllow", cases.Case("x", "x", settings=("gateway.enabled=true", "router.discovery=static"))),
     ("a gateway without a picker", "picker", cases.Case("x", "x", settings=("gateway.enabled=true", "gateway.picker=null"))),
+    ("certificates asked for without TLS", "tls.clients.clientCa", cases.Case("x", "x", settings=("tls.clients.clientCa.secretName=ca",))),
+    ("mutual TLS that shuts the kubelet out", "tls.clients.probe", cases.Case("x", "x", settings=("tls.clients.secretName=a", "tls.clients.clientCa.secretName=b"))),
+    ("HTTPS behind a gateway", "tls.clients", cases.Case("x", "x", settings=("gateway.enabled=true", "tls.clients.secretName=a"))),
     ("a gate that is none", "router/gate", cases.Case("x", "x", settings=("router.gate=both",))),
 ]

@@ -49,7 +49,7 @@ def judge(container, command):
 def localised(text, variables, folder):
     """$(NAME) as Kubernetes expands it, and a file that the pod will have as one of this machine."""
     text = re.sub(r"\$\((\w+)\)", lambda match: str(variables.get(match[1], match[0])), str(text))
-    match = re.search(r"(^|=)(/(?:etc/kvgate|etc/kvgate-tls|etc/kvgate-clients-tls|var/run/secrets)/\S+)$", text)
+    match = re.search(r"(^|=)(/(?:etc/kvgate(?:-clients-ca|-clients-tls|-tls)?|var/run/secrets)/\S+)$", text)
     if not match:
         return text
     path = folder / match[2].lstrip("/").replace("/", "-")

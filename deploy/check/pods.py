@@ -1,6 +1,8 @@
 """Ports, names, mounts and selectors that have to agree, within a pod and between documents."""
 
 import json
+import pathlib
+import re
 import urllib.parse
 
 from . import objects
@@ -12,7 +14,7 @@ ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 def check(documents):
     for workload in workloads(documents):
-        for judge in (selectors, unique, probes, mounts, sidecars, hooks, rights, accounts):
+        for judge in (selectors, unique, probes, encrypted, mounts, sidecars, hooks, rights, accounts):
             for words in judge(workload, documents):
                 yield workload, words
     for service in of_kind(documents, "Service"):
@@ -20,6 +22,8 @@ def check(documents):
             yield service, words
     for monitor in of_kind(documents, "PodMonitor"):
         for words in targets(documents, monitor, monitor["spec"]["selector"], [end["port"] for end in monitor["spec"]["podMetricsEndpoints"]]):
+            yield monitor, words
+        for words in watched(documents, monitor):
             yield monitor, words
     for policy in of_kind(documents, "NetworkPolicy"):
         wanted = [port["port"] for rule in policy["spec"].get("ingress", []) for port in rule.get("ports", [])]
@@ -71,6 +75,50 @@ def probes(workload, _):
             asked = container.get(kind, {}).get("httpGet", {}).get("port")
             if asked is not None and asked not in own:
                 yield f"{container['name']}: {kind} asks port {asked}, which the container does not have"
+
+
+def given(container, name):
+    """A flag of kvgate's, as one or as a variable."""
+    return objects.flag(container, name) or objects.variables(container).get(f"KVGATE_{name.upper().replace('-', '_')}")
+
+
+def is_ours(container):
+    return objects.arguments(container)[:1] in (["sidecar"], ["router"])
+
+
+def encrypted(workload, _):
+    """Who serves HTTPS is asked by https, and with a certificate where it wants one; the files for it are mounted."""
+    for container in filter(is_ours, containers(workload)):
+        https, mutual = (given(container, name) is not None for name in ("tls-cert", "tls-client-ca"))
+        named = objects.arguments(container)
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            page, words = (container.get(kind, {}).get(key, {}) for key in ("httpGet", "exec"))
+            words = words.get("command", [])
+            named = named + words
+            by_https = page.get("scheme") == "HTTPS" or any(word.startswith("--url=https://") for word in words)
+            if (page or words) and by_https != https:
+                yield f"{container['name']}: its {kind} asks by {'https' if by_https else 'http'}, and it serves {'https' if https else 'http'}"
+            if page and mutual:
+                yield f"{container['name']}: its {kind} shows no certificate, and --tls-client-ca asks for one"
+        mounted = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+        files = {word.split("=", 1)[1] for word in named if re.match(r"--(tls|upstream)-(ca|cert|client-ca|key)=/", word)}
+        for folder in sorted({str(pathlib.PurePosixPath(file).parent) for file in files}):
+            if folder not in mounted:
+                yield f"{container['name']}: {folder} is mounted nowhere"
+
+
+def watched(documents, monitor):
+    """Prometheus asks each port as its server wants to be asked."""
+    for workload in selected(documents, monitor["spec"]["selector"]):
+        for end in monitor["spec"]["podMetricsEndpoints"]:
+            for container in filter(is_ours, containers(workload)):
+                if end["port"] not in [port.get("name") for port in container.get("ports", [])]:
+                    continue
+                https, mutual = (given(container, name) is not None for name in ("tls-cert", "tls-client-ca"))
+                if (end.get("scheme") == "https") != https:
+                    yield f"port {end['port']} serves {'https' if https else 'http'}, and is asked by {end.get('scheme', 'http')}"
+                if mutual and "cert" not in end.get("tlsConfig", {}):
+                    yield f"port {end['port']} asks for a certificate, and Prometheus is given none"
 
 
 def mounts(workload, documents):

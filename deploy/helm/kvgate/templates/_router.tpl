@@ -28,6 +28,9 @@
 {{- if and (eq $v.router.discovery "static") (not $v.gateway.prefillAllow) }}
 {{- fail "gateway.prefillAllow: with router.discovery static, nobody else says which prefill pods a header may name" }}
 {{- end }}
+{{- if or $v.tls.clients.secretName $v.tls.clients.clientCa.secretName }}
+{{- fail "tls.clients: a gateway asks the pods of its pool without TLS; its own listener has the clients' certificate" }}
+{{- end }}
 {{- if not $v.gateway.picker }}
 {{- fail "gateway.picker: nobody is not everybody: name who may read the engines' metrics" }}
 {{- end }}

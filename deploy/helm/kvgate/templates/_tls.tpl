@@ -42,6 +42,42 @@ httpGet: {path: {{ .path }}, port: kvgate}
 {{- end }}
 {{- end }}
 
+{{- /* What a router shows its clients, and asks of them. */ -}}
+{{- define "kvgate.clientsTls" -}}
+{{- $clients := .Values.tls.clients -}}
+{{- if and $clients.clientCa.secretName (not $clients.secretName) }}
+{{- fail "tls.clients.clientCa: without tls.clients.secretName the router speaks no TLS in which to ask for certificates" }}
+{{- end }}
+{{- if and $clients.clientCa.secretName (not (and $clients.probe.secretName $clients.probe.serverName)) }}
+{{- fail "tls.clients.probe: the kubelet and Prometheus need a certificate too: give secretName and serverName" }}
+{{- end }}
+{{- if $clients.secretName -}}
+- --tls-cert=/etc/kvgate-clients-tls/tls.crt
+- --tls-key=/etc/kvgate-clients-tls/tls.key
+{{- end }}
+{{- if $clients.clientCa.secretName }}
+- --tls-client-ca=/etc/kvgate-clients-ca/ca.crt
+{{- end }}
+{{- end }}
+
+{{- /* A router's probe: dict "top" . "path" "/livez". The kubelet checks no certificate and has none to show: the container asks itself where one must. */ -}}
+{{- define "kvgate.routerProbe" -}}
+{{- $clients := .top.Values.tls.clients -}}
+{{- if $clients.clientCa.secretName -}}
+exec:
+  command:
+    - /usr/local/bin/kvgate
+    - health
+    - --url=https://127.0.0.1:{{ .top.Values.router.port }}{{ .path }}
+    - --upstream-ca=/etc/kvgate-probe-tls/ca.crt
+    - --upstream-cert=/etc/kvgate-probe-tls/tls.crt
+    - --upstream-key=/etc/kvgate-probe-tls/tls.key
+    - --upstream-server-name={{ $clients.probe.serverName }}
+{{- else -}}
+httpGet: {path: {{ .path }}, port: http{{ if $clients.secretName }}, scheme: HTTPS{{ end }}}
+{{- end }}
+{{- end }}
+
 {{- /* What a router asks the sidecars with. */ -}}
 {{- define "kvgate.routerTls" -}}
 {{- if .Values.tls.internal.secretName -}}
