@@ -19,6 +19,7 @@ use crate::choice::Policies;
 use crate::sidecar::{RankJson, SidecarError, Sidecars};
 use crate::sse::Splitter;
 use crate::targets::{Pod, RankView};
+use crate::trail::with_causes;
 use crate::upstream::{Payload, Upstream, at, fetch};
 
 /// Wait before the first reconnection that follows a failed one, or a stream that said nothing; doubled up to [`MAX_BACKOFF`].
@@ -68,7 +69,8 @@ impl Watchers {
 async fn follow_sidecar(sidecars: Sidecars, pod: Arc<Pod>, sidecar: Uri) {
     let stop = pod.stop.clone();
     let mut backoff = MIN_BACKOFF;
-    let mut lost = false;
+    // Why it does not answer, in words: said when it changes, for what is wrong at first may be the least of it.
+    let mut lost: Option<String> = None;
     loop {
         let connected = tokio::select! {
             () = stop.cancelled() => return,
@@ -76,10 +78,9 @@ async fn follow_sidecar(sidecars: Sidecars, pod: Arc<Pod>, sidecar: Uri) {
         };
         match connected {
             Ok(body) => {
-                if lost {
+                if lost.take().is_some() {
                     info!(pod = %pod.id, "sidecar is back");
                 }
-                lost = false;
                 let mut stream = Stream { sidecars: &sidecars, pod: &pod, sidecar: &sidecar, named: Vec::new() };
                 let ended = tokio::select! {
                     () = stop.cancelled() => return,
@@ -95,10 +96,11 @@ async fn follow_sidecar(sidecars: Sidecars, pod: Arc<Pod>, sidecar: Uri) {
                 }
             }
             Err(error) => {
-                if !lost {
+                let why = with_causes(&error);
+                if lost.as_ref() != Some(&why) {
                     warn!(pod = %pod.id, sidecar = %sidecar, error = &error as &dyn std::error::Error, "sidecar does not answer");
+                    lost = Some(why);
                 }
-                lost = true;
                 let (state, reason) = describe(&error, &sidecar);
                 pod.lose(state, &reason);
             }
