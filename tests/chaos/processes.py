@@ -6,9 +6,8 @@ import math
 import os
 import resource
 import signal
-import socket
 
-from say import Failure, tail
+from say import Failure, free_ports, tail  # noqa: F401  free_ports goes on to who starts processes
 
 UP_WITHIN = 40
 # Above the sidecar's own budget for draining and closing, and the router's drain timeout.
@@ -114,24 +113,3 @@ class Process:
                 process.signal(signal.SIGCONT)
                 process.signal(signal.SIGKILL)
                 await process.child.wait()
-
-
-GIVEN = set()
-
-
-def free_ports(count=1):
-    """The first of `count` neighbouring free ports on loopback, below the range that the kernel gives to clients."""
-    for base in range(20000 + os.getpid() % 3000 * 4, 32000, count):
-        held = []
-        try:
-            for port in range(base, base + count):
-                held.append(socket.create_server(("127.0.0.1", port)))
-            if not GIVEN.intersection(range(base, base + count)):
-                GIVEN.update(range(base, base + count))
-                return base
-        except OSError:
-            continue
-        finally:
-            for server in held:
-                server.close()
-    raise Failure(f"no {count} neighbouring free ports on 127.0.0.1")

@@ -1,12 +1,13 @@
-"""Progress lines, and the one exception that means "this cannot go on"."""
+"""Progress lines, and what all harnesses share (tests/support/harness.py)."""
 
+import pathlib
+import sys
 import time
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from harness import Failure, free_ports, tail  # noqa: E402,F401
+
 START = time.monotonic()
-
-
-class Failure(Exception):
-    """Says what was tried; printed without a traceback."""
 
 
 def since_start():
@@ -15,12 +16,3 @@ def since_start():
 
 def say(text):
     print(f"chaos: {since_start():5.1f} s  {text}", flush=True)
-
-
-def tail(path, lines=15):
-    """The end of a log, indented."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        return f"  (no log: {error})"
-    return "\n".join("  " + line[:400] for line in text.splitlines()[-lines:])

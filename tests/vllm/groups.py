@@ -4,11 +4,10 @@ import ctypes
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import time
 
-from say import Failure, tail
+from say import Failure, free_ports, tail  # noqa: F401  free_ports goes on to who starts processes
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -97,28 +96,6 @@ def listening(port):
         if any(row.split()[1].endswith(wanted) and row.split()[3] == "0A" for row in rows):
             return True
     return False
-
-
-def free_ports(count=1):
-    """The first of `count` neighbouring free ports on loopback, below the range that the kernel gives to clients."""
-    for base in range(20000 + os.getpid() % 3000 * 4, 32000, count):
-        held = []
-        try:
-            for port in range(base, base + count):
-                held.append(socket.create_server(("127.0.0.1", port)))
-            if not GIVEN.intersection(range(base, base + count)):
-                GIVEN.update(range(base, base + count))
-                return base
-        except OSError:
-            continue
-        finally:
-            for server in held:
-                server.close()
-    raise Failure(f"no {count} neighbouring free ports on 127.0.0.1")
-
-
-# Ports given out but perhaps not bound yet.
-GIVEN = set()
 
 
 def wait_for(what, condition, seconds, processes=()):

@@ -1,13 +1,13 @@
-"""Progress lines, and the one exception that means "this cannot go on"."""
+"""Progress lines, and what all harnesses share (tests/support/harness.py)."""
 
+import pathlib
 import sys
 import time
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from harness import Failure, free_ports, tail  # noqa: E402,F401
+
 START = time.monotonic()
-
-
-class Failure(Exception):
-    """Says what was tried; the harness prints it without a traceback."""
 
 
 def progress(text):
@@ -16,15 +16,6 @@ def progress(text):
 
 def problem(text):
     print(f"test-vllm: {text}", file=sys.stderr, flush=True)
-
-
-def tail(path, lines=25):
-    """The end of a log, indented."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        return f"  (no log: {error})"
-    return "\n".join("  " + line[:400] for line in text.splitlines()[-lines:])
 
 
 def grumbles(path, lines=6):
