@@ -1,5 +1,6 @@
 """Processes that a bench starts: each is ended by its pid, never by a name; what they use is read from /proc."""
 
+import functools
 import json
 import os
 import pathlib
@@ -67,14 +68,20 @@ class Process:
                     total += int(line.split()[1])
         return total * 1024 / 1e6
 
-    def end(self):
+    def check(self):
+        """Fails when it has ended by itself."""
+        if self.child.poll() is not None:
+            raise Failure(f"{self.name} ended: see {self.folder / self.name}.log")
+
+    def end(self, within=5):
+        """Tells it to end, and kills what has not after so many seconds."""
         if self in Process.running:
             Process.running.remove(self)
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGCONT)
             self.child.send_signal(signal.SIGTERM)
             try:
-                self.child.wait(5)
+                self.child.wait(within)
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 self.child.wait()
@@ -86,19 +93,22 @@ class Process:
 
 
 class Kvgate(Process):
-    """One of kvgate's own on ports that the kernel gives. `port` is where it answers HTTP."""
+    """One of kvgate's own on ports that the kernel gives."""
 
-    def __init__(self, name, binary, arguments, folder):
-        ports = folder / f"{name}.ports.json"
-        ports.unlink(missing_ok=True)
-        super().__init__(name, [binary, *arguments.split(), "--ports-file", ports], folder)
+    def __init__(self, name, binary, arguments, folder, patience=PATIENCE):
+        self.ports, self.patience = folder / f"{name}.ports.json", patience
+        self.ports.unlink(missing_ok=True)
+        super().__init__(name, [binary, *arguments.split(), "--ports-file", self.ports], folder)
+
+    @functools.cached_property
+    def port(self):
+        """Where it answers HTTP; waits until it can be talked to."""
 
         def bound():
-            if self.child.poll() is not None:
-                raise Failure(f"{name} ended: see {folder / name}.log")
-            return ports.exists() and json.loads(ports.read_text())
+            self.check()
+            return self.ports.exists() and json.loads(self.ports.read_text())
 
-        self.port = wait(f"ports of {name}", bound)["http"]
+        return wait(f"ports of {self.name}", bound, self.patience)["http"]
 
     def get(self, path):
         """What it answers, or None when it does not, or not with 200."""
@@ -115,15 +125,15 @@ def cpu_of(pid):
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
-def wait(what, look):
+def wait(what, look, patience=PATIENCE):
     """What `look` finds, once it finds something."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while time.monotonic() < until:
         found = look()
         if found:
             return found
         time.sleep(0.05)
-    raise Failure(f"no {what} within {PATIENCE} s")
+    raise Failure(f"no {what} within {patience} s")
 
 
 def free_port():

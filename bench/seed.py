@@ -23,11 +23,12 @@ import sys
 
 sys.dont_write_bytecode = True
 TREE = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TREE / "bench"))
+sys.path.append(str(TREE / "tests" / "support"))
 
 import seed_load as load
 import seed_pods as pods
 import seed_table as table
+from processes import Failure, end_with_signals
 
 LAYERS = 32
 BYTES_PER_TOKEN = 128 << 10
@@ -98,7 +99,11 @@ async def measure(options, scale):
 def main():
     options = arguments()
     scale = choose_scale(options)
-    runs = asyncio.run(measure(options, scale))
+    end_with_signals()
+    try:
+        runs = asyncio.run(measure(options, scale))
+    except Failure as failure:
+        sys.exit(f"seed: {failure}")
     figures = {gate: table.figures(answers) for gate, answers in runs.items()}
     head = table.head(options, scale, BYTES_PER_TOKEN, os.getloadavg()[0])
     print(table.text(head, figures))

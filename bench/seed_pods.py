@@ -3,78 +3,20 @@
 import json
 import os
 import pathlib
-import signal
-import socket
-import subprocess
-import time
-import urllib.request
+import shutil
+
+from harness import free_ports
+from processes import Failure, Kvgate, wait
 
 TREE = pathlib.Path(__file__).resolve().parents[1]
 WORK = TREE / "target" / "bench" / "seed"
-KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "release" / "kvgate")
+KVGATE = pathlib.Path(os.environ.get("KVGATE_BIN") or TREE / "target" / "release" / "kvgate").resolve()
+# Caches and staging of eight ranks are touched at start, and drained at the end.
 PATIENCE = 180
+ENDS_WITHIN = 40
 BLOCK = 16
 # A prefill with its wait in the queue must take less.
 LEASE = "60s"
-
-
-class Failure(SystemExit):
-    """The bench cannot measure."""
-
-
-class Process:
-    """One child with its ports, ended by its pid."""
-
-    def __init__(self, name, words):
-        self.name, self.file = name, WORK / f"{name}.ports.json"
-        self.file.unlink(missing_ok=True)
-        with open(WORK / f"{name}.log", "wb") as log:
-            command = [str(KVGATE), *words.split(), "--ports-file", str(self.file)]
-            self.child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-    def check(self):
-        if self.child.poll() is not None:
-            raise Failure(f"seed: {self.name} ended: see {WORK / self.name}.log")
-
-    def port(self):
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
-            self.check()
-            if self.file.exists():
-                return json.loads(self.file.read_text())["http"]
-            time.sleep(0.05)
-        raise Failure(f"seed: {self.name} has not started within {PATIENCE} s: see {WORK / self.name}.log")
-
-    def end(self):
-        if self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM)
-            try:
-                self.child.wait(40)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-                self.child.wait()
-
-
-# Ports given out but perhaps not bound yet.
-GIVEN = set()
-
-
-def neighbouring(count):
-    """The first of so many neighbouring free ports, below the range that the kernel gives to clients."""
-    for base in range(21000 + os.getpid() % 500 * 16, 32000, count):
-        held = []
-        try:
-            for port in range(base, base + count):
-                held.append(socket.create_server(("127.0.0.1", port)))
-            if GIVEN.isdisjoint(range(base, base + count)):
-                GIVEN.update(range(base, base + count))
-                return base
-        except OSError:
-            continue
-        finally:
-            for one in held:
-                one.close()
-    raise Failure(f"seed: no {count} neighbouring free ports")
 
 
 class Deployment:
@@ -84,8 +26,9 @@ class Deployment:
         self.options, self.ranks, self.running = options, ranks, []
         self.layers = layers // scale
         if not KVGATE.exists():
-            raise Failure(f"seed: no {KVGATE}: run make build, or set KVGATE_BIN")
-        WORK.mkdir(parents=True, exist_ok=True)
+            raise Failure(f"no {KVGATE}: run make build, or set KVGATE_BIN")
+        shutil.rmtree(WORK, ignore_errors=True)
+        WORK.mkdir(parents=True)
 
     def __enter__(self):
         try:
@@ -97,11 +40,11 @@ class Deployment:
 
     def __exit__(self, *_):
         for process in reversed(self.running):
-            process.end()
+            process.end(ENDS_WITHIN)
         self.running.clear()
 
     def run(self, name, words):
-        process = Process(name, words)
+        process = Kvgate(name, KVGATE, words, WORK, PATIENCE)
         self.running.append(process)
         return process
 
@@ -114,7 +57,7 @@ class Deployment:
         model = f"--model llama-3.1-8b-shape --layers {self.layers} --kv-heads 8 --head-size 128 --block-size {BLOCK} --prefix-caching off"
         lease = f"--kv-lease-ms {int(LEASE[:-1]) * 1000}"
         pace = f"--prefill-tokens-per-s {options.prefill_tokens_per_s} --tpot-ms {options.tpot_ms}"
-        sides = {"prefill": neighbouring(ranks), "decode": neighbouring(ranks)}
+        sides = {"prefill": free_ports(ranks), "decode": free_ports(ranks)}
         engines = {}
         for role, base in sides.items():
             # P's blocks outlive a request until they have been read.
@@ -126,10 +69,10 @@ class Deployment:
             )
         reference = self.run(
             "reference",
-            f"sim --listen 127.0.0.1:0 --side-channel 127.0.0.1:{neighbouring(1)} --num-blocks {whole * options.concurrency + 64} {model}",
+            f"sim --listen 127.0.0.1:0 --side-channel 127.0.0.1:{free_ports()} --num-blocks {whole * options.concurrency + 64} {model}",
         )
-        self.engines = {role: engine.port() for role, engine in engines.items()}
-        self.reference = ("127.0.0.1", reference.port())
+        self.engines = {role: engine.port for role, engine in engines.items()}
+        self.reference = ("127.0.0.1", reference.port)
         sidecars = {}
         for role, base in sides.items():
             staging = prompt * BLOCK * token_bytes * seats
@@ -139,7 +82,7 @@ class Deployment:
                 f" --data-parallel-size {ranks} --listen 127.0.0.1:0 --side-channel-listen 127.0.0.1:0"
                 f" --staging-bytes {staging} --kv-lease {LEASE}",
             )
-        self.sidecars = {role: sidecar.port() for role, sidecar in sidecars.items()}
+        self.sidecars = {role: sidecar.port for role, sidecar in sidecars.items()}
         self.routers = {}
 
     def router(self, gate):
@@ -153,22 +96,12 @@ class Deployment:
                 f"router --pd-disaggregation {targets} --intra-node-data-parallel-size {self.ranks} --host 127.0.0.1 --port 0"
                 f" --gate {gate} --kv-lease {LEASE}",
             )
-            self.routers[gate] = process.port()
-            self.wait_ready(process, self.routers[gate])
+            self.routers[gate] = process.port
+            wait(f"{2 * self.ranks} ready ranks behind {process.name}", lambda: self.ready(process) == 2 * self.ranks, PATIENCE)
         return "127.0.0.1", self.routers[gate]
 
-    def wait_ready(self, process, port):
-        until = time.monotonic() + PATIENCE
-        ready = 0
-        while time.monotonic() < until:
-            process.check()
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-                    targets = json.load(answer).get("targets", [])
-            except OSError:
-                targets = []
-            ready = sum(bool(target.get("ready")) for target in targets)
-            if ready >= 2 * self.ranks:
-                return
-            time.sleep(0.2)
-        raise Failure(f"seed: {ready} of {2 * self.ranks} ranks are ready after {PATIENCE} s: see {WORK}")
+    def ready(self, router):
+        """Ranks of both sides that a router takes for ready."""
+        router.check()
+        targets = json.loads(router.get("/readyz") or "{}").get("targets", [])
+        return sum(bool(target.get("ready")) for target in targets)
