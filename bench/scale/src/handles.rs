@@ -5,13 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bench_router::connection::Connection;
-use bench_router::pace::Pace;
 use serde_json::json;
-use tokio_util::task::TaskTracker;
 
 use crate::engines::{HOST, POOL};
-use crate::load::{Amount, Times, request};
-use crate::say;
+use crate::load::{self, Amount, Work, request};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -31,25 +28,11 @@ pub(crate) struct Args {
     amount: Amount,
 }
 
-struct Work {
-    args: Args,
-    pace: Pace,
-    times: Times,
-}
-
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let pace = Pace::new(args.amount.requests, args.amount.seconds, args.amount.rate);
-    let work = Arc::new(Work { args: args.clone(), pace, times: Times::new()? });
-    let tasks = TaskTracker::new();
-    let clients: Vec<_> = (0..args.amount.connections).map(|_| tasks.spawn(client(Arc::clone(&work)))).collect();
-    for client in clients {
-        client.await.context("a client ends")??;
-    }
-    say(&work.times.shown(work.pace.elapsed().as_secs_f64())?);
-    Ok(())
+    load::run(args.clone(), &args.amount, client).await
 }
 
-async fn client(work: Arc<Work>) -> Result<()> {
+async fn client(work: Arc<Work<Args>>) -> Result<()> {
     let mut sidecar = Connection::new(work.args.sidecar);
     let name = &work.args.name;
     while let Some(turn) = work.pace.next().await {

@@ -1,11 +1,16 @@
-//! What the loads share: times, and the line that tells them.
+//! What the loads share: their clients by the clock, times, and the line that tells them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use bench_router::pace::Pace;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+
+use crate::say;
 
 /// Latencies are counted up to this, in microseconds.
 const LONGEST_US: u64 = 120_000_000;
@@ -25,6 +30,31 @@ pub(crate) struct Amount {
     /// Requests a second over all connections, by the clock
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+}
+
+/// What the clients of a load have in common.
+#[derive(Debug)]
+pub(crate) struct Work<A> {
+    pub(crate) args: A,
+    pub(crate) pace: Pace,
+    pub(crate) times: Times,
+}
+
+/// Runs a client for each connection until the pace is over, and says what they measured.
+pub(crate) async fn run<A, C>(args: A, amount: &Amount, client: impl Fn(Arc<Work<A>>) -> C) -> Result<()>
+where
+    A: Send + Sync + 'static,
+    C: Future<Output = Result<()>> + Send + 'static,
+{
+    let pace = Pace::new(amount.requests, amount.seconds, amount.rate);
+    let work = Arc::new(Work { args, pace, times: Times::new()? });
+    let tasks = TaskTracker::new();
+    let clients: Vec<_> = (0..amount.connections).map(|_| tasks.spawn(client(Arc::clone(&work)))).collect();
+    for client in clients {
+        client.await.context("a client ends")??;
+    }
+    say(&work.times.shown(work.pace.elapsed().as_secs_f64())?);
+    Ok(())
 }
 
 /// Times in microseconds, of the first half of the run and of the second.

@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bench_router::connection::Connection;
-use bench_router::pace::{Pace, Turn};
+use bench_router::pace::Turn;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use crate::engines::POOL;
-use crate::load::{Amount, Times, request};
-use crate::say;
+use crate::load::{self, Amount, Work, request};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -56,25 +54,11 @@ fn prefill(text: &str) -> Result<Prefill, String> {
     parts().ok_or_else(|| "must be ENGINE@HOST:PORT".to_owned())
 }
 
-struct Work {
-    args: Args,
-    pace: Pace,
-    times: Times,
-}
-
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let pace = Pace::new(args.amount.requests, args.amount.seconds, args.amount.rate);
-    let work = Arc::new(Work { args: args.clone(), pace, times: Times::new()? });
-    let tasks = TaskTracker::new();
-    let clients: Vec<_> = (0..args.amount.connections).map(|_| tasks.spawn(client(Arc::clone(&work)))).collect();
-    for client in clients {
-        client.await.context("a client ends")??;
-    }
-    say(&work.times.shown(work.pace.elapsed().as_secs_f64())?);
-    Ok(())
+    load::run(args.clone(), &args.amount, client).await
 }
 
-async fn client(work: Arc<Work>) -> Result<()> {
+async fn client(work: Arc<Work<Args>>) -> Result<()> {
     let mut sidecar = Connection::new(work.args.sidecar);
     let mut collect = TcpStream::connect(work.args.collect).await?;
     collect.set_nodelay(true)?;
