@@ -21,6 +21,8 @@ mod gpus;
 mod host;
 mod hosts;
 mod line;
+#[cfg(test)]
+mod machine;
 mod measure;
 mod nixl;
 mod peer;

@@ -5,31 +5,13 @@ use std::collections::BTreeMap;
 use kv::ids::LocalRank;
 
 use super::*;
-use crate::model::{RankLoad, RankState, StagingFigures};
+use crate::model::{RankLoad, RankState};
 
 const LEASE: Duration = Duration::from_secs(30);
 const STEADY: Duration = Duration::from_secs(5);
 
 fn rank(handles: u32) -> RankSnapshot {
-    RankSnapshot {
-        dp_rank: DpRank(3),
-        local_rank: LocalRank(0),
-        state: RankState::Ready,
-        reasons: Vec::new(),
-        engine_id: None,
-        engine_version: None,
-        compatibility_hash: None,
-        virtual_engine_id: None,
-        side_channel: None,
-        layout: None,
-        tp_size: 1,
-        load: RankLoad::default(),
-        staging: StagingFigures::default(),
-        in_flight: 0,
-        handles,
-        awaited: 0,
-        draining: false,
-    }
+    RankSnapshot { state: RankState::Ready, handles, ..RankSnapshot::unknown(LocalRank(0), 3, 1) }
 }
 
 fn look(running: u64, kv_usage: f64) -> Looked {

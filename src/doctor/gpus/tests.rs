@@ -1,20 +1,9 @@
 //! Lines from made-up findings.
 
-use std::fs;
-
 use super::*;
 use crate::doctor::line::Status;
+use crate::doctor::machine::machine;
 use crate::doctor::probe::{Cuda, GpuSays, Transport, UcxSays};
-
-fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (path, text) in files {
-        let path = root.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    root
-}
 
 fn ended<T>(told: T) -> Ended<T> {
     Ended { told: Some(told), words: Vec::new(), trouble: None }

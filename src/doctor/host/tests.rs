@@ -1,19 +1,8 @@
 //! Made-up machines.
 
-use std::fs;
-
 use super::*;
 use crate::doctor::line::Status;
-
-fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (path, text) in files {
-        let path = root.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    root
-}
+use crate::doctor::machine::machine;
 
 #[test]
 fn memory_for_sharing_and_locking() {
