@@ -39,6 +39,8 @@ GATES = ("stage", "direct")
 PAIRS = 30
 WARM_UP = 2
 IDLE_SECONDS = 10
+# Of each answer in the seats rows. So long ones keep D's seats taken: with 64 both engines, on the same two cores, are as busy, and D hardly queues.
+OUTPUT_TOKENS = 256
 # 2 (K and V) × 32 layers × 8 heads × 128 × 2 bytes = 128 KiB per token, and next to nothing to compute besides attention.
 SEED = "--layers 32 --heads 8 --kv-heads 8 --head-dim 128 --hidden 64 --dtype bfloat16".split()
 MODELS = {
@@ -188,7 +190,7 @@ def pinned(pair, folder):
         for name, router in pair.routers.items():
             inside = folder / f"seats-{pair.seats}-{turn}"
             inside.mkdir(exist_ok=True)
-            total, good, seconds = speed.pinned_by(name, router, pair.p, pair.d, inside)
+            total, good, seconds = speed.pinned_by(name, router, pair.p, pair.d, inside, OUTPUT_TOKENS)
             if good != speed.LOAD:
                 raise Failure(f"{name}: {good} of {speed.LOAD} requests answered")
             held[name].append(round(total, 1))
@@ -199,7 +201,7 @@ def pinned(pair, folder):
         "load_seconds": said,
         "requests_per_turn": speed.LOAD,
         "clients": speed.CLIENTS,
-        "output_tokens": 64,
+        "output_tokens": OUTPUT_TOKENS,
     }
 
 

@@ -55,14 +55,14 @@ def pinned(routers, p, d, folder):
     return {gate: pinned_by(gate, router, p, d, folder)[0] for gate, router in routers.items()}
 
 
-def pinned_by(gate, router, p, d, folder):
-    """(block-seconds of P, requests answered, seconds) of one load through one router."""
+def pinned_by(gate, router, p, d, folder, tokens=64):
+    """(block-seconds of P, requests answered, seconds) of one load through one router; each answer has so many tokens."""
     texts = [prompt(500) for _ in range(LOAD)]
     occupancy = Occupancy(p, d)
     start = time.monotonic()
     try:
         with ThreadPoolExecutor(CLIENTS) as pool:
-            answers = list(pool.map(lambda text: web.complete(router, text, max_tokens=64), texts))
+            answers = list(pool.map(lambda text: web.complete(router, text, max_tokens=tokens), texts))
         end = time.monotonic()
         while p.load()[2] > 0 and time.monotonic() < end + 10:
             time.sleep(0.1)
