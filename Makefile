@@ -45,6 +45,10 @@ overload: setup  ## ten times of what a deployment takes, for a minute: goodput,
 test: setup $(if $(findstring browser,$(REQUIRE)),setup-browser)  ## every test, with what each measured or SKIPPED; REQUIRE=nixl,browser turns a skip into a failure
 	$(CARGO) test --workspace --locked -- --show-output
 
+.PHONY: removals
+removals:  ## takes away, one by one, what protects a promise, and sees its test fail (REMOVALS="lease quarantine")
+	@$(PYTHON) tests/removals/run.py $(REMOVALS)
+
 test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk and of memory); VLLM_VERSION=0.32.0
 	$(CARGO) build --locked
 	@$(PYTHON) tests/vllm/run.py

@@ -1,4 +1,5 @@
 //! The kvgate binary: one program, one subcommand per process of a deployment.
+#![forbid(unsafe_code)]
 
 mod ask;
 mod cli;

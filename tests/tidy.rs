@@ -77,6 +77,17 @@ fn unsafe_code_lives_in_the_ffi_crates_only() {
 }
 
 #[test]
+fn crates_that_need_no_unsafe_code_forbid_it() {
+    const NEED_IT: &[&str] = &["nixl-sys/", "nixl/", "cuda/", "tests/sim/"];
+    let roots =
+        rust_files().into_iter().filter(|(name, _)| name.ends_with("src/lib.rs") || name.ends_with("src/main.rs"));
+    let lenient = roots.filter(|(name, text)| {
+        !NEED_IT.iter().any(|folder| name.starts_with(folder)) && !text.contains("\n#![forbid(unsafe_code)]\n")
+    });
+    complain("crates without #![forbid(unsafe_code)]", &lenient.map(|(name, _)| name).collect::<Vec<_>>());
+}
+
+#[test]
 fn tests_are_not_switched_off() {
     let off = rust_files().into_iter().filter(|(name, text)| name != "tests/tidy.rs" && text.contains("#[ignore"));
     complain("ignored tests", &off.map(|(name, _)| name).collect::<Vec<_>>());
@@ -110,6 +121,29 @@ fn every_test_that_a_promise_names_exists() {
         !tests.contains(&format!("fn {name}("))
     });
     complain("tests that do not exist", &missing.map(|(file, name)| format!("{file}.rs::{name}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_removal_can_be_made_and_is_told_of() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let told = std::fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let patches = files(".patch").into_iter().filter(|(name, _)| name.starts_with("tests/removals/"));
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (name, text) in patches {
+        count += 1;
+        let output =
+            Command::new("git").arg("-C").arg(root).args(["apply", "--check", &name]).output().expect("git checks it");
+        if !output.status.success() {
+            found.push(format!("{name} does not apply: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        let test = text.lines().find_map(|line| line.strip_prefix("Test: ")).unwrap_or("Test:");
+        if !told.contains(&format!("`{test}`")) {
+            found.push(format!("{name}: docs/reliability.md does not tell of {test}"));
+        }
+    }
+    assert!(count >= 10, "only {count} removals");
+    complain("removals that have gone stale (`make removals`)", &found);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //!
 //! Both publish the whole truth each time, never a change: whoever follows cannot miss one. While nobody answers, what was seen last
 //! stands, since a cluster whose API is away still serves.
+#![forbid(unsafe_code)]
 
 pub mod dns;
 pub mod kubernetes;

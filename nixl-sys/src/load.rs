@@ -16,6 +16,7 @@ mod error;
 mod mapped;
 mod places;
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -94,11 +95,11 @@ fn open(candidate: &Candidate, mapped: &Mapped) -> Result<Loaded, LoadError> {
     let library = opened.map_err(|reason| LoadError::NotALibrary { path: path.clone(), reason })?;
     // Never closed, not even when it fails the checks: NIXL has thread-local state whose destructors would run from
     // unmapped memory.
-    check(Box::leak(Box::new(library)), path, candidate.source)
+    check(&ManuallyDrop::new(library), path, candidate.source)
 }
 
 /// Checks what was opened.
-fn check(library: &'static Library, path: PathBuf, source: Source) -> Result<Loaded, LoadError> {
+fn check(library: &Library, path: PathBuf, source: Source) -> Result<Loaded, LoadError> {
     let resolved = {
         let find = |symbol: &'static str| find(library, symbol);
         // SAFETY: the header declares what these names are in every NIXL since 0.9, and the library is never closed.

@@ -9,6 +9,7 @@
 
 mod clock;
 mod config;
+mod doorbell;
 mod driver;
 mod inbox;
 mod pace;

@@ -12,6 +12,7 @@
 mod cores;
 mod pieces;
 mod second;
+mod turn;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -36,6 +36,7 @@ pub mod name;
 pub mod pending;
 pub mod region;
 mod spin;
+mod sync;
 
 pub use agent::{Agent, AgentConfig, AgentError, Progress, ProgressInterval};
 pub use descs::{LocalDescs, MemKind, PeerMemory, RemoteDescs};

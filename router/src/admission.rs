@@ -75,6 +75,7 @@ pub(crate) struct Admission {
     bodies: Arc<Semaphore>,
     rate: Option<Bucket>,
     queue_deadline: Duration,
+    /// Known early to those who would only be refused later.
     draining: AtomicBool,
     opened: Instant,
 }
@@ -82,6 +83,8 @@ pub(crate) struct Admission {
 /// While somebody waits, `running` is as large as it may be.
 #[derive(Debug, Default)]
 struct Queue {
+    /// Nobody is let in any more.
+    closed: bool,
     inside: u32,
     running: u32,
     waiting: BTreeMap<Turn, oneshot::Sender<Result<Grant, Refused>>>,
@@ -157,7 +160,6 @@ impl Admission {
     /// Takes a place at once or not at all.
     pub(crate) fn enter(self: &Arc<Self>, caller: &Caller) -> Result<Place, Refused> {
         let taken = self.taken.token();
-        // Asked after the token was taken, so that a drain either is seen here or waits for this request.
         if self.is_draining() {
             return Err(Refused::Draining);
         }
@@ -167,6 +169,10 @@ impl Admission {
         let behind = u64::from(MOST_URGENT.saturating_sub(caller.priority)) * HEAD_START;
         let due = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(behind);
         let mut queue = self.queue.lock();
+        // Asked under the lock and after the token was taken: a drain either is seen here or waits for this request.
+        if queue.closed {
+            return Err(Refused::Draining);
+        }
         let turn = (due, queue.next);
         if queue.inside >= self.places {
             let last = queue.waiting.last_entry().filter(|last| *last.key() > turn).ok_or(Refused::Full)?;
@@ -244,12 +250,13 @@ impl Admission {
 
     /// From now on nobody is let in.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.draining.store(true, Ordering::Relaxed);
+        self.queue.lock().closed = true;
         self.taken.close();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Resolves after a [`Self::drain`] when the last request is through.

@@ -4,6 +4,7 @@
 //! long that takes says something about the digest at most, from which nobody gets to a key.
 
 mod bucket;
+mod places;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +12,6 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::{HeaderMap, HeaderName, header};
 use parking_lot::RwLock;
@@ -19,6 +19,8 @@ use secrets::Followed;
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use bucket::Bucket;
+pub(crate) use places::InUse;
+use places::Places;
 
 /// Where Anthropic's clients put their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -85,7 +87,7 @@ pub struct Key {
     terms: Terms,
     bucket: Option<Bucket>,
     /// Stays the same when the key's line changes.
-    in_flight: Arc<AtomicU32>,
+    in_flight: Places,
 }
 
 impl fmt::Debug for Key {
@@ -94,18 +96,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A place among a key's requests.
-#[derive(Debug)]
-pub(crate) struct InUse(Arc<AtomicU32>);
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Key {
-    fn new(terms: Terms, in_flight: Arc<AtomicU32>) -> Self {
+    fn new(terms: Terms, in_flight: Places) -> Self {
         Self { bucket: terms.rate.map(Bucket::new), terms, in_flight }
     }
 
@@ -126,9 +118,7 @@ impl Key {
 
     /// Takes one of its places, if it has one.
     pub(crate) fn occupy(&self) -> Option<InUse> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InUse(Arc::clone(&self.in_flight));
-        self.terms.concurrency.is_none_or(|most| before < most.get()).then_some(place)
+        self.in_flight.take(self.terms.concurrency)
     }
 
     /// Takes a token, or says how many seconds from now there is one.
@@ -181,7 +171,7 @@ impl Keys {
         for (digest, new) in &mut others {
             match keys.get(digest) {
                 Some(old) if old.terms == new.terms => *new = Arc::clone(old),
-                Some(old) => *new = Arc::new(Key::new(new.terms.clone(), Arc::clone(&old.in_flight))),
+                Some(old) => *new = Arc::new(Key::new(new.terms.clone(), old.in_flight.clone())),
                 None => {}
             }
         }
@@ -244,7 +234,7 @@ fn key(text: &str, line: usize) -> Result<([u8; 32], Key), LineError> {
     }
     let rate = rate.map(|per_second| Rate { per_second, burst: burst.unwrap_or(per_second) });
     let name = name.map_or_else(|| format!("line-{line}"), str::to_owned).into();
-    Ok((digest, Key::new(Terms { name, admin, priority, rate, concurrency }, Arc::default())))
+    Ok((digest, Key::new(Terms { name, admin, priority, rate, concurrency }, Places::default())))
 }
 
 fn hex(text: &str) -> Option<[u8; 32]> {

@@ -58,6 +58,7 @@ pub mod run;
 mod sidecar;
 mod spans;
 mod sse;
+mod sync;
 mod targets;
 mod ticket;
 mod trail;

@@ -4,6 +4,7 @@ mod line;
 mod payload;
 mod pool;
 mod pooled;
+mod turns;
 mod whole;
 
 use std::fmt::Debug;

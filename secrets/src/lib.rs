@@ -2,6 +2,7 @@
 //!
 //! Every such file is looked at while the process runs, and what it says holds within [`IN_FORCE`] after it was changed. What is open by then
 //! goes on: a connection keeps the certificates of its handshake, a request that was admitted is answered.
+#![forbid(unsafe_code)]
 
 mod follow;
 pub mod tls;

@@ -4,9 +4,11 @@
 //! edge stands before real sockets and simulated ones. A handshake happens in a place of its own: one that takes long holds up nobody. One timer per connection, which is set anew only when it fires: requests
 //! write down when something happened and never touch a timer. Nothing here is chosen at run time per request: whoever answers is
 //! known to the compiler.
+#![forbid(unsafe_code)]
 
 mod connection;
 mod stall;
+mod sync;
 
 use std::convert::Infallible;
 use std::future::Future;

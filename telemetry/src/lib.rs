@@ -6,6 +6,7 @@
 //! | [`mod@trace`] | W3C trace context, spans, and the queue to whoever exports them |
 //! | `otlp` | the exporter, with the feature of that name |
 //! | [`log_filter`] | changing what is logged while the process runs |
+#![forbid(unsafe_code)]
 
 pub mod exposition;
 pub mod log_filter;

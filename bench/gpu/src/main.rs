@@ -9,6 +9,7 @@
 //! | digest | XXH64 of pages, the kernels alone and with the list and the digests on their way; compared with the host's |
 //! | zero | zeroing of pages in one launch |
 //! | leak | memory of GPU and process before and after many reads |
+#![forbid(unsafe_code)]
 
 mod digest;
 mod leak;

@@ -2,6 +2,7 @@
 //! tells how often it has asked for memory (`bench/allocations.py`).
 //!
 //! `run PATH N` goes the path N times and does nothing else that depends on N: what two runs differ in is what the path costs.
+#![forbid(unsafe_code)]
 
 mod core;
 mod counting;

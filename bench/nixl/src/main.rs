@@ -9,6 +9,7 @@
 //!
 //! The C and Python participants (`raw.c`, `peer.py`) speak the same. The first word of each 4 KiB page at the source is its own
 //! offset, which is what is compared.
+#![forbid(unsafe_code)]
 
 mod copy;
 mod counted;

@@ -2,6 +2,7 @@
 //! there, and writes one SVG per plot. Called by `bench/run.py`.
 //!
 //! Every plot has a scale of ratios, with 1 for what the figure is beside: absolute times belong to one machine.
+#![forbid(unsafe_code)]
 
 mod draw;
 mod nixl;

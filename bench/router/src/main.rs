@@ -2,6 +2,7 @@
 //!
 //! HTTP is written by hand on both sides: whatever the stubs and the load generator use of the two cores, the router under
 //! test does not get. Both keep to HTTP/1.1 with `content-length` or chunked bodies, which is all that is needed here.
+#![forbid(unsafe_code)]
 
 mod load;
 mod stub;

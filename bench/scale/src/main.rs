@@ -4,6 +4,7 @@
 //!
 //! The sidecar's core, HTTP API and allocator are the real ones. What is not: the engines, which answer from memory, and NIXL, whose reads are
 //! copies of a few bytes. So what is counted is the control path.
+#![forbid(unsafe_code)]
 
 mod engines;
 mod handles;

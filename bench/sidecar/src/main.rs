@@ -1,5 +1,6 @@
 //! Clients of a decode pod's sidecar: each prefills one block on P, asks for the transfer, and lets it go. What is measured is the time from
 //! `POST /v1/transfers` to the receipt, less the wire stage that the receipt itself tells. Prints one line of JSON.
+#![forbid(unsafe_code)]
 
 mod client;
 

@@ -102,6 +102,13 @@ fn a_failed_read_puts_its_slots_in_quarantine_but_a_refused_post_does_not() {
 }
 
 #[test]
+fn a_read_that_was_never_posted_leaves_nothing_in_doubt_when_the_transfer_was_given_up_before() {
+    let refused = E::ShardFailed { shard: TpRank(0), code: -1, quiet: true };
+    let (state, _) = run(&[(1, E::StagingGranted), (2, E::PeerReady), (3, E::Cancel(Failure::Cancelled))]);
+    assert_eq!(state.step(refused, at(4)), go(S::Failed(Failure::Cancelled), &[F::ReleaseSlots]));
+}
+
+#[test]
 fn with_shards_the_first_failure_answers_and_the_last_read_frees() {
     let second = E::ShardLanded { shard: TpRank(1), bytes: 100 };
     let (state, effects) = run_with(terms(2), &[(1, E::StagingGranted), (2, E::PeerReady), (3, BROKE)]);

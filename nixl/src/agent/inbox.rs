@@ -1,19 +1,11 @@
 //! What others leave for the agent's thread: commands (bounded), what may be let go, and the wish to end.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
 use super::{
+    doorbell::Doorbell,
     prepared::{PreparedLocal, PreparedRead, PreparedRemote},
     raw::PluginInfo,
 };
@@ -25,7 +17,6 @@ use crate::{
     name::AgentName,
     pending::Answer,
     region::Region,
-    spin,
 };
 
 #[derive(Debug)]
@@ -58,11 +49,8 @@ pub(super) enum Retired {
 
 /// Shared by the handles and the thread.
 pub(super) struct Inbox {
-    state: Mutex<State>,
-    changed: Condvar,
+    left: Doorbell<State>,
     capacity: usize,
-    /// How often something was left: what the thread looks at while it waits awake.
-    left: AtomicU64,
 }
 
 struct State {
@@ -101,12 +89,12 @@ impl Inbox {
             close: None,
             woken: false,
         };
-        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), capacity, left: AtomicU64::new(0) })
+        Arc::new(Self { left: Doorbell::new(state), capacity })
     }
 
     /// Leaves a command. A refused one is dropped, which answers nobody: the caller does.
     pub(super) fn push(&self, command: Command) -> Result<(), FabricError> {
-        let mut state = self.state.lock();
+        let mut state = self.left.lock();
         if state.close.is_some() {
             return Err(FabricError::Closed);
         }
@@ -116,7 +104,7 @@ impl Inbox {
         }
         queue.push_back(command);
         drop(state);
-        self.wake();
+        self.left.ring();
         Ok(())
     }
 
@@ -134,18 +122,18 @@ impl Inbox {
     }
 
     pub(super) fn queued(&self) -> usize {
-        let state = self.state.lock();
+        let state = self.left.lock();
         state.commands.len() + state.urgent.len()
     }
 
     /// Takes the notifications that have come meanwhile.
     pub(super) fn take_urgent(&self) -> VecDeque<Command> {
-        std::mem::take(&mut self.state.lock().urgent)
+        std::mem::take(&mut self.left.lock().urgent)
     }
 
     /// Takes all notifications, up to `most` other commands, and everything else.
     pub(super) fn take(&self, most: usize) -> Taken {
-        let mut state = self.state.lock();
+        let mut state = self.left.lock();
         state.woken = false;
         let mut commands: Vec<Command> = std::mem::take(&mut state.urgent).into();
         let count = state.commands.len().min(most);
@@ -155,35 +143,16 @@ impl Inbox {
 
     /// Waits until something is there, at most `limit`; awake at first.
     pub(super) fn wait(&self, awake: Duration, limit: Option<Duration>) {
-        let seen = self.left.load(Ordering::Acquire);
-        if !awake.is_zero() && self.state.lock().is_empty() {
-            let changed = || (self.left.load(Ordering::Acquire) != seen).then_some(());
-            if spin::until(limit.map_or(awake, |limit| awake.min(limit)), changed).is_some() {
-                return;
-            }
-        }
-        let mut state = self.state.lock();
-        if !state.is_empty() {
-            return;
-        }
-        // A wait that ends early only makes one lap more.
-        match limit {
-            Some(limit) => drop(self.changed.wait_for(&mut state, limit)),
-            None => self.changed.wait(&mut state),
-        }
+        // One that ends early only makes one lap more.
+        self.left.wait(awake, limit, State::is_empty);
     }
 
     fn change(&self, act: impl FnOnce(&mut State)) {
-        let mut state = self.state.lock();
+        let mut state = self.left.lock();
         act(&mut state);
         state.woken = true;
         drop(state);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        self.left.fetch_add(1, Ordering::Release);
-        self.changed.notify_one();
+        self.left.ring();
     }
 }
 

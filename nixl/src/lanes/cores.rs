@@ -1,12 +1,8 @@
 //! How many cores large reads keep busy.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread::available_parallelism,
-};
+use std::{sync::Arc, thread::available_parallelism};
+
+use crate::sync::{AtomicUsize, Ordering};
 
 /// The cores that this process may use, and how many of them large reads use now. One for all agents of a process.
 #[derive(Debug)]
@@ -61,7 +57,7 @@ impl Drop for Taken {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -5,10 +5,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -16,6 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::task::{Unconstrained, unconstrained};
 
+use super::turn::Turn;
 use crate::{
     descs::{LocalDescs, RemoteDescs},
     error::FabricError,
@@ -36,9 +34,9 @@ const AHEAD: usize = 2;
 
 /// The whole.
 pub(super) struct Pieces {
+    /// Of whoever's turn it is.
     state: Mutex<State>,
-    /// Something has ended since somebody last looked.
-    again: AtomicBool,
+    turn: Turn,
 }
 
 struct State {
@@ -129,21 +127,23 @@ impl Pieces {
         let posted = lanes[0].begin(&read.peer, rest.pop_front()?);
         let (peer, bytes) = (read.peer.clone(), read.local.bytes());
         let state = State { peer, rest, lanes, bytes, descs: 0, failed: None, end: Some(end) };
-        Arc::new(Self { state: Mutex::new(state), again: AtomicBool::new(false) }).go_on();
+        Arc::new(Self { state: Mutex::new(state), turn: Turn::default() }).go_on();
         Some(posted)
     }
 
     /// Sees what has ended and begins what can be. One thread does at a time; another one that comes meanwhile leaves word.
     fn go_on(self: &Arc<Self>) {
-        self.again.store(true, Ordering::SeqCst);
+        if !self.turn.come() {
+            return;
+        }
         let waker = Waker::from(Arc::clone(self));
-        while self.again.load(Ordering::SeqCst) {
-            let Some(mut state) = self.state.try_lock() else { return };
-            self.again.store(false, Ordering::SeqCst);
-            let ended = state.step(&mut Context::from_waker(&waker));
-            drop(state);
+        loop {
+            let ended = self.state.lock().step(&mut Context::from_waker(&waker));
             if let Some((end, ended)) = ended {
                 end(ended);
+            }
+            if self.turn.leave() {
+                return;
             }
         }
     }

@@ -1,10 +1,9 @@
 //! A token bucket as one number: the moment at which it will be full again (GCRA). Reading the clock and one compare-and-swap.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use tokio::time::Instant;
 
 use super::Rate;
+use crate::sync::{AtomicU64, Ordering};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -29,7 +28,11 @@ impl Bucket {
 
     /// Takes a token, or says in how many whole seconds there is one.
     pub(crate) fn spend(&self) -> Result<(), u32> {
-        let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.spend_at(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The same at so many nanoseconds since `start`.
+    pub(crate) fn spend_at(&self, now: u64) -> Result<(), u32> {
         let spent = |full_at: u64| {
             let next = full_at.max(now).saturating_add(self.interval);
             (next <= now.saturating_add(self.depth)).then_some(next)

@@ -1,11 +1,11 @@
 //! The retries that all requests may make together: a share of the requests, and a floor per second. When everything fails, retries must
 //! not multiply the load of whoever is left.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// One retry, in the unit of the balance: percent of a request, times milliseconds.
 const RETRY: u64 = 100 * 1000;
@@ -68,7 +68,7 @@ impl RetryBudget {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -5,11 +5,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,6 +17,7 @@ use hyper::rt::{Read, Write};
 
 use super::Payload;
 use super::pool::{Pool, ServerKey};
+use super::turns::Turns;
 
 /// What a line may run over.
 pub trait Wire: Read + Write + Unpin + Send + 'static {}
@@ -105,52 +104,6 @@ fn drive<W: Wire, T>(
     }
 }
 
-/// Wakes that connection and waiter give to each other while both are being polled make for another turn, and wake no task.
-#[derive(Debug, Default)]
-struct Turns {
-    state: AtomicU8,
-    task: AtomicWaker,
-}
-
-const RESTING: u8 = 0;
-const POLLING: u8 = 1;
-const WOKEN: u8 = 2;
-
-impl Turns {
-    fn begin(&self, task: &Waker) {
-        self.task.register(task);
-        self.state.store(POLLING, Ordering::SeqCst);
-    }
-
-    /// Whether there was a wake since the last turn began; if not, the next one goes to the task.
-    fn again(&self) -> bool {
-        let rested = self.state.compare_exchange(POLLING, RESTING, Ordering::SeqCst, Ordering::SeqCst);
-        if rested.is_err() {
-            self.state.store(POLLING, Ordering::SeqCst);
-        }
-        rested.is_err()
-    }
-
-    /// The waiter has what it wants; it comes back for more by itself.
-    fn end(&self) {
-        self.state.store(RESTING, Ordering::SeqCst);
-    }
-}
-
-impl Wake for Turns {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let polled =
-            self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| (state != RESTING).then_some(WOKEN));
-        if polled.is_err() {
-            self.task.wake();
-        }
-    }
-}
-
 /// An answer's body. Read to its end, it leaves its connection to the next request; dropped before, it closes it.
 pub(super) struct Answer<W: Wire> {
     body: Incoming,
@@ -217,39 +170,5 @@ impl<W: Wire> Body for Answer<W> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    #[test]
-    fn a_wake_between_two_polls_reaches_the_task_and_one_within_makes_another_turn() {
-        let (turns, count) = (Arc::new(Turns::default()), Arc::new(Count::default()));
-        let (waker, task) = (Waker::from(Arc::clone(&turns)), Waker::from(Arc::clone(&count)));
-        turns.begin(&task);
-        waker.wake_by_ref();
-        assert!(turns.again());
-        assert!(!turns.again());
-        assert_eq!(count.0.load(Ordering::SeqCst), 0);
-        waker.wake_by_ref();
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        turns.begin(&task);
-        waker.wake_by_ref();
-        turns.end();
-        waker.wake_by_ref();
-        assert_eq!(count.0.load(Ordering::SeqCst), 2, "after the end as well");
     }
 }
