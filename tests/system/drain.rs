@@ -107,6 +107,57 @@ fn a_second_signal_ends_a_router_and_a_sidecar_at_once() {
     assert!(!stream.end().whole);
 }
 
+/// A deployment whose 64 streams are all prefilled while P keeps blocks of some, because D's pulls wait; the streams.
+fn prefilled_and_not_read() -> (Deployment, Vec<(String, Stream)>) {
+    let deployment = Deployment::start(&Plan { sidecar: "--fault hold-pull=3000", tpot_ms: 20, ..Plan::default() });
+    let streams = streams(&deployment);
+    // The 64 of before were for the texts that are expected.
+    let all = 2 * u64::try_from(STREAMS).expect("a count");
+    let engine = &deployment.prefill;
+    wait_for("all prefills", || (engine.gauge("vllm:request_success_total") == all).then_some(()));
+    assert!(engine.pinned() > 0, "D has not read everything yet");
+    (deployment, streams)
+}
+
+/// Nothing that P kept for D ran out of its lease.
+fn everything_was_read(deployment: &Deployment) {
+    deployment.wait_until_nothing_is_held();
+    assert_eq!(deployment.prefill.gauge("vllm:nixl_num_kv_expired_reqs_total"), 0);
+}
+
+#[test]
+fn a_prefill_sidecar_that_is_told_to_end_cuts_no_stream_and_what_p_keeps_is_read() {
+    if !nixl_is_here() {
+        return;
+    }
+    let (deployment, streams) = prefilled_and_not_read();
+    deployment.prefill.sidecar.signal_to_end();
+    wait_for("a router that knows", || (deployment.router.request("GET", "/readyz", "").0 == 503).then_some(()));
+    all_are_right(streams);
+    everything_was_read(&deployment);
+    let Deployment { prefill, .. } = deployment;
+    assert_eq!(prefill.sidecar.wait_for_end(), Some(0));
+}
+
+#[test]
+fn a_prefill_pod_whose_hook_has_answered_ends_under_64_streams_without_cutting_one() {
+    if !nixl_is_here() {
+        return;
+    }
+    let (deployment, streams) = prefilled_and_not_read();
+    // As Kubernetes does it: the hook, then the engine, then the sidecar, which outlives it.
+    let (status, answer) = quiet(&deployment, "for=0s&wait=50s");
+    assert_eq!(status, 200, "{answer}");
+    everything_was_read(&deployment);
+    assert!(streams.iter().any(|(_, stream)| !stream.has_ended()), "the streams were still under way");
+    let Deployment { router: _router, prefill, decode: _decode } = deployment;
+    for process in [prefill.engine, prefill.sidecar] {
+        process.signal_to_end();
+        assert_eq!(process.wait_for_end(), Some(0));
+    }
+    all_are_right(streams);
+}
+
 /// `GET /quietz`: the status and the body.
 fn quiet(deployment: &Deployment, query: &str) -> (u16, Value) {
     deployment.prefill.sidecar.request("GET", &format!("/quietz?{query}"), "")
