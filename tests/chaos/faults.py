@@ -13,15 +13,19 @@ SHM = pathlib.Path("/dev/shm")
 
 
 class Faults:
-    """Deals faults until it is told to stop; two at a time may be on."""
+    """Deals faults until it is told to stop, or each kill and each freeze once; two at a time may be on."""
 
-    def __init__(self, topology, dice, disk, is_private):
-        self.topology, self.dice, self.disk = topology, dice, disk
+    def __init__(self, topology, dice, disk, is_private, once):
+        self.topology, self.dice, self.disk, self.once = topology, dice, disk, once
         self.made = collections.Counter()
         self.bad_ends = []
         self.deck = [
             *((self.kill, kind) for kind in KINDS),
             *((self.freeze, kind) for kind in KINDS),
+        ]
+        if once:
+            return
+        self.deck += [
             (self.roll, "prefill sidecar"),
             (self.roll, "decode sidecar"),
             (self.roll_router, "router"),
@@ -33,8 +37,13 @@ class Faults:
     async def run(self, stop, gap):
         """`gap`: the shortest and the longest time between the beginnings of two faults, in seconds."""
         tasks, dealt, room = set(), [], asyncio.Semaphore(2)
+        decks = 0
         while not stop.is_set():
-            dealt = dealt or self.dice.sample(self.deck, len(self.deck))
+            if not dealt:
+                decks += 1
+                if self.once and decks > 1:
+                    break
+                dealt = self.dice.sample(self.deck, len(self.deck))
             fault, kind = dealt.pop()
             await room.acquire()
             task = asyncio.create_task(self.one(fault, kind, room))

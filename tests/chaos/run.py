@@ -2,7 +2,7 @@
 """`make chaos`: the demo's deployment, doubled, as real processes over real NIXL, under load, while its processes are killed, frozen,
 drained and starved; writes target/chaos/report.json and ends with 1 when a promise was broken.
 
-  run.py [--seed N] [--seconds N] [--least REQUESTS] [--control skip-gate|corrupt-staging]
+  run.py [--seed N] [--seconds N] [--once] [--least REQUESTS] [--control skip-gate|corrupt-staging] [--binary FILE] [--into FOLDER]
 
 The seed decides which faults come, on whom and when; what they meet is for the machine to say.
 """
@@ -29,9 +29,10 @@ from processes import Process
 from say import Failure, say
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-ROOT = TREE / "target" / "chaos"
 DISK_MIB, SHM_MIB = 48, 256
 STREAMS = 64
+# Between the beginnings of two faults, in seconds.
+GAPS, GAPS_ONCE = (0.5, 3.5), (0.2, 1.0)
 RECOVERED_WITHIN = 40
 # A slot is free once its read has ended; what nobody collects, after two leases.
 FREE_WITHIN = 60
@@ -41,6 +42,9 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=220, help="how long faults are made")
+    parser.add_argument("--once", action="store_true", help="only SIGKILL and SIGSTOP, each kind of process once each, and no longer than that takes")
+    parser.add_argument("--binary", type=pathlib.Path, default=TREE / "target" / "debug" / "kvgate")
+    parser.add_argument("--into", type=pathlib.Path, default=TREE / "target" / "chaos", help="the report and the logs; what is there goes")
     parser.add_argument("--least", type=int, default=2000, help="fewer requests are a failure")
     parser.add_argument("--control", choices=["skip-gate", "corrupt-staging"], help="a fault that must be found out")
     parser.add_argument("--private", action="store_true", help=argparse.SUPPRESS)
@@ -65,25 +69,24 @@ def mount(folder, mib):
 
 async def run(args, folder):
     dice = random.Random(args.seed)
-    disk = ROOT / "disk"
+    disk = args.into / "disk"
     disk.mkdir()
     if args.private:
         mount(disk, DISK_MIB)
         mount("/dev/shm", SHM_MIB)
-    binary = TREE / "target" / "debug" / "kvgate"
-    if not binary.is_file():
-        raise Failure(f"{binary} is not there: run `cargo build`")
+    if not args.binary.is_file():
+        raise Failure(f"{args.binary} is not there: run `cargo build`")
     # A copy: a build meanwhile must not put two versions into one run.
-    pods = Pods(shutil.copy2(binary, folder / "kvgate"), folder, disk, args.control)
+    pods = Pods(shutil.copy2(args.binary, folder / "kvgate"), folder, disk, args.control)
     load = Load(pods, random.Random(dice.random()))
-    faults = Faults(pods, random.Random(dice.random()), disk, args.private)
+    faults = Faults(pods, random.Random(dice.random()), disk, args.private, args.once)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     broken = []
     try:
         await pods.start()
         await load.learn()
-        say(f"every rank is ready; {STREAMS} streams, faults for {args.seconds:.0f} s")
+        say(f"every rank is ready; {STREAMS} streams, {'each fault once' if args.once else f'faults for {args.seconds:.0f} s'}")
         await exercise(args, pods, load, faults, stop, broken)
     except Failure as failure:
         broken.append(str(failure))
@@ -99,7 +102,7 @@ async def run(args, folder):
 async def exercise(args, pods, load, faults, stop, broken):
     under_load = asyncio.create_task(load.run(STREAMS, stop))
     over = asyncio.Event()
-    made = asyncio.create_task(faults.run(over, gap=(0.5, 3.5)))
+    made = asyncio.create_task(faults.run(over, GAPS_ONCE if args.once else GAPS))
     watch = asyncio.create_task(look_after(broken))
     try:
         done, _ = await asyncio.wait({under_load, made}, timeout=args.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -151,7 +154,7 @@ async def leaked(pods):
 
 def report(args, load, faults, found, broken):
     """Prints the table, writes the report, and says whether every promise was kept."""
-    panics = [log.name for log in ROOT.glob("run/*.log") if b"panicked at" in log.read_bytes()]
+    panics = [log.name for log in args.into.glob("run/*.log") if b"panicked at" in log.read_bytes()]
     held = getattr(load, "held", None)
     broken += faults.bad_ends + load.broken + [f"a panic in {name}" for name in panics]
     broken += [f"decode without receipt: {line}" for line in found["uncovered"][:20]]
@@ -181,11 +184,11 @@ def report(args, load, faults, found, broken):
     for title, counts in (("faults", faults.made), ("clear errors", load.errors)):
         print(f"{title}: {', '.join(f'{what} {count}' for what, count in sorted(counts.items()))}")
     data |= {"faults": dict(faults.made), "errors": dict(load.errors), "broken": broken, "ok": not broken}
-    (ROOT / "report.json").write_text(json.dumps(data, indent=1) + "\n")
+    (args.into / "report.json").write_text(json.dumps(data, indent=1) + "\n")
     for line in broken[:20]:
         print(f"BROKEN: {line}")
     print(f"chaos: seed {args.seed}: {'every promise was kept' if data['ok'] else f'{len(broken)} promises were broken'}; "
-          f"{ROOT / 'report.json'}, logs in {ROOT / 'run'}")
+          f"{args.into / 'report.json'}, logs in {args.into / 'run'}")
     return data["ok"]
 
 
@@ -197,8 +200,8 @@ def main():
             sys.argv += ["--seed", str(args.seed)]
         say(f"seed {args.seed}")
         enter_own_mounts()
-    shutil.rmtree(ROOT, ignore_errors=True)
-    folder = ROOT / "run"
+    shutil.rmtree(args.into, ignore_errors=True)
+    folder = args.into / "run"
     folder.mkdir(parents=True)
     return 0 if asyncio.run(run(args, folder)) else 1
 

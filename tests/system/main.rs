@@ -5,6 +5,7 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod browser;
+mod chaos;
 mod core_dumps;
 mod debug_page;
 mod demo;
