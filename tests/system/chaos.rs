@@ -1,5 +1,7 @@
 //! A minute's share of `make chaos`: every kind of process is killed and frozen once, by a fixed seed, under 64 streams over real NIXL.
 
+#![expect(clippy::print_stdout, reason = "figures, and what is skipped")]
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
