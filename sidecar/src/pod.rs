@@ -26,7 +26,7 @@ use crate::model::{
     TransferSnapshot,
 };
 use crate::peer_book::KnownPeer;
-use crate::quiet::{InUse, Waiting};
+use crate::quiet::{InUse, Quiet};
 use crate::rank::board::AttemptKey;
 use crate::rank::door::Door;
 use crate::rank::{COMMANDS, Command, Own, Rank, Shared, Waiter};
@@ -63,7 +63,7 @@ struct Inner {
     shared: Shared,
     ranks: Vec<RankHandle>,
     view: watch::Receiver<AllRanks>,
-    looked: watch::Receiver<Looked>,
+    quiet: Quiet,
     /// Where the virtual engines listen, by local rank.
     side_channel_ports: Vec<u16>,
     fabrics: Arc<dyn Fabrics>,
@@ -167,12 +167,13 @@ impl Pod {
         }
         let (looks, looked) = watch::channel(Looked::default());
         tasks.spawn(watch_engine(Arc::clone(&parts.engine), (view_sender, looks), shared.stop.clone()));
+        let quiet = Quiet::watch(config.kv_lease, looked, view.clone(), tasks);
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 ranks: handles,
                 view,
-                looked,
+                quiet,
                 side_channel_ports,
                 fabrics: parts.fabrics,
                 agents,
@@ -388,21 +389,7 @@ impl Pod {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn until_quiet(&self, steady: Duration, at_most: Duration) -> Result<(), Vec<InUse>> {
-        let (deadline, mut looked) = (Instant::now() + at_most, self.inner.looked.clone());
-        let mut waiting = Waiting::new(self.inner.shared.config.kv_lease, steady);
-        // The look that is under way may have begun before this was asked.
-        let mut next = looked.borrow().number.saturating_add(2);
-        loop {
-            let seen = match tokio::time::timeout_at(deadline, looked.wait_for(|seen| seen.number >= next)).await {
-                Ok(Ok(seen)) => seen.clone(),
-                Ok(Err(_)) | Err(_) => return Err(waiting.in_use()),
-            };
-            next = seen.number.saturating_add(1);
-            let ranks = self.inner.view.borrow().clone();
-            if waiting.see(&seen, &ranks, Instant::now()) {
-                return Ok(());
-            }
-        }
+        self.inner.quiet.until(steady, at_most).await
     }
 
     /// Takes no new work from now on.
@@ -410,7 +397,8 @@ impl Pod {
         self.inner.shared.gate.cancel();
     }
 
-    /// Drains, waits for work to end until `deadline` has passed, cuts off the rest, closes the agents.
+    /// Drains, waits for work to end until `deadline` has passed, cuts off the rest, closes the agents. Work is also what somebody has yet to
+    /// read of the pod's engine, and a hook that waits for the engine to be quiet: both need this process.
     ///
     /// # Cancel safety
     /// Not safe: dropped before its end, the ranks may go on, drained.
@@ -419,10 +407,16 @@ impl Pod {
         let mut ranks = self.inner.view.clone();
         let idle =
             |ranks: &AllRanks| ranks.iter().all(|rank| rank.draining && rank.in_flight == 0 && rank.awaited == 0);
+        let mut hooks = self.inner.quiet.waiting();
+        let drained = async {
+            // The other ends of both are this pod's own.
+            drop(ranks.wait_for(idle).await);
+            drop(hooks.wait_for(|waiting| *waiting == 0).await);
+        };
         // Whether that worked is seen by each rank itself when it ends.
         tokio::select! {
             () = self.inner.shared.stop.cancelled() => {}
-            drained = tokio::time::timeout(deadline, ranks.wait_for(idle)) => {
+            drained = tokio::time::timeout(deadline, drained) => {
                 if drained.is_err() {
                     tracing::warn!(?deadline, "work had not ended in time and is cut off");
                 }

@@ -60,7 +60,7 @@ pub struct RankSnapshot {
     pub in_flight: u32,
     /// Handles alive: pinned in the engine (P) or landed in staging (D).
     pub handles: u32,
-    /// Those of D whose decode leg may still be open: what a drain waits for.
+    /// Those of D whose decode leg may still be open, and those of P that are pinned: what a drain waits for.
     pub awaited: u32,
     /// No new work is taken.
     pub draining: bool,

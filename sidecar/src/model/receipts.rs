@@ -21,6 +21,8 @@ pub struct Landed {
     pub receipt: Receipt,
     /// What D is to be sent.
     pub params: KvTransferParams,
+    /// P's name for the request whose blocks were read.
+    pub source_request: EngineRequestId,
 }
 
 /// The proof that one request's KV has arrived for one rank.

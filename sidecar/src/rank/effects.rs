@@ -193,7 +193,13 @@ impl Rank {
             collect_by: self.collect_terms().claim,
             digest: Self::receipt_digest(active.verification.as_ref()),
         };
-        Some(Landed { transfer: transfer.clone(), attempt: shown.attempt.clone(), receipt, params })
+        Some(Landed {
+            transfer: transfer.clone(),
+            attempt: shown.attempt.clone(),
+            receipt,
+            params,
+            source_request: active.params.remote_request_id.clone(),
+        })
     }
 
     /// Answers everyone who waits.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv::readiness::{Facts, MetadataFact};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::jobs::{self, Event};
@@ -122,12 +123,16 @@ impl Rank {
             tracing::warn!(dp_rank = %self.own.dp_rank, old = %old.engine, new = %identity.engine, "engine restarted");
             add(&self.shared.counters.engine_restarts, 1);
         }
-        self.retire();
+        let gone = self.retire();
         self.engine.busy = true;
         self.engine.metadata = MetadataFact::Unknown;
         let (builder, events) = (self.own.builder.clone(), self.events.clone());
         if self.decodes() {
             self.shared.tasks.spawn(async move {
+                // What was the old one's is given back first: both together are more memory than was granted.
+                if let Some(gone) = gone {
+                    drop(gone.await);
+                }
                 let answer = builder.build(Arc::clone(&identity)).await.map(Box::new);
                 jobs::report(&events, Event::Session { identity, answer }).await;
             });
@@ -209,8 +214,9 @@ impl Rank {
         }
     }
 
-    /// Ends the session: transfers fail, landed slots are gone with their engine, the agents are closed beside the loop.
-    fn retire(&mut self) {
+    /// Ends the session: transfers fail, landed slots are gone with their engine, the agents are closed beside the loop, by the task that is
+    /// given back. It takes no longer than [`CLOSE_WITHIN`]; what cannot be closed by then keeps its memory, which is logged.
+    fn retire(&mut self) -> Option<JoinHandle<()>> {
         self.cancel_all(&TransferError::EngineRestarted { rank: self.own.dp_rank });
         if let Some(door) = &self.own.door {
             door.desk.set(None);
@@ -226,11 +232,11 @@ impl Rank {
         if let Some(stage) = self.stage.take() {
             closing.extend(stage.agents());
         }
-        if !closing.is_empty() {
-            // The agents keep the arenas until no hardware can write them; it is logged when that cannot be shown.
-            self.shared.tasks.spawn(async move {
-                let _: nixl::Closed = agents.close(closing, CLOSE_WITHIN).await;
-            });
-        }
+        let is_empty = closing.is_empty();
+        // The agents keep the arenas until no hardware can write them; it is logged when that cannot be shown.
+        let close = async move {
+            let _: nixl::Closed = agents.close(closing, CLOSE_WITHIN).await;
+        };
+        (!is_empty).then(|| self.shared.tasks.spawn(close))
     }
 }

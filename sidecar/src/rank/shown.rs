@@ -74,7 +74,7 @@ impl Rank {
             staging: self.stage.as_ref().map_or_else(StagingFigures::default, |stage| stage.figures()),
             in_flight: count(in_flight),
             handles: count(landed.saturating_add(self.handles.pinned())),
-            awaited: count(self.awaited()),
+            awaited: count(self.awaited().saturating_add(self.handles.pinned())),
             draining: self.shared.gate.is_cancelled(),
         }
     }

@@ -126,3 +126,48 @@ async fn handles_of_others_are_refused() {
     let error = decode.pod.report_handle(report(&decode, "cmpl-1")).await.unwrap_err();
     assert_eq!(error.code().as_str(), "params_invalid");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_what_d_has_yet_to_read_and_for_the_hook_that_asks_for_it() {
+    let budget = Duration::from_secs(15);
+    let world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    world.pod.report_handle(report(&world, "cmpl-2")).await.unwrap();
+    world.settle().await;
+    let (pod, begun) = (world.pod.clone(), tokio::time::Instant::now());
+    let hook = async {
+        let quiet = pod.until_quiet(Duration::from_secs(3), Duration::from_secs(60)).await;
+        (quiet, begun.elapsed())
+    };
+    let drain = async {
+        let how = world.pod.shut_down(budget).await;
+        (how, begun.elapsed())
+    };
+    let router = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let release = |request: &str, why| {
+            let (pod, request) = (pod.clone(), EngineRequestId::new(request));
+            async move { pod.release_handle(DpRank(OFFSET), &request, why).await }
+        };
+        // Both ways to let go work to the end.
+        release("cmpl-1", LetGo::Read).await.unwrap();
+        release("cmpl-2", LetGo::Abandoned).await.unwrap();
+        begun.elapsed()
+    };
+    let ((quiet, answered), (how, ended), released) = tokio::join!(hook, drain, router);
+    assert_eq!(quiet, Ok(()));
+    assert!(answered >= released + Duration::from_secs(3), "{answered:?} after {released:?}");
+    assert_eq!(how, sidecar::model::ShutDown::Drained);
+    assert!(ended >= answered && ended < budget, "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_a_reader_no_longer_than_its_budget() {
+    let budget = Duration::from_secs(15);
+    let world = World::ready(Setup { role: Role::Prefill, ..Setup::default() }).await;
+    world.pod.report_handle(report(&world, "cmpl-1")).await.unwrap();
+    world.settle().await;
+    let begun = tokio::time::Instant::now();
+    world.pod.shut_down(budget).await;
+    assert!(begun.elapsed() >= budget && begun.elapsed() < budget + Duration::from_secs(1), "{:?}", begun.elapsed());
+}

@@ -76,6 +76,7 @@ fn landed() -> Landed {
             digest: None,
         },
         params: KvTransferParams::parse(&params()).unwrap(),
+        source_request: EngineRequestId::new("cmpl-p1"),
     }
 }
 
