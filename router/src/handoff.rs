@@ -149,10 +149,16 @@ impl Handoffs {
             return Err(PullFailed { error: SidecarError::Abandoned, blocks: None });
         };
         match answered {
-            Ok(LandedAnswer { receipt, collect_by }) => {
+            Ok(LandedAnswer { receipt, collect_by, spent }) => {
                 blocks.read();
-                // The receipt is the first claim, and it was given after it was asked for.
+                let unseen = asked_at.elapsed().saturating_sub(spent);
+                let stale = ask.is_stale(unseen);
+                // The receipt is the first claim, and it was given after it was asked for. Dropped, it gives the slots back.
                 let claimed = Claimed::new(self, ask.sidecar, receipt.transfer.clone(), collect_by, asked_at);
+                if stale {
+                    let error = SidecarError::Stale { age: ask.prefill_done_age, unseen };
+                    return Err(PullFailed { error, blocks: None });
+                }
                 Ok(Landed { receipt, claimed })
             }
             Err(error) if error.may_be_running() => {

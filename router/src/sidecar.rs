@@ -64,6 +64,9 @@ pub(crate) enum SidecarError {
         #[source]
         source: Option<serde_json::Error>,
     },
+    /// The question was so long on its way that P's lease may have been over when it got there, which the sidecar cannot know.
+    #[error("the transfer was asked for {age:?} after the prefill and {unseen:?} on its way, too long for P's lease")]
+    Stale { age: Duration, unseen: Duration },
     /// The router ended while the answer was being waited for.
     #[error("wait for the sidecar's answer: the router ends")]
     Abandoned,
@@ -78,7 +81,7 @@ impl SidecarError {
         match self {
             Self::Problem { .. } | Self::Request(_) => false,
             Self::Upstream(error) => !error.never_sent(),
-            Self::Answer { .. } | Self::Abandoned => true,
+            Self::Answer { .. } | Self::Abandoned | Self::Stale { .. } => true,
         }
     }
 
@@ -87,7 +90,7 @@ impl SidecarError {
         match self {
             Self::Problem { retry, .. } => *retry,
             Self::Upstream(error) if error.never_sent() => Retry::OtherTarget,
-            Self::Upstream(_) | Self::Answer { .. } => Retry::NewPrefill,
+            Self::Upstream(_) | Self::Answer { .. } | Self::Stale { .. } => Retry::NewPrefill,
             Self::Request(_) | Self::Abandoned => Retry::Never,
         }
     }
@@ -97,6 +100,7 @@ impl SidecarError {
         match self {
             Self::Problem { .. } => "refused",
             Self::Upstream(error) if error.is_late() => "timeout",
+            Self::Stale { .. } => "timeout",
             Self::Upstream(error) if error.never_sent() => "unreachable",
             Self::Upstream(_) | Self::Answer { .. } | Self::Request(_) | Self::Abandoned => "failed",
         }
@@ -106,6 +110,7 @@ impl SidecarError {
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Problem { code, .. } => code,
+            Self::Stale { .. } => "lease_expired",
             Self::Upstream(error) if error.is_late() => "sidecar_timeout",
             Self::Upstream(_) => "sidecar_unreachable",
             Self::Answer { .. } | Self::Request(_) | Self::Abandoned => "sidecar_error",
@@ -128,12 +133,23 @@ pub(crate) struct TransferAsk {
     pub(crate) source_sidecar: Option<Uri>,
 }
 
+impl TransferAsk {
+    /// Whether P's lease may have been over when the sidecar was asked, `unseen` being the time that the question and its answer may have
+    /// been on their way: it counts the lease from the age that it was told, and cannot see how old that had become.
+    pub(crate) fn is_stale(&self, unseen: Duration) -> bool {
+        // The sidecars' own margin.
+        self.prefill_done_age.saturating_add(unseen) >= self.lease.saturating_sub(self.lease / 20)
+    }
+}
+
 /// The sidecar's yes.
 #[derive(Clone, Debug)]
 pub(crate) struct LandedAnswer {
     pub(crate) receipt: Receipt,
     /// The claim must be renewed within this time.
     pub(crate) collect_by: Duration,
+    /// How long the sidecar has worked on it, by its own account.
+    pub(crate) spent: Duration,
 }
 
 /// A prefill's blocks to be reported to P's sidecar.
@@ -251,6 +267,7 @@ impl Sidecars {
         let as_asked = *answer.receipt.source_engine_id == *source.as_str();
         Ok(LandedAnswer {
             collect_by: Duration::from_millis(answer.receipt.collect_by_ms),
+            spent: answer.receipt.stages_us.all(),
             receipt: Receipt {
                 asked: ask.asked.clone(),
                 transfer: TransferId::new(answer.transfer_id),

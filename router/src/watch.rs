@@ -128,6 +128,7 @@ fn describe(error: &SidecarError, sidecar: &Uri) -> (&'static str, String) {
         SidecarError::Problem { .. }
         | SidecarError::Upstream(_)
         | SidecarError::Request(_)
+        | SidecarError::Stale { .. }
         | SidecarError::Abandoned => (NOT_FOLLOWED, format!("the sidecar {sidecar} does not answer")),
     }
 }
@@ -259,7 +260,12 @@ async fn poll(sidecars: &Sidecars, sidecar: &Uri) -> Option<Vec<RankJson>> {
             Ok(ranks) => return Some(ranks),
             Err(SidecarError::Problem { .. } | SidecarError::Answer { .. }) => return Some(Vec::new()),
             Err(SidecarError::Upstream(error)) if error.is_late() && asked.elapsed() > POLL_DEADLINE + BUSY => {}
-            Err(SidecarError::Upstream(_) | SidecarError::Request(_) | SidecarError::Abandoned) => return None,
+            Err(
+                SidecarError::Upstream(_)
+                | SidecarError::Request(_)
+                | SidecarError::Stale { .. }
+                | SidecarError::Abandoned,
+            ) => return None,
         }
     }
     None

@@ -7,6 +7,8 @@
 
 #[path = "passthrough/corpus.rs"]
 mod corpus;
+#[path = "passthrough/edits.rs"]
+mod edits;
 #[path = "router/engines.rs"]
 #[expect(dead_code, reason = "some of it is for tests/router")]
 mod engines;

@@ -114,6 +114,7 @@ fn transfer_status(error: &SidecarError) -> StatusCode {
             _ => StatusCode::BAD_GATEWAY,
         },
         SidecarError::Upstream(error) if error.is_late() => StatusCode::GATEWAY_TIMEOUT,
+        SidecarError::Stale { .. } => StatusCode::GATEWAY_TIMEOUT,
         SidecarError::Upstream(_)
         | SidecarError::Answer { .. }
         | SidecarError::Request(_)
@@ -406,7 +407,9 @@ fn report(error: &AttemptError, prefill: &Target, decode: &Target) {
         AttemptError::Transfer(SidecarError::Upstream(error)) if error.never_sent() => {
             decode.failed(Fault::Unreachable)
         }
-        AttemptError::Transfer(SidecarError::Upstream(_) | SidecarError::Answer { .. }) => decode.failed(Fault::Failed),
+        AttemptError::Transfer(
+            SidecarError::Upstream(_) | SidecarError::Answer { .. } | SidecarError::Stale { .. },
+        ) => decode.failed(Fault::Failed),
         AttemptError::Transfer(SidecarError::Abandoned | SidecarError::Request(_)) => {}
         AttemptError::Transfer(SidecarError::Problem { retry, status, .. }) => match retry {
             // P's sidecar or engine could not be read.

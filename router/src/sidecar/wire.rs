@@ -31,6 +31,25 @@ pub(crate) struct ReceiptJson<'a> {
     #[serde(borrow)]
     pub(crate) request_id: Cow<'a, str>,
     pub(crate) collect_by_ms: u64,
+    #[serde(default)]
+    pub(crate) stages_us: SpentJson,
+}
+
+/// What the sidecar did with its time until the KV had landed.
+#[derive(Default, Deserialize)]
+pub(crate) struct SpentJson {
+    queued: Option<u64>,
+    handshake: Option<u64>,
+    post: Option<u64>,
+    wire: Option<u64>,
+    verify: Option<u64>,
+}
+
+impl SpentJson {
+    pub(crate) fn all(&self) -> Duration {
+        let stages = [self.queued, self.handshake, self.post, self.wire, self.verify];
+        Duration::from_micros(stages.into_iter().flatten().fold(0, u64::saturating_add))
+    }
 }
 
 #[derive(Deserialize)]

@@ -148,10 +148,10 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::sync::Notify;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
     use tokio_util::task::TaskTracker;
 
     use super::*;
@@ -229,9 +229,58 @@ mod tests {
                 assert_eq!(&body[..], b"ok", "{after:?}, request {number}");
                 answered.notified().await;
                 // What the server has sent has to get here.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await;
             }
             assert_eq!(connections.load(Ordering::SeqCst), 20, "{after:?}");
+        }
+    }
+
+    /// A network of one server, on a clock that can be moved: it answers one request on each connection, and ends it a second later.
+    #[derive(Clone, Debug)]
+    struct OneServer {
+        after: After,
+        connections: Arc<AtomicUsize>,
+    }
+
+    impl Connect for OneServer {
+        type Wire = TokioIo<DuplexStream>;
+
+        async fn connect(&self, _: Uri) -> Result<Self::Wire, Box<dyn std::error::Error + Send + Sync>> {
+            self.connections.fetch_add(1, Ordering::SeqCst);
+            let (ours, mut theirs) = duplex(4096);
+            let after = self.after;
+            TaskTracker::new().spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(theirs.read_u8().await.unwrap());
+                }
+                theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                sleep(Duration::from_secs(1)).await;
+                match after {
+                    After::Closes => return,
+                    After::HalfCloses => theirs.shutdown().await.unwrap(),
+                    After::Babbles => theirs.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap(),
+                }
+                // It would take whatever comes, and never answer.
+                drop(theirs.read_to_end(&mut head).await);
+            });
+            Ok(TokioIo::new(ours))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_its_server_has_ended_after_a_second_of_idleness_takes_no_request_hours_later() {
+        for after in [After::Closes, After::HalfCloses, After::Babbles] {
+            let server = OneServer { after, connections: Arc::default() };
+            let pooled = Pooled::over(server.clone());
+            for number in 1..=5 {
+                let request = Request::post("http://engine/").body(Payload::default()).unwrap();
+                let answer = timeout(Duration::from_secs(60), pooled.send(request)).await.unwrap();
+                let body = axum::body::to_bytes(answer.unwrap().into_body(), 16).await.unwrap();
+                assert_eq!(&body[..], b"ok", "{after:?}, request {number}");
+                sleep(Duration::from_secs(5 * 3600)).await;
+            }
+            assert_eq!(server.connections.load(Ordering::SeqCst), 5, "{after:?}");
         }
     }
 }

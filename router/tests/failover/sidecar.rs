@@ -1,5 +1,7 @@
 //! A sidecar refuses, or is gone.
 
+use std::time::Duration;
+
 use crate::journal::Event;
 use crate::sidecars::Transfers;
 use crate::view::{BODY, Blocks, Legs, check_blocks, check_finished, figure, legs, refused, served, tries_of};
@@ -22,6 +24,24 @@ async fn a_rank_without_room_is_left_for_another_decode_rank_with_the_same_prefi
     assert_eq!(served(&world.complete(BODY).await), (200, "2"));
     assert_eq!(legs(&world), Legs { prefills: 1, transfers: 2, decodes: 1 });
     check_blocks(&world, Blocks { released: 0, read: 1 }).await;
+}
+
+/// The sidecar counts P's lease from the age that it is told. When the question had to wait somewhere, that age was too young.
+#[tokio::test]
+async fn a_receipt_whose_question_was_on_its_way_for_a_lease_decodes_nothing() {
+    let (lease, all) = ("--kv-lease 2s", Duration::from_millis(2_100));
+    let world = World::new(Setup { args: lease, ..Setup::default() }).await;
+    world.decode_sidecar().next(Transfers::After { all, worked: Duration::from_millis(50) });
+    assert_eq!(served(&world.complete(BODY).await), (200, "2"));
+    assert_eq!(legs(&world), Legs { prefills: 2, transfers: 2, decodes: 1 });
+    // Both had landed: P was told of each, and each one's slots are given back.
+    check_blocks(&world, Blocks { released: 0, read: 2 }).await;
+    check_finished(&world, 2).await;
+    assert_eq!(figure(&world, r#"router_attempt_failed_total{leg="transfer",fault="timeout"}"#).await, 1);
+
+    let world = World::new(Setup { args: lease, ..Setup::default() }).await;
+    world.decode_sidecar().next(Transfers::After { all, worked: all });
+    assert_eq!(served(&world.complete(BODY).await), (200, "1"), "a sidecar that works keeps the lease with heartbeats");
 }
 
 #[tokio::test]

@@ -32,6 +32,11 @@ pub(crate) enum Transfers {
     Breaks,
     /// A receipt for another rank than asked.
     WrongReceipt,
+    /// A receipt after so long, of which the sidecar has worked so long.
+    After {
+        all: Duration,
+        worked: Duration,
+    },
 }
 
 #[derive(Debug)]
@@ -185,7 +190,7 @@ async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(
     let does = sidecar.script.lock().pop_front();
     let id = format!("t-{attempt}");
     let cancelled = CancellationToken::new();
-    let landed = matches!(does, None | Some(Transfers::WrongReceipt));
+    let landed = matches!(does, None | Some(Transfers::WrongReceipt | Transfers::After { .. }));
     let known = Known { id: id.clone(), cancelled: cancelled.clone(), landed };
     assert!(sidecar.transfers.lock().insert(attempt, known).is_none(), "an attempt id was used twice");
     match does {
@@ -198,10 +203,15 @@ async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(
             let broken = futures_util::stream::iter([Err::<bytes::Bytes, _>(std::io::Error::other("broken"))]);
             return axum::body::Body::from_stream(broken).into_response();
         }
+        Some(Transfers::After { all, .. }) => tokio::time::sleep(all).await,
         Some(Transfers::WrongReceipt) | None => {}
     }
+    let stages = match does {
+        Some(Transfers::After { worked, .. }) => json!({"queued": 0, "wire": worked.as_micros()}),
+        _ => json!({}),
+    };
     let asked = u16::try_from(body["dp_rank"].as_u64().unwrap()).unwrap();
-    let rank = if does.is_some() { asked + 1 } else { asked };
+    let rank = if matches!(does, Some(Transfers::WrongReceipt)) { asked + 1 } else { asked };
     let source = body["kv_transfer_params"]["remote_engine_id"].clone();
     let (engine, request) = (format!("virtual_dp{rank}"), format!("v-{id}"));
     let mut params = body["kv_transfer_params"].clone();
@@ -212,7 +222,7 @@ async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(
         "transfer_id": id, "kv_transfer_params": params,
         "receipt": {
             "dp_rank": rank, "engine_id": "d", "virtual_engine_id": engine, "source_engine_id": source, "request_id": request,
-            "blocks": 2, "bytes": 64, "stages_us": {}, "source_lease_left_ms": 1, "collect_by_ms": sidecar.collect_by_ms,
+            "blocks": 2, "bytes": 64, "stages_us": stages, "source_lease_left_ms": 1, "collect_by_ms": sidecar.collect_by_ms,
         },
     }))
     .into_response()
