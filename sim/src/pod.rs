@@ -165,6 +165,14 @@ impl Pod {
     /// [`StartError`]; whatever was started is ended.
     pub async fn start(config: PodConfig, seams: &Seams) -> Result<Self, StartError> {
         let log = config.request_log.as_deref().map(RequestLog::open).transpose()?.unwrap_or_default();
+        Self::start_logged(config, seams, log).await
+    }
+
+    /// The same, with its requests logged somewhere else than the configuration says.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub async fn start_logged(config: PodConfig, seams: &Seams, log: RequestLog) -> Result<Self, StartError> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let ended_early = stop.clone().drop_guard();
         let base = Uuid::new_v4().to_string();

@@ -1,5 +1,6 @@
 //! The evidence log: one JSON line per request that reached an engine, written when the request has ended.
 
+use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,9 +9,30 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// The log, shared by all ranks; without a file it takes lines and forgets them.
+/// The log, shared by all ranks; without a place to write to it takes lines and forgets them.
 #[derive(Clone, Debug, Default)]
-pub struct RequestLog(Option<Arc<Mutex<File>>>);
+pub struct RequestLog(Option<Arc<dyn Lines>>);
+
+/// Where lines go.
+pub trait Lines: Debug + Send + Sync {
+    /// Takes one line.
+    fn write(&self, line: &Line<'_>);
+}
+
+#[derive(Debug)]
+struct ToFile(Mutex<File>);
+
+impl Lines for ToFile {
+    fn write(&self, line: &Line<'_>) {
+        let written = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut bytes| {
+            bytes.push(b'\n');
+            self.0.lock().write_all(&bytes)
+        });
+        if let Err(error) = written {
+            tracing::error!(%error, "a request could not be logged");
+        }
+    }
+}
 
 /// The log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -57,18 +79,18 @@ impl RequestLog {
     pub fn open(path: &Path) -> Result<Self, RequestLogError> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(|source| RequestLogError { path: path.to_owned(), source })?;
-        Ok(Self(Some(Arc::new(Mutex::new(file)))))
+        Ok(Self(Some(Arc::new(ToFile(Mutex::new(file))))))
+    }
+
+    /// Gives lines to whoever watches from inside the process.
+    pub fn to(lines: Arc<dyn Lines>) -> Self {
+        Self(Some(lines))
     }
 
     /// Writes one line, whole, before it returns.
     pub fn write(&self, line: &Line<'_>) {
-        let Some(file) = &self.0 else { return };
-        let written = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut bytes| {
-            bytes.push(b'\n');
-            file.lock().write_all(&bytes)
-        });
-        if let Err(error) = written {
-            tracing::error!(%error, "a request could not be logged");
+        if let Some(lines) = &self.0 {
+            lines.write(line);
         }
     }
 }

@@ -36,15 +36,12 @@ class Faults:
 
     async def run(self, stop, gap):
         """`gap`: the shortest and the longest time between the beginnings of two faults, in seconds."""
-        tasks, dealt, room = set(), [], asyncio.Semaphore(2)
-        decks = 0
-        while not stop.is_set():
-            if not dealt:
-                decks += 1
-                if self.once and decks > 1:
-                    break
-                dealt = self.dice.sample(self.deck, len(self.deck))
+        tasks, room = set(), asyncio.Semaphore(2)
+        dealt = self.dice.sample(self.deck, len(self.deck))
+        while not stop.is_set() and dealt:
             fault, kind = dealt.pop()
+            if not dealt and not self.once:
+                dealt = self.dice.sample(self.deck, len(self.deck))
             await room.acquire()
             task = asyncio.create_task(self.one(fault, kind, room))
             tasks.add(task)

@@ -18,6 +18,8 @@ class Process:
     """One `kvgate` process under a name, over all its restarts."""
 
     all = []
+    # Ends that nobody asked for and that nobody else notices: crashes while a process starts, and just before it is killed.
+    crashes = []
 
     def __init__(self, binary, name, folder, line):
         self.binary, self.name, self.line = binary, name, [str(word) for word in line]
@@ -59,6 +61,8 @@ class Process:
                 if asyncio.get_running_loop().time() > until:
                     await self.kill()
                     raise Failure(f"{self.name} is not up after {UP_WITHIN} s:\n{tail(self.log)}")
+            if self.child.returncode < 0:
+                Process.crashes.append(f"{self.name} was ended by signal {-self.child.returncode} while it started")
             if asyncio.get_running_loop().time() > until:
                 raise Failure(f"{self.name} cannot start (status {self.child.returncode}):\n{tail(self.log)}")
             self.failed_starts += 1
@@ -70,6 +74,8 @@ class Process:
 
     async def kill(self):
         self.gone.append([asyncio.get_running_loop().time(), math.inf])
+        if self.child.returncode is not None:
+            Process.crashes.append(f"{self.name} had ended with {self.child.returncode} before it was killed")
         self.signal(signal.SIGKILL)
         await self.child.wait()
 

@@ -156,7 +156,7 @@ def report(args, load, faults, found, broken):
     """Prints the table, writes the report, and says whether every promise was kept."""
     panics = [log.name for log in args.into.glob("run/*.log") if b"panicked at" in log.read_bytes()]
     held = getattr(load, "held", None)
-    broken += faults.bad_ends + load.broken + [f"a panic in {name}" for name in panics]
+    broken += Process.crashes + faults.bad_ends + load.broken + [f"a panic in {name}" for name in panics]
     broken += [f"decode without receipt: {line}" for line in found["uncovered"][:20]]
     if held:
         broken.append(f"leaked: {held}")

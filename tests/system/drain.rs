@@ -133,6 +133,10 @@ fn a_prefill_sidecar_that_is_told_to_end_cuts_no_stream_and_what_p_keeps_is_read
     let (deployment, streams) = prefilled_and_not_read();
     deployment.prefill.sidecar.signal_to_end();
     wait_for("a router that knows", || (deployment.router.request("GET", "/readyz", "").0 == 503).then_some(()));
+    // It is there as long as there is something to be told of, also to a hook that comes late.
+    assert!(deployment.prefill.pinned() > 0, "D has not read everything yet");
+    let (status, answer) = quiet(&deployment, "for=0s&wait=50s");
+    assert_eq!((status, deployment.prefill.pinned()), (200, 0), "{answer}");
     all_are_right(streams);
     everything_was_read(&deployment);
     let Deployment { prefill, .. } = deployment;

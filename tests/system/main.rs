@@ -26,6 +26,7 @@ mod otlp_receiver;
 mod overload;
 mod process;
 mod refusals;
+mod released;
 mod restarts;
 mod secrets;
 mod small_shm;

@@ -9,7 +9,10 @@ use http::Uri;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use crate::evidence::Mark;
 use crate::hosts::Host;
+use crate::junk;
+use crate::plan;
 use crate::pods::{ENGINE, Pods, ROUTER, SIDECAR, at};
 use crate::run::{OVER, Shared};
 use crate::workload::{Ask, Ended, asks, get};
@@ -18,8 +21,8 @@ use crate::workload::{Ask, Ended, asks, get};
 const READY_WITHIN: Duration = Duration::from_secs(40);
 /// After the last request that could use them, slots and pins are free; an engine gives a read that hangs 120 s.
 const FREE_WITHIN: Duration = Duration::from_secs(140);
-/// The longest fault, and a little.
-const FAULTS_END: Duration = Duration::from_secs(6);
+/// After the last fault's end.
+const A_MOMENT: Duration = Duration::from_millis(500);
 /// Requests that show that everything works again.
 const RECOVERY: usize = 8;
 
@@ -47,46 +50,56 @@ pub async fn run(seed: u64, pods: Pods, shared: Shared) -> turmoil::Result {
     client.shared.load_begins();
     let began = Instant::now();
     let load = asks.into_iter().map(|ask| {
-        let (client, expected) = (Arc::clone(&client), expected.get(&ask.number).cloned());
+        let (client, expected) = (Arc::clone(&client), expected.get(&ask.tag).cloned());
         client.tasks.clone().spawn(async move {
             sleep_until(began + ask.at).await;
             client.one(&ask, expected.as_deref()).await
         })
     });
+    let junk = junk::all(seed, OVER).into_iter().map(|junk| {
+        let client = Arc::clone(&client);
+        client.tasks.clone().spawn(async move {
+            sleep_until(began + junk.at).await;
+            client.pods.evidence.fault(Mark::Junk, || junk.to_string());
+            if let Err(how) = junk.send(&client.tasks).await {
+                client.pods.evidence.broken("S", how);
+            }
+        })
+    });
+    let junk = junk.collect::<Vec<_>>();
     drop(join_all(load.collect::<Vec<_>>()).await);
-    sleep_until(began + OVER + FAULTS_END).await;
+    let last = plan::events(seed, OVER).iter().map(|event| event.at + event.lasts).max();
+    sleep_until(began + last.unwrap_or_default() + A_MOMENT).await;
     if client.ready("after the faults").await {
         client.recovers(seed).await;
     }
+    drop(join_all(junk).await);
     client.leaks().await;
     Ok(())
 }
 
 impl Client {
-    async fn expected(&self, asks: &[Ask]) -> BTreeMap<usize, String> {
+    async fn expected(&self, asks: &[Ask]) -> BTreeMap<String, String> {
         let reference = at(Host::Reference, ENGINE, "/");
         // It starts in the same moment.
         sleep(Duration::from_millis(100)).await;
         let texts = join_all(asks.iter().map(|ask| ask.expected(&self.tasks, &reference))).await;
-        let known = asks.iter().zip(texts).filter_map(|(ask, text)| Some((ask.number, text?)));
+        let known = asks.iter().zip(texts).filter_map(|(ask, text)| Some((ask.tag.clone(), text?)));
         known.collect()
     }
 
     async fn one(&self, ask: &Ask, expected: Option<&str>) -> Ended {
         let evidence = &self.pods.evidence;
-        evidence.note(|| format!("request {} is sent", ask.number));
+        evidence.asked(&ask.tag, ask.path(), ask.body.as_bytes());
         let Some(expected) = expected else {
-            evidence.broken("reference", format!("nobody knows the answer to request {}", ask.number));
+            evidence.broken("reference", format!("nobody knows the answer to request {}", ask.tag));
             return Ended::Hung;
         };
-        let ended = ask.ended(&self.tasks, &self.router, expected).await;
-        match &ended {
-            Ended::Right | Ended::Error(_) | Ended::Left => {
-                evidence.note(|| format!("request {}: {ended:?}", ask.number))
-            }
-            Ended::Wrong(_) => evidence.broken("text", format!("request {}: {ended:?}", ask.number)),
-            Ended::Hung => evidence.broken("liveness", format!("request {} has not ended", ask.number)),
+        let (ended, heard) = ask.ended(&self.tasks, &self.router, expected).await;
+        if let Some((bytes, whole)) = heard.of_engine(ask.stream) {
+            evidence.received(&ask.tag, bytes, whole && ended == Ended::Right);
         }
+        evidence.ended(&ask.tag, &ended);
         self.shared.ended(ended.clone());
         ended
     }
@@ -126,7 +139,7 @@ impl Client {
             let asks: Vec<Ask> = asks(seed ^ (round + 1) << 32, Duration::ZERO).into_iter().take(RECOVERY).collect();
             let asks: Vec<Ask> = asks.into_iter().map(|ask| Ask { leaves: None, ..ask }).collect();
             let expected = self.expected(&asks).await;
-            let ended = asks.iter().map(|ask| self.one(ask, expected.get(&ask.number).map(String::as_str)));
+            let ended = asks.iter().map(|ask| self.one(ask, expected.get(&ask.tag).map(String::as_str)));
             if join_all(ended).await.iter().all(|ended| *ended == Ended::Right) {
                 self.pods.evidence.note(|| "everything works again".to_owned());
                 return;

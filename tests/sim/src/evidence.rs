@@ -1,17 +1,25 @@
 //! What happened, written down where it happened, and what must not have.
+//!
+//! The oracles: [`handoff`] (invariants G, L, N and I), [`bodies`] (B), [`memory`] (S; panics are `run`'s to find), the fabric (M), the client
+//! (liveness, texts, leaks). Each has a bad history in `tests`, which it must find.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod bodies;
+mod handoff;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv::ids::DpRank;
-use nixl::AgentName;
 use parking_lot::Mutex;
-use sidecar::model::{Landed, ReceiptSink, Recorded};
-use vllm_wire::notif::{self, Notif};
-use vllm_wire::params::KvTransferParams;
 
-use crate::hosts::Host;
+use crate::workload::Ended;
+pub use bodies::{AnswerId, Leg};
+pub use handoff::VirtualRequest;
+pub(crate) use handoff::virtual_request;
+pub use memory::peak_mib;
 
 /// A kind of fault, for the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +38,8 @@ pub enum Mark {
     Read,
     /// A notification is lost, refused, or comes twice.
     Note,
+    /// Somebody sends what no honest peer sends.
+    Junk,
 }
 
 impl Mark {
@@ -43,6 +53,7 @@ impl Mark {
             Self::Drain => "drain",
             Self::Read => "read",
             Self::Note => "notification",
+            Self::Junk => "junk",
         }
     }
 }
@@ -64,12 +75,9 @@ pub struct Record {
     pub decodes: u64,
     /// Those that no receipt covers.
     pub without_receipt: u64,
-    /// By virtual engine and request: for which rank, beside which engine.
-    receipts: BTreeMap<(String, String), (DpRank, Host)>,
-    /// Requests that prefill engines have answered.
-    prefilled: BTreeSet<String>,
-    /// Who has told a worker of a prefill engine that a request is done.
-    told: BTreeMap<(AgentName, String), Vec<Host>>,
+    handoff: handoff::Handoff,
+    bodies: bodies::Bodies,
+    memory: memory::Registered,
     now: Duration,
 }
 
@@ -93,106 +101,37 @@ impl Evidence {
 
     /// A promise is broken.
     pub fn broken(&self, which: &str, how: impl Into<String>) {
-        let mut record = self.0.lock();
-        let text = format!("BROKEN {which}: {}", how.into());
-        record.write(&text);
-        record.broken.push(text);
+        self.0.lock().broken(which, &how.into());
+    }
+
+    /// A request has ended: with another text than it should have, not at all, or well.
+    pub fn ended(&self, tag: &str, ended: &Ended) {
+        match ended {
+            Ended::Right | Ended::Error(_) | Ended::Left => self.note(|| format!("request {tag}: {ended:?}")),
+            Ended::Wrong(_) => self.broken("text", format!("request {tag}: {ended:?}")),
+            Ended::Hung => self.broken("liveness", format!("request {tag} has not ended")),
+        }
     }
 
     /// Looks at the record.
     pub fn with<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
         look(&self.0.lock())
     }
-
-    /// A prefill engine answers.
-    pub fn prefilled(&self, host: Host, params: &serde_json::Value) {
-        let Some(request) = params.get("remote_request_id").and_then(|id| id.as_str()) else { return };
-        let mut record = self.0.lock();
-        record.write(&format!("{host} has prefilled {request}: blocks {}", params["remote_block_ids"]));
-        record.prefilled.insert(request.to_owned());
-    }
-
-    /// A decode engine is asked to read remote KV (invariant G).
-    pub fn decode(&self, host: Host, rank: DpRank, params: &KvTransferParams) {
-        let key = (params.remote_engine_id.as_str().to_owned(), params.remote_request_id.as_str().to_owned());
-        let mut record = self.0.lock();
-        record.decodes += 1;
-        let receipt = record.receipts.get(&key).copied();
-        record.write(&format!("{host}@{rank} is to decode {}", key.1));
-        if receipt != Some((rank, host)) {
-            record.without_receipt += 1;
-            drop(record);
-            self.broken("G", format!("{host}@{rank} decodes {}: its receipt is {receipt:?}", key.1));
-        }
-    }
-
-    /// A message is sent from one agent to another (invariant N).
-    pub fn sent(&self, from: Host, to: Option<Host>, peer: &AgentName, message: &[u8]) {
-        let Some(to) = to.filter(|to| to.is_prefill_engine()) else { return };
-        let Ok(Notif::Done { request, .. }) = notif::parse(message) else { return };
-        let request = request.as_str().to_owned();
-        let mut record = self.0.lock();
-        record.write(&format!("{from} tells {to} ({peer}) that {request} is done"));
-        let early = !record.prefilled.contains(&request);
-        let told = record.told.entry((peer.clone(), request.clone())).or_default();
-        told.push(from);
-        let told = told.clone();
-        drop(record);
-        if early {
-            self.broken("N", format!("{from} tells {to} of {request}, which it has not answered"));
-        }
-        // A sidecar of P that is asked again has nothing to remember it by, and an engine ignores what it does not know.
-        let by_decode = told.iter().filter(|from| from.is_decode_sidecar()).count();
-        if by_decode > 1 || (by_decode == 1 && told.len() > 1) {
-            self.broken("N", format!("{to} is told of {request} by {told:?}"));
-        }
-    }
-
-    /// Receipts of the sidecar beside an engine.
-    pub fn receipts(&self, engine: Host) -> Arc<dyn ReceiptSink> {
-        Arc::new(Receipts { evidence: self.clone(), engine })
-    }
 }
 
 impl Record {
+    fn time(&self) -> Duration {
+        turmoil::sim_elapsed().unwrap_or(self.now)
+    }
+
     fn write(&mut self, text: &str) {
-        let now = turmoil::sim_elapsed().unwrap_or(self.now);
-        self.log.push(format!("{:>6} ms  {text}", now.as_millis()));
-    }
-}
-
-#[derive(Debug)]
-struct Receipts {
-    evidence: Evidence,
-    engine: Host,
-}
-
-impl ReceiptSink for Receipts {
-    fn record(&self, landed: Arc<Landed>) -> Recorded {
-        let receipt = &landed.receipt;
-        let mut record = self.evidence.0.lock();
-        record.write(&format!(
-            "receipt: {} blocks for {}@{} as {}",
-            receipt.blocks,
-            self.engine,
-            receipt.dp_rank,
-            receipt.request_id.as_str()
-        ));
-        let key = (receipt.virtual_engine_id.as_str().to_owned(), receipt.request_id.as_str().to_owned());
-        record.receipts.insert(key, (receipt.dp_rank, self.engine));
-        Box::pin(async { Ok(()) })
+        let line = format!("{:>6} ms  {text}", self.time().as_millis());
+        self.log.push(line);
     }
 
-    fn withdraw(&self, landed: Arc<Landed>) -> Recorded {
-        let receipt = &landed.receipt;
-        let mut record = self.evidence.0.lock();
-        record.write(&format!("receipt withdrawn: {}", receipt.request_id.as_str()));
-        let key = (receipt.virtual_engine_id.as_str().to_owned(), receipt.request_id.as_str().to_owned());
-        record.receipts.remove(&key);
-        Box::pin(async { Ok(()) })
-    }
-
-    fn keeps(&self) -> bool {
-        true
+    fn broken(&mut self, which: &str, how: &str) {
+        let text = format!("BROKEN {which}: {how}");
+        self.write(&text);
+        self.broken.push(text);
     }
 }

@@ -59,6 +59,7 @@ impl World {
     /// A process has died, and all its memory with it.
     pub fn died(&self, host: Host) {
         self.0.state.lock().writes.forget(host);
+        self.0.evidence.died(host);
     }
 
     /// Agents for a host's process.

@@ -11,6 +11,7 @@
 //! | [`plan`] | its faults |
 //! | [`setup`] | its command lines |
 //! | [`workload`], [`client`] | its requests, and what became of them |
+//! | [`junk`] | what must be refused |
 //! | [`hosts`], [`pods`] | who is there; their processes |
 //! | [`net`], [`fabric`] | what lies between them |
 //! | [`evidence`] | what happened, and what must not have |
@@ -26,10 +27,15 @@
 pub mod children;
 pub mod client;
 pub mod dice;
+#[path = "../../../router/tests/passthrough/edits.rs"]
+mod edits;
 pub mod entropy;
 pub mod evidence;
 pub mod fabric;
 pub mod hosts;
+pub mod junk;
+#[path = "../../../router/tests/passthrough/members.rs"]
+mod members;
 pub mod net;
 pub mod plan;
 pub mod pods;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::Parser;
-use soak::{children, entropy, run};
+use soak::{children, entropy, evidence, run};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -20,7 +20,7 @@ struct Args {
     /// Only this one, with everything that happened
     #[arg(long)]
     seed: Option<u64>,
-    /// It with a fault of the router or the sidecars that must be found out: skip-gate, or corrupt-staging
+    /// It with a fault of the router or the sidecars that must be found out: skip-gate, corrupt-staging, or panic
     #[arg(long, value_name = "NAME")]
     control: Option<String>,
     /// Its outcome as one line of JSON
@@ -49,8 +49,11 @@ fn one(seed: u64, args: &Args) -> ExitCode {
         format.with_writer(std::io::stderr).init();
     }
     let mut outcome = run::run(seed, args.control.as_deref());
+    let peak = evidence::peak_mib();
+    outcome.check_memory(peak);
     let well = outcome.broken.is_empty();
     if args.json {
+        outcome.peak_mib = peak;
         if well {
             outcome.log.clear();
         }

@@ -11,6 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use clap::Parser;
 use http::Uri;
+use http_body_util::BodyExt as _;
 use kv::ids::DpRank;
 use parking_lot::Mutex;
 use router::router::Router;
@@ -33,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use vllm_wire::headers::DP_RANK;
 use vllm_wire::params::KvTransferParams;
 
-use crate::evidence::Evidence;
+use crate::evidence::{AnswerId, Evidence, Leg, virtual_request};
 use crate::fabric;
 use crate::hosts::{Host, Links};
 use crate::net::{self, Dial, SideNet};
@@ -42,6 +43,8 @@ use crate::setup::Setup;
 /// Engines and sidecars listen here.
 pub const ENGINE: u16 = 8000;
 pub const SIDECAR: u16 = 7700;
+/// A sidecar's side channel of its first rank.
+pub const SIDE_CHANNEL: u16 = 7800;
 /// The router listens here.
 pub const ROUTER: u16 = 10001;
 /// Larger bodies are none of ours.
@@ -81,8 +84,11 @@ struct SidecarLine {
 impl Pods {
     pub fn new(seed: u64, control: Option<&str>, evidence: Evidence) -> Self {
         let links = Links::default();
+        let setup = Setup::of(seed, control);
+        evidence.lease(setup.lease());
+        evidence.staging(setup.staging());
         Self {
-            setup: Arc::new(Setup::of(seed, control)),
+            setup: Arc::new(setup),
             fabric: fabric::World::new(seed, links.clone(), evidence.clone()),
             links,
             evidence,
@@ -143,9 +149,10 @@ impl Pods {
         let line = self.setup.engine(host);
         let config = sim::config::Args::try_parse_from(line.split_whitespace())?.pod()?;
         let seams = Seams { agents: Arc::new(self.fabric.agents(host)), side_channel: self.side_channel(host) };
-        let pod = Pod::start(config, &seams).await?;
+        let pod = Pod::start_logged(config, &seams, self.evidence.request_log()).await?;
         self.running.lock().engines.insert(host, pod.engines().to_vec());
-        let app = pod.router().layer(from_fn_with_state((self.evidence.clone(), host), watch));
+        let watcher = Watcher { evidence: self.evidence.clone(), host, panics: self.setup.panics };
+        let app = pod.router().layer(from_fn_with_state(watcher, watch));
         let listener = net::listen(ENGINE).await?;
         tokio::select! {
             served = axum::serve(listener, app).into_future() => served?,
@@ -192,29 +199,69 @@ fn log_filter() -> LogFilter {
 }
 
 /// Stands before an engine and sees what it is asked and what it answers.
-async fn watch(State((evidence, host)): State<(Evidence, Host)>, request: Request, next: Next) -> Response {
-    if !request.uri().path().ends_with("completions") {
+#[derive(Clone, Debug)]
+struct Watcher {
+    evidence: Evidence,
+    host: Host,
+    panics: bool,
+}
+
+async fn watch(State(watcher): State<Watcher>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if !path.ends_with("completions") || watcher.host == Host::Reference {
         return next.run(request).await;
     }
+    assert!(!watcher.panics, "a control");
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, BODY).await else { return next.run(Request::from_parts(head, Body::empty())).await };
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let params = json.get("kv_transfer_params").and_then(|params| KvTransferParams::parse(params).ok());
-    if let Some(params) = params.filter(|params| params.do_remote_prefill) {
-        let rank = head.headers.get(DP_RANK).and_then(|rank| rank.to_str().ok()).and_then(|rank| rank.parse().ok());
-        evidence.decode(host, DpRank(rank.unwrap_or(u16::MAX)), &params);
+    let tag = json.get("user").and_then(|tag| tag.as_str());
+    if watcher.host.is_prefill_engine() {
+        if let Some(tag) = tag {
+            watcher.evidence.reached(watcher.host, Leg::Prefill, tag, &body);
+        }
+        let answer = next.run(Request::from_parts(head, Body::from(body))).await;
+        return watcher.prefilled(tag, answer).await;
     }
+    let rank = head.headers.get(DP_RANK).and_then(|rank| rank.to_str().ok()).and_then(|rank| rank.parse().ok());
+    let answering = watcher.decode(DpRank(rank.unwrap_or(u16::MAX)), tag, &json, &body);
     let answer = next.run(Request::from_parts(head, Body::from(body))).await;
-    if !host.is_prefill_engine() {
-        return answer;
+    let Some(answering) = answering else { return answer };
+    let evidence = watcher.evidence;
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                evidence.said(&answering, data);
+            }
+            frame
+        }))
+    })
+}
+
+impl Watcher {
+    async fn prefilled(&self, tag: Option<&str>, answer: Response) -> Response {
+        let (head, body) = answer.into_parts();
+        let body = to_bytes(body, BODY).await.unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        if let Some(params) = json.get("kv_transfer_params").filter(|params| params.is_object()) {
+            self.evidence.prefilled(self.host, tag, params);
+        }
+        Response::from_parts(head, Body::from(body))
     }
-    let (head, body) = answer.into_parts();
-    let body = to_bytes(body, BODY).await.unwrap_or_default();
-    let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    if let Some(params) = json.get("kv_transfer_params").filter(|params| params.is_object()) {
-        evidence.prefilled(host, params);
+
+    /// A decode engine is asked; the answer that it is about to give to one of ours.
+    fn decode(&self, rank: DpRank, tag: Option<&str>, json: &serde_json::Value, asked: &[u8]) -> Option<AnswerId> {
+        let params = json.get("kv_transfer_params").and_then(|params| KvTransferParams::parse(params).ok());
+        let Some(params) = params.filter(|params| params.do_remote_prefill) else {
+            if let Some(tag) = tag {
+                self.evidence.alone(self.host, tag);
+            }
+            return None;
+        };
+        self.evidence.decode(self.host, rank, tag, &params);
+        self.evidence.reached(self.host, Leg::Decode, tag?, asked);
+        Some(self.evidence.answer(tag?, virtual_request(&params)))
     }
-    Response::from_parts(head, Body::from(body))
 }
 
 /// Where a host's port is.

@@ -24,6 +24,9 @@ const LONGEST: Duration = Duration::from_secs(400);
 /// How long a message takes on a link that is well.
 const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(15));
 
+/// A run holds no more: everything in it is small. A peer's word for a length is not.
+pub const MOST_MIB: u64 = 256;
+
 /// What became of a seed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -51,11 +54,23 @@ pub struct Outcome {
     pub decodes_without_receipt: u64,
     /// Promises that were broken.
     pub broken: Vec<String>,
+    /// The most memory that the run's process held, in MiB; nothing where that is not known, or not told.
+    #[serde(default)]
+    pub peak_mib: Option<u64>,
     /// Simulated time, in milliseconds.
     pub simulated_ms: u64,
     /// What happened, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+}
+
+impl Outcome {
+    /// What the process has held is within bounds (the rest of invariant S).
+    pub fn check_memory(&mut self, peak_mib: Option<u64>) {
+        if peak_mib.is_some_and(|peak| peak > MOST_MIB) {
+            self.broken.push(format!("BROKEN S: the run's process has held {peak_mib:?} MiB"));
+        }
+    }
 }
 
 /// What the client tells the one who makes the faults.
@@ -126,6 +141,7 @@ pub fn run(seed: u64, control: Option<&str>) -> Outcome {
             }
         }
     }
+    evidence.settle();
     for panic in std::mem::take(&mut *PANICS.lock()) {
         evidence.broken("S", panic);
     }
@@ -149,6 +165,7 @@ fn judge(seed: u64, evidence: &Evidence, shared: &Shared, took: Duration) -> Out
         decodes: record.decodes,
         decodes_without_receipt: record.without_receipt,
         broken: record.broken.clone(),
+        peak_mib: None,
         simulated_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         log: record.log.clone(),
     })

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::dice::Dice;
 use crate::hosts::Host;
-use crate::pods::{ENGINE, SIDECAR};
+use crate::pods::{ENGINE, SIDE_CHANNEL, SIDECAR};
 
 /// Ranks of each pod.
 pub const RANKS: u16 = 4;
+/// The router's largest body.
+pub const MAX_BODY_BYTES: u64 = 4096;
 /// The router's limit for the first byte of an answer.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 /// The router's limit for a silence in an answer.
@@ -26,6 +28,8 @@ pub struct Setup {
     policy: &'static str,
     router_fault: &'static str,
     sidecar_fault: &'static str,
+    /// A control: engines panic.
+    pub panics: bool,
 }
 
 /// Bytes of one block: 2 layers, keys and values, 4 tokens, 2 heads of 8 elements of 2 bytes.
@@ -44,6 +48,7 @@ impl Setup {
             slots: 12 + dice.below(40),
             router_fault: if control == Some("skip-gate") { "--fault skip-gate" } else { "" },
             sidecar_fault: if control == Some("corrupt-staging") { "--fault corrupt-staging" } else { "" },
+            panics: control == Some("panic"),
             // A comparison would find what a control spoils.
             verify: if control.is_some() { "off" } else { dice.pick::<&str>(&["off", "off", "sample:2", "full"]) },
             zero: dice.percent(40),
@@ -55,6 +60,11 @@ impl Setup {
     /// P's lease.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
+    }
+
+    /// Bytes of staging that a sidecar is to hold at most.
+    pub fn staging(&self) -> u64 {
+        self.slots * BLOCK_BYTES * u64::from(RANKS)
     }
 
     /// An engine's command line.
@@ -78,7 +88,7 @@ impl Setup {
         format!(
             "sidecar --role {role} --engine http://{engine}:{ENGINE} --engine-side-channel {engine}:5600 \
              --data-parallel-size {RANKS} --tensor-parallel-size {} --listen 0.0.0.0:{SIDECAR} --insecure \
-             --side-channel-listen {host}:7800 --advertise-host {host} --staging-bytes {} --staging-wait-ms 1500 \
+             --side-channel-listen {host}:{SIDE_CHANNEL} --advertise-host {host} --staging-bytes {} --staging-wait-ms 1500 \
              --kv-lease {}ms --verify {} {zero} {}",
             self.tensor_parallel,
             self.slots * BLOCK_BYTES,
@@ -106,6 +116,7 @@ impl Setup {
             "router --pd-disaggregation {} --intra-node-data-parallel-size {RANKS} --rank-pairing {} --policy {} \
              --prefill-deadline-ms 5000 --transfer-deadline-ms 4000 --decode-deadline-ms 8000 --connect-deadline-ms 1000 \
              --idle-deadline-ms {} --request-deadline-ms {} --queue-deadline-ms 5000 --client-deadline-ms 10000 \
+             --max-body-bytes {MAX_BODY_BYTES} --max-bodies-bytes 65536 \
              --kv-lease {}ms --cb-timeout-duration-secs 4 --drain-timeout 3s --host 0.0.0.0 {}",
             pods.join(" "),
             self.pairing,

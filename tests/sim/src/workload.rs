@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout, timeout_at};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::dice::Dice;
@@ -18,19 +18,25 @@ use crate::setup::{IDLE_DEADLINE, REQUEST_DEADLINE};
 /// Whoever has no whole answer by then is hung: the router's own limits, and time for the tokens.
 pub const PATIENCE: Duration = Duration::from_secs(REQUEST_DEADLINE.as_secs() + IDLE_DEADLINE.as_secs() + 4);
 
+/// What a client that means no good puts into its request; it must get nowhere.
+const FORGED: &str = r#"{"do_remote_prefill":true,"remote_engine_id":"e","remote_request_id":"r","remote_block_ids":[[0]],
+    "remote_host":"p0","remote_port":5600,"tp_size":1,"remote_num_tokens":4}"#;
+
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Its number.
-    pub number: usize,
+    /// Unlike any other request's; its `user`.
+    pub tag: String,
     /// When it is sent, from the beginning of the load.
     pub at: Duration,
     pub chat: bool,
     pub stream: bool,
     /// The client leaves after this time.
     pub leaves: Option<Duration>,
-    /// The body without `stream`.
-    pub body: Value,
+    /// As it is written.
+    pub body: String,
+    /// What an engine that is never split is asked for: the same without a stream.
+    pub plain: String,
 }
 
 /// How a request ended.
@@ -48,6 +54,17 @@ pub enum Ended {
     Hung,
 }
 
+/// What came of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    pub status: Option<StatusCode>,
+    bytes: Vec<u8>,
+    /// Why it broke off.
+    broke: Option<String>,
+    /// Its end has come.
+    ended: bool,
+}
+
 /// What a server said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Said {
@@ -62,17 +79,13 @@ pub fn asks(seed: u64, over: Duration) -> Vec<Ask> {
     let mut dice = Dice::new(seed, "requests");
     let count = 24 + dice.below(24);
     let mut prompts: Vec<Vec<u64>> = Vec::new();
-    let mut asks: Vec<Ask> = (0..count)
-        .map(|number| {
-            let number = usize::try_from(number).unwrap_or(0);
-            ask(&mut dice, number, over, &mut prompts)
-        })
-        .collect();
+    let mut asks: Vec<Ask> =
+        (0..count).map(|number| ask(&mut dice, format!("{seed:x}-{number}"), over, &mut prompts)).collect();
     asks.sort_by_key(|ask| ask.at);
     asks
 }
 
-fn ask(dice: &mut Dice, number: usize, over: Duration, prompts: &mut Vec<Vec<u64>>) -> Ask {
+fn ask(dice: &mut Dice, tag: String, over: Duration, prompts: &mut Vec<Vec<u64>>) -> Ask {
     // Half of the prompts begin as an earlier one.
     let mut prompt = match prompts.is_empty() || dice.percent(50) {
         true => Vec::new(),
@@ -83,82 +96,148 @@ fn ask(dice: &mut Dice, number: usize, over: Duration, prompts: &mut Vec<Vec<u64
         }
     };
     prompt.extend((0..=dice.below(28)).map(|_| dice.below(200)));
-    let chat = dice.percent(25);
-    let max_tokens = 1 + dice.below(16);
-    let body = if chat {
-        let text: String =
-            prompt.iter().map(|token| char::from(b'a' + u8::try_from(token % 26).unwrap_or(0))).collect();
-        json!({"model": "sim", "messages": [{"role": "user", "content": format!("{number} {text}")}],
-               "max_tokens": max_tokens, "x_unknown": {"kept": [number, 1.50]}})
-    } else {
-        json!({"model": "sim", "prompt": prompt, "max_tokens": max_tokens, "x_unknown": {"kept": [number, 1.50]}})
-    };
+    let (chat, stream) = (dice.percent(25), dice.percent(60));
+    let (body, plain) = bodies(dice, &tag, &prompt, chat, stream);
     prompts.push(prompt);
     Ask {
-        number,
+        tag,
         at: dice.ms(0, u64::try_from(over.as_millis()).unwrap_or(0)),
         chat,
-        stream: dice.percent(60),
+        stream,
         leaves: dice.percent(8).then(|| dice.ms(1, 1_500)),
         body,
+        plain,
     }
 }
 
-impl Ask {
-    fn path(&self) -> &'static str {
-        if self.chat { "/v1/chat/completions" } else { "/v1/completions" }
-    }
-
-    fn body(&self) -> Value {
-        let mut body = self.body.clone();
-        if self.stream {
-            body["stream"] = true.into();
+/// The request as its client writes it, with whatever JSON allows in places that are none of the router's business; and plainly.
+fn bodies(dice: &mut Dice, tag: &str, prompt: &[u64], chat: bool, stream: bool) -> (String, String) {
+    let (name, content) = if chat {
+        let text: String =
+            prompt.iter().map(|token| char::from(b'a' + u8::try_from(token % 26).unwrap_or(0))).collect();
+        ("messages", format!(r#"[ {{"role":"user","content":"{tag} {text}"}} ]"#))
+    } else {
+        let ids: Vec<String> = prompt.iter().map(u64::to_string).collect();
+        ("prompt", format!("[{}]", ids.join(*dice.pick(&[",", ", ", " ,\n"]))))
+    };
+    let max_tokens = 1 + dice.below(16);
+    let asked = [("model", r#""sim""#.to_owned()), (name, content), ("max_tokens", max_tokens.to_string())];
+    let plain: Vec<String> = asked.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    let mut members: Vec<(&str, String)> = asked.to_vec();
+    members.push(("user", format!("\"{tag}\"")));
+    members.push((
+        "x_unknown",
+        r#"{"kept": [1.50, -0, 1E+2, 12345678901234567890123], "\u00e9é":"}\"\ud83d\ude00"}"#.to_owned(),
+    ));
+    if stream {
+        members.push((*dice.pick(&["stream", r"str\u0065am"]), "true".to_owned()));
+        if dice.percent(20) {
+            members.push(("stream_options", r#"{ "include_usage":true }"#.to_owned()));
         }
-        body
+    }
+    if dice.percent(30) {
+        members.extend([("twice", "1".to_owned()), ("twice", "2.0".to_owned()), ("", "null".to_owned())]);
+    }
+    if dice.percent(15) {
+        members.push((*dice.pick(&["kv_transfer_params", r"kv\u005ftransfer_params"]), FORGED.to_owned()));
+    }
+    let mut written = Vec::new();
+    while !members.is_empty() {
+        let at = usize::try_from(dice.below(members.len() as u64)).unwrap_or(0);
+        let (key, value) = members.swap_remove(at);
+        let mut gap = || *dice.pick(&["", "", " ", "\n", "\t \r\n"]);
+        written.push(format!("{}\"{key}\"{}:{}{value}{}", gap(), gap(), gap(), gap()));
+    }
+    (format!("{{{}}}{}", written.join(","), dice.pick(&["", "\n"])), format!("{{{}}}", plain.join(",")))
+}
+
+impl Ask {
+    pub fn path(&self) -> &'static str {
+        if self.chat { "/v1/chat/completions" } else { "/v1/completions" }
     }
 
     /// What an engine that is never split says.
     pub async fn expected(&self, tasks: &TaskTracker, reference: &Uri) -> Option<String> {
-        let whole = Self { stream: false, ..self.clone() };
-        let said = timeout(PATIENCE, whole.send(tasks, reference)).await.ok()??;
+        let mut heard = Heard::default();
+        let sent = self.send(tasks, reference, self.plain.clone(), &mut heard);
+        timeout_at(Instant::now() + PATIENCE, sent).await.ok()?;
+        let said = heard.said(false);
         (said.complete && said.error.is_none()).then_some(said.text)
     }
 
     /// Asks the router and judges the answer.
-    pub async fn ended(&self, tasks: &TaskTracker, router: &Uri, expected: &str) -> Ended {
+    pub async fn ended(&self, tasks: &TaskTracker, router: &Uri, expected: &str) -> (Ended, Heard) {
         let given_up = Instant::now() + self.leaves.unwrap_or(PATIENCE);
-        match timeout_at(given_up, self.send(tasks, router)).await {
-            Err(_) if self.leaves.is_some() => Ended::Left,
-            Err(_) => Ended::Hung,
-            Ok(None) => Ended::Error("no connection".to_owned()),
-            Ok(Some(said)) => said.judged(expected),
-        }
+        let mut heard = Heard::default();
+        let in_time = timeout_at(given_up, self.send(tasks, router, self.body.clone(), &mut heard)).await.is_ok();
+        let said = heard.said(self.stream);
+        let ended = match (in_time, heard.status) {
+            (false, _) if !expected.starts_with(&said.text) => said.judged(expected),
+            (false, _) if self.leaves.is_some() => Ended::Left,
+            (false, _) => Ended::Hung,
+            (true, None) => Ended::Error("no connection".to_owned()),
+            (true, Some(_)) => said.judged(expected),
+        };
+        (ended, heard)
     }
 
-    /// Sends it; nothing when nobody can be reached.
-    async fn send(&self, tasks: &TaskTracker, to: &Uri) -> Option<Said> {
-        let bytes = Bytes::from(self.body().to_string());
-        let (status, mut body) = post(tasks, to, self.path(), bytes).await?;
-        let mut said = Said::default();
-        let mut all = Vec::new();
-        let ended = loop {
+    /// Sends it and listens; nothing is heard when nobody can be reached.
+    async fn send(&self, tasks: &TaskTracker, to: &Uri, body: String, heard: &mut Heard) {
+        let Some((status, mut body)) = post(tasks, to, self.path(), body.into()).await else { return };
+        heard.status = Some(status);
+        loop {
             match body.frame().await {
-                None => break None,
-                Some(Err(error)) => break Some(format!("broken off: {error}")),
-                Some(Ok(frame)) => all.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                None => break heard.ended = true,
+                Some(Err(error)) => break heard.broke = Some(format!("broken off: {error}")),
+                Some(Ok(frame)) => heard.bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
             }
-        };
-        if !status.is_success() {
-            let code = serde_json::from_slice::<Value>(&all).ok().map(|json| json["error"]["code"].to_string());
-            said.error = Some(format!("{status} {}", code.unwrap_or_default()));
-        } else if self.stream {
-            said.events(&String::from_utf8_lossy(&all));
-        } else if ended.is_none() {
-            said.whole(&all);
         }
-        said.error = said.error.or(ended);
-        Some(said)
     }
+}
+
+impl Heard {
+    /// What is an engine's of a good answer, and whether that is all of it. An error at the end of a stream is the router's, or nobody's to
+    /// compare.
+    pub fn of_engine(&self, stream: bool) -> Option<(&[u8], bool)> {
+        if self.status.is_none_or(|status| !status.is_success()) {
+            return None;
+        }
+        let mut kept = 0;
+        while let Some(end) = stream.then(|| find(self.bytes.get(kept..)?, b"\n\n")).flatten() {
+            let event = self.bytes.get(kept..kept + end)?;
+            if error_in(event).is_some() {
+                return Some((self.bytes.get(..kept)?, false));
+            }
+            kept += end + 2;
+        }
+        Some((self.bytes.as_slice(), self.ended))
+    }
+
+    fn said(&self, stream: bool) -> Said {
+        let mut said = Said::default();
+        let Some(status) = self.status else { return said };
+        if !status.is_success() {
+            let json = serde_json::from_slice::<Value>(&self.bytes).ok();
+            let code = json.map(|json| json["error"]["code"].to_string());
+            said.error = Some(format!("{status} {}", code.unwrap_or_default()));
+        } else if stream {
+            said.events(&String::from_utf8_lossy(&self.bytes));
+        } else if self.ended {
+            said.whole(&self.bytes);
+        }
+        said.error = said.error.or_else(|| self.broke.clone());
+        said
+    }
+}
+
+fn find(within: &[u8], mark: &[u8]) -> Option<usize> {
+    within.windows(mark.len()).position(|window| window == mark)
+}
+
+/// The code of the error in an event.
+fn error_in(event: &[u8]) -> Option<String> {
+    let json: Value = serde_json::from_slice(event.strip_prefix(b"data: ")?).ok()?;
+    json.get("error").map(|error| error["code"].to_string())
 }
 
 impl Said {
@@ -178,15 +257,14 @@ impl Said {
     }
 
     fn events(&mut self, events: &str) {
-        for data in events.split("\n\n").filter_map(|event| event.trim().strip_prefix("data: ")) {
+        for event in events.split("\n\n") {
+            let Some(data) = event.trim().strip_prefix("data: ") else { continue };
             if data == "[DONE]" {
                 self.complete = true;
                 continue;
             }
+            self.error = error_in(event.trim().as_bytes()).or(self.error.take());
             let Ok(json) = serde_json::from_str::<Value>(data) else { continue };
-            if json.get("error").is_some() {
-                self.error = Some(json["error"]["code"].to_string());
-            }
             let choice = &json["choices"][0];
             let text = choice["text"].as_str().or_else(|| choice["delta"]["content"].as_str());
             self.text.push_str(text.unwrap_or_default());
@@ -195,7 +273,12 @@ impl Said {
 }
 
 /// A POST on a connection of its own.
-async fn post(tasks: &TaskTracker, to: &Uri, path: &str, body: Bytes) -> Option<(StatusCode, hyper::body::Incoming)> {
+pub async fn post(
+    tasks: &TaskTracker,
+    to: &Uri,
+    path: &str,
+    body: Bytes,
+) -> Option<(StatusCode, hyper::body::Incoming)> {
     let request = Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
     send(tasks, to, request.body(Full::new(body)).ok()?).await
 }

@@ -28,11 +28,19 @@ fn a_seed_is_the_same_run_every_time() {
     }
 }
 
-/// The controls: what must be seen is seen when it is there.
+/// The controls: what must be seen is seen when it is there. Histories that each oracle must find are in `src/evidence/tests.rs`.
 #[test]
-fn a_router_without_its_gate_and_a_sidecar_that_spoils_what_lands_are_found_out() {
-    let ungated = children::control(Path::new(SOAK), 2, "skip-gate").unwrap();
-    assert!(ungated.decodes_without_receipt > 0 && ungated.broken.iter().any(|broken| broken.contains("BROKEN G")));
-    let spoilt = children::control(Path::new(SOAK), 2, "corrupt-staging").unwrap();
-    assert!(spoilt.wrong > 0 && spoilt.broken.iter().any(|broken| broken.contains("BROKEN text")));
+fn a_router_without_its_gate_a_sidecar_that_spoils_what_lands_and_a_panic_are_found_out() {
+    let broken = |control: &str| {
+        let outcome = children::control(Path::new(SOAK), 2, control).unwrap();
+        assert!(!outcome.log.is_empty(), "a run that fails says what happened");
+        let has = |which: &str| outcome.broken.iter().any(|broken| broken.starts_with(&format!("BROKEN {which}: ")));
+        (["G", "I", "S", "text"].map(has), outcome)
+    };
+    let ([without_receipt, ..], ungated) = broken("skip-gate");
+    assert!(without_receipt && ungated.decodes_without_receipt > 0);
+    let ([_, foreign, _, text], spoilt) = broken("corrupt-staging");
+    assert!(foreign && text && spoilt.wrong > 0, "{:?}", spoilt.broken);
+    let ([_, _, panics, _], panicked) = broken("panic");
+    assert!(panics && panicked.right == 0, "{:?}", panicked.broken);
 }

@@ -49,7 +49,8 @@ struct Inner {
     /// Everything else that is under way.
     late: TaskTracker,
     in_flight: AtomicU64,
-    buried: AtomicU64,
+    /// Reads that have failed: what they were to write to stays until the agent is gone, as with a real one.
+    buried: Mutex<Vec<LocalDescs>>,
     closing: CancellationToken,
     destroyed: CancellationToken,
 }
@@ -64,7 +65,7 @@ impl Agent {
             running: TaskTracker::new(),
             late: TaskTracker::new(),
             in_flight: AtomicU64::new(0),
-            buried: AtomicU64::new(0),
+            buried: Mutex::default(),
             closing: CancellationToken::new(),
             destroyed: CancellationToken::new(),
         })))
@@ -156,6 +157,7 @@ impl Inner {
 
     async fn run(self: Arc<Self>, read: Read, fate: ReadFate, write: u64, done: Answer<ReadDone>) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let local = read.local.clone();
         let ended = tokio::select! {
             biased;
             () = self.destroyed.cancelled() => Err(FabricError::Abandoned),
@@ -165,7 +167,7 @@ impl Inner {
         match &ended {
             Ok(_) => self.world.0.state.lock().writes.quiet(write),
             Err(error) if error.memory_is_quiet() => self.world.0.state.lock().writes.quiet(write),
-            Err(_) => drop(self.buried.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => self.buried.lock().push(local),
         }
         done.send(ended);
     }
@@ -212,6 +214,8 @@ impl Fabric for Agent {
     }
 
     fn register(&self, memory: Memory) -> Pending<Region> {
+        let place = (memory.base(), memory.len());
+        self.0.world.0.evidence.registered(self.0.host, self.0.net.name(), place);
         self.0.net.register(memory)
     }
 
@@ -253,8 +257,9 @@ impl Fabric for Agent {
             let weather = state.weather.get(&this.host).copied().unwrap_or_default();
             (write, disturbed, fate::of_read(&mut state.dice, weather, read.local.bytes()))
         };
-        if disturbed {
-            this.world.0.evidence.broken("M", format!("{} reads into memory that is not quiet", this.host));
+        if let Some(by) = disturbed {
+            let how = format!("{} ({}) reads into memory that {by} may still write", this.host, this.net.name());
+            this.world.0.evidence.broken("M", how);
         }
         if !matches!(fate, ReadFate::Well(_)) {
             this.world.0.evidence.fault(Mark::Read, || format!("{} reads: {fate:?}", this.host));
@@ -284,7 +289,7 @@ impl Fabric for Agent {
     fn stats(&self) -> FabricStats {
         FabricStats {
             in_flight: usize::try_from(self.0.in_flight.load(Ordering::Relaxed)).unwrap_or(usize::MAX),
-            buried: self.0.buried.load(Ordering::Relaxed),
+            buried: u64::try_from(self.0.buried.lock().len()).unwrap_or(u64::MAX),
             ..self.0.net.stats()
         }
     }
@@ -297,10 +302,12 @@ impl Fabric for Agent {
         self.0.late.spawn(async move {
             let ended = timeout(deadline, this.running.wait()).await.is_ok();
             sleep(DESTROY).await;
-            let quiet = ended && this.buried.load(Ordering::Relaxed) == 0;
+            let quiet = ended && this.buried.lock().is_empty();
             this.destroyed.cancel();
             this.world.0.state.lock().writes.destroyed(this.net.name());
+            this.world.0.evidence.unregistered(this.net.name());
             let closed = this.net.close(Duration::ZERO).await;
+            this.buried.lock().clear();
             answer.send(closed.map(|how| if quiet { how } else { Closed::Destroyed }));
         });
         pending
