@@ -109,7 +109,7 @@ fn a_second_signal_ends_a_router_and_a_sidecar_at_once() {
 
 /// A deployment whose 64 streams are all prefilled while P keeps blocks of some, because D's pulls wait; the streams.
 fn prefilled_and_not_read() -> (Deployment, Vec<(String, Stream)>) {
-    let deployment = Deployment::start(&Plan { sidecar: "--fault hold-pull=3000", tpot_ms: 20, ..Plan::default() });
+    let deployment = Deployment::start(&Plan { sidecar: "--fault hold-pull=3000", tpot_ms: 150, ..Plan::default() });
     let streams = streams(&deployment);
     // The 64 of before were for the texts that are expected.
     let all = 2 * u64::try_from(STREAMS).expect("a count");

@@ -165,15 +165,13 @@ async fn the_first_of_four_shards_fails_at_once_and_the_slots_wait_half_a_second
         world.plan.next_read(Some(ReadFault::Delay(half)));
     }
     let begun = tokio::time::Instant::now();
-    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1, 2])).await, "transfer_failed");
+    assert_eq!(world.refused(world.p.prefill("cmpl-1", &[1])).await, "transfer_failed");
     assert!(begun.elapsed() < half, "the router hears of it at once");
-    assert_eq!(world.figures().await, (2, 0), "the other shards' reads still run");
-    tokio::time::sleep(half - begun.elapsed() - Duration::from_millis(1)).await;
-    assert_eq!(world.figures().await, (2, 0));
-    tokio::time::sleep(Duration::from_millis(2)).await;
-    assert_eq!(world.figures().await, (0, 2), "all have ended, the failed one's target may still be written");
+    assert_eq!(world.figures().await, (1, 0), "the other shards' reads still run");
+    tokio::time::sleep(half).await;
+    assert_eq!(world.figures().await, (0, 1), "all have ended, the failed one's target may still be written");
     assert_eq!(world.p.dones("cmpl-1"), [0; 4], "N: a failed attempt may be retried");
-    let landed = world.land("cmpl-1", &[1, 2]).await;
+    let landed = world.land("cmpl-1", &[1]).await;
     assert!(world.d[0].read(&*world.net, &landed.params, "cmpl-1").await);
     assert_eq!(world.p.dones("cmpl-1"), [1; 4]);
 }
