@@ -208,7 +208,9 @@ async fn transfer(State(sidecar): State<Arc<Sidecar>>, headers: HeaderMap, Json(
     }
     let stages = match does {
         Some(Transfers::After { worked, .. }) => json!({"queued": 0, "wire": worked.as_micros()}),
-        _ => json!({}),
+        Some(Transfers::Problem(..) | Transfers::Hangs | Transfers::Breaks | Transfers::WrongReceipt) | None => {
+            json!({})
+        }
     };
     let asked = u16::try_from(body["dp_rank"].as_u64().unwrap()).unwrap();
     let rank = if matches!(does, Some(Transfers::WrongReceipt)) { asked + 1 } else { asked };

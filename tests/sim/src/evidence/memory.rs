@@ -8,8 +8,8 @@ use super::Evidence;
 use crate::hosts::Host;
 use crate::setup::RANKS;
 
-/// What the sidecar of a prefill pod may hold to digest its engines' blocks: 8 MiB for each rank.
-const DIGESTING: u64 = (8 << 20) * RANKS as u64;
+/// What the sidecar of a prefill pod may hold for each rank to digest its engine's blocks.
+const DIGESTING: u64 = 8 << 20;
 
 /// Memory that agents may reach.
 #[derive(Debug, Default)]
@@ -39,8 +39,8 @@ impl Evidence {
         places.entry((address, length)).or_default().insert(agent.clone());
         let limit = match host {
             Host::DecodeSidecar(_) => record.memory.limit,
-            Host::PrefillSidecar(_) => DIGESTING,
-            _ => return,
+            Host::PrefillSidecar(_) => DIGESTING * u64::from(RANKS),
+            Host::Router | Host::PrefillEngine(_) | Host::DecodeEngine(_) | Host::Client | Host::Reference => return,
         };
         let held = record.memory.held(host);
         if held > limit {
