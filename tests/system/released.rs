@@ -1,6 +1,6 @@
 //! P's blocks of requests that come to nothing, or that D has no need of, are given back at once, not when their lease ends.
 
-#![expect(clippy::print_stdout, reason = "what it took")]
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "real time is measured and told")]
 
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
