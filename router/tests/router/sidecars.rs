@@ -33,6 +33,7 @@ pub(crate) enum Transfers {
     /// A receipt for another rank than asked.
     WrongReceipt,
     /// A receipt after so long, of which the sidecar has worked so long.
+    #[allow(dead_code, reason = "for tests/failover")]
     After {
         all: Duration,
         worked: Duration,

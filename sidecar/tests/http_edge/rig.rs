@@ -262,5 +262,6 @@ pub(crate) fn landed(transfer: &str) -> Landed {
             digest: None,
         },
         params: KvTransferParams::parse(&params()).unwrap(),
+        source_request: EngineRequestId::new("cmpl-1"),
     }
 }
