@@ -3,7 +3,7 @@
 //! vLLM does not say which blocks it keeps for a reader. What can be known: requests that run or wait, handles that routers have reported,
 //! and how full the KV cache is. The cache's figure is as old as the engine's last step, so it may stay above zero although everything was
 //! given back; after P's lease without a request, without a handle and without a change of it, it means nothing, because no lease can be left.
-//! That time is counted always ([`Idle`]), not only while somebody waits: of an engine that had nothing to do for a lease nobody waits for a
+//! That time is counted always (`Idle`), not only while somebody waits: of an engine that had nothing to do for a lease nobody waits for a
 //! figure that is merely old.
 
 use std::collections::BTreeMap;

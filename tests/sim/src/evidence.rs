@@ -1,6 +1,6 @@
 //! What happened, written down where it happened, and what must not have.
 //!
-//! The oracles: [`handoff`] (invariants G, L, N and I), [`bodies`] (B), [`memory`] (S; panics are `run`'s to find), the fabric (M), the client
+//! The oracles: `handoff` (invariants G, L, N and I), `bodies` (B), `memory` (S; panics are `run`'s to find), the fabric (M), the client
 //! (liveness, texts, leaks). Each has a bad history in `tests`, which it must find.
 
 mod bodies;
