@@ -2,7 +2,7 @@
 """`make bench-scale`: what a request costs while something grows; writes target/bench/scale.json. Part of `make bench`.
 
   scale.py [ROW…]     rows: router-ranks router-rate router-connections sidecar-ranks sidecar-handles prefill-handles sidecar-rate
-                      sidecar-subscribers (all by default)
+                      sidecar-subscribers (all by default); rows that are not named keep what an earlier run wrote
   KVGATE_BIN, BENCH_ROUTER_BIN, BENCH_SCALE_BIN     the binaries (target/release/kvgate, bench-router, bench-scale)
 
 The router is `kvgate router` (gate stage) before stub engines and stub sidecars in a process of their own, which answer from bytes made beforehand.
@@ -263,7 +263,8 @@ class Bench:
 
     def prefill_handles(self):
         sidecar = Sidecar("prefill", PER_POD)
-        sidecar.handles(requests=30_000, connections=32)
+        # Few at a time: what a burst of them leaves behind would be used by the first thousand handles, which would seem to cost nothing.
+        sidecar.handles(requests=30_000, connections=4)
         self.more_handles("prefill-handles", sidecar, sidecar.handles)
 
     def more_handles(self, row, sidecar, load):
@@ -313,7 +314,10 @@ def main():
         sys.exit(f"bench-scale: {failure}")
     finally:
         Process.end_all()
-    result = {"machine": versions(TREE, KVGATE), "seconds": round(time.monotonic() - began), **scale_report.of(bench.found), "figures": bench.found}
+    figures = bench.found
+    if sys.argv[1:] and (OUT / "scale.json").exists():
+        figures = {**json.loads((OUT / "scale.json").read_text())["figures"], **figures}
+    result = {"machine": versions(TREE, KVGATE), "seconds": round(time.monotonic() - began), **scale_report.of(figures), "figures": figures}
     scale_report.show(result)
     (OUT / "scale.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 

@@ -14,6 +14,7 @@ routers, gated and direct requests in turn (A B A B), so that the machine's nois
 import json
 import os
 import pathlib
+import random
 import shutil
 import statistics
 import subprocess
@@ -39,8 +40,9 @@ GATES = ("stage", "direct")
 PAIRS = 30
 WARM_UP = 2
 IDLE_SECONDS = 10
-# Of each answer in the seats rows. So long ones keep D's seats taken: with 64 both engines, on the same two cores, are as busy, and D hardly queues.
-OUTPUT_TOKENS = 256
+# Answers of the seats rows, in tokens: so long that D's seats stay taken, and so different that they do not end together. (With 64 each both engines,
+# on the same two cores, are as busy and D hardly queues; with 256 each P gets its prompts in bursts, and what is measured is how long it takes for them.)
+LENGTHS = [random.Random(number).randint(64, 448) for number in range(96)]
 # 2 (K and V) × 32 layers × 8 heads × 128 × 2 bytes = 128 KiB per token, and next to nothing to compute besides attention.
 SEED = "--layers 32 --heads 8 --kv-heads 8 --head-dim 128 --hidden 64 --dtype bfloat16".split()
 MODELS = {
@@ -190,18 +192,18 @@ def pinned(pair, folder):
         for name, router in pair.routers.items():
             inside = folder / f"seats-{pair.seats}-{turn}"
             inside.mkdir(exist_ok=True)
-            total, good, seconds = speed.pinned_by(name, router, pair.p, pair.d, inside, OUTPUT_TOKENS)
-            if good != speed.LOAD:
-                raise Failure(f"{name}: {good} of {speed.LOAD} requests answered")
+            total, good, seconds = speed.pinned_by(name, router, pair.p, pair.d, inside, LENGTHS)
+            if good != len(LENGTHS):
+                raise Failure(f"{name}: {good} of {len(LENGTHS)} requests answered")
             held[name].append(round(total, 1))
             said[name].append(round(seconds, 1))
     return {
         "pinned_ratio": round(sum(held["stage"]) / sum(held["direct"]), 3),
         "block_seconds": held,
         "load_seconds": said,
-        "requests_per_turn": speed.LOAD,
+        "requests_per_turn": len(LENGTHS),
         "clients": speed.CLIENTS,
-        "output_tokens": OUTPUT_TOKENS,
+        "output_tokens": [min(LENGTHS), max(LENGTHS)],
     }
 
 

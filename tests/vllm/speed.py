@@ -55,14 +55,14 @@ def pinned(routers, p, d, folder):
     return {gate: pinned_by(gate, router, p, d, folder)[0] for gate, router in routers.items()}
 
 
-def pinned_by(gate, router, p, d, folder, tokens=64):
-    """(block-seconds of P, requests answered, seconds) of one load through one router; each answer has so many tokens."""
-    texts = [prompt(500) for _ in range(LOAD)]
+def pinned_by(gate, router, p, d, folder, lengths=(64,) * LOAD):
+    """(block-seconds of P, requests answered, seconds) of one load through one router; a request for each length of answer, in tokens."""
+    texts = [prompt(500) for _ in lengths]
     occupancy = Occupancy(p, d)
     start = time.monotonic()
     try:
         with ThreadPoolExecutor(CLIENTS) as pool:
-            answers = list(pool.map(lambda text: web.complete(router, text, max_tokens=tokens), texts))
+            answers = list(pool.map(lambda text, length: web.complete(router, text, max_tokens=length), texts, lengths))
         end = time.monotonic()
         while p.load()[2] > 0 and time.monotonic() < end + 10:
             time.sleep(0.1)
@@ -70,7 +70,7 @@ def pinned_by(gate, router, p, d, folder, tokens=64):
         total = occupancy.close()
     (folder / f"pinned-{gate}.json").write_text(json.dumps(occupancy.timeline))
     good = sum(answer.good for answer in answers)
-    progress(f"pinned, {gate}: {total:.0f} block-seconds, {good} of {LOAD} answered in {end - start:.1f} s")
+    progress(f"pinned, {gate}: {total:.0f} block-seconds, {good} of {len(texts)} answered in {end - start:.1f} s")
     return total, good, end - start
 
 
