@@ -45,9 +45,15 @@ overload: setup  ## ten times of what a deployment takes, for a minute: goodput,
 test: setup $(if $(findstring browser,$(REQUIRE)),setup-browser)  ## every test, with what each measured or SKIPPED; REQUIRE=nixl,browser turns a skip into a failure
 	$(CARGO) test --workspace --locked -- --show-output
 
-.PHONY: removals
+.PHONY: removals sanitize mutants
 removals:  ## takes away, one by one, what protects a promise, and sees its test fail (REMOVALS="lease quarantine")
 	@$(PYTHON) tests/removals/run.py $(REMOVALS)
+
+sanitize: setup  ## the tests of the crates that call C, under AddressSanitizer and LeakSanitizer (CRATES="nixl")
+	@scripts/sanitize $(CRATES)
+
+mutants:  ## changes the state machines, one operator or match arm at a time, and sees their tests fail (needs cargo-mutants; MUTANTS="slots")
+	$(CARGO) mutants --package kv $(addprefix --file kv/src/,$(addsuffix .rs,$(or $(MUTANTS),transfer slots lease collect shards readiness))) --output target -- --lib
 
 test-vllm: setup  ## beside an unmodified vLLM pair (Python 3.11, 6 GB of disk and of memory); VLLM_VERSION=0.32.0
 	$(CARGO) build --locked

@@ -1,6 +1,7 @@
 //! Compiles the kernels' source with a host compiler: for calls from Rust, and into a shared library that stands in for the driver.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn main() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -12,13 +13,13 @@ fn main() {
 
     let folder = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo names a folder")).join("driver");
     std::fs::create_dir_all(&folder).expect("a folder");
-    let mut command =
-        kernels(&mut cc::Build::new(), here).cpp(true).include(here.join("src")).get_compiler().to_command();
+    let mut build = cc::Build::new();
+    let mut command = to_be_loaded(&kernels(&mut build, here).cpp(true).include(here.join("src")).get_compiler());
     command.args(["calls.cc", "state.cc"].map(|source| here.join("driver").join(source)));
     command.args(["-shared", "-fPIC", "-pthread", "-Wl,-soname,libcuda.so.1", "-o"]).arg(folder.join("libcuda.so.1"));
     let status = command.status().expect("a C++ compiler");
     assert!(status.success(), "the driver compiles: {command:?}");
-    let mut command = cc::Build::new().std("gnu11").warnings(true).get_compiler().to_command();
+    let mut command = to_be_loaded(&cc::Build::new().std("gnu11").warnings(true).get_compiler());
     command
         .arg(here.join("ucx/memory_type.c"))
         .args(["-shared", "-fPIC", "-ldl", "-o"])
@@ -26,6 +27,13 @@ fn main() {
     let status = command.status().expect("a C compiler");
     assert!(status.success(), "what is preloaded compiles: {command:?}");
     println!("cargo::rustc-env=KVGATE_HOST_DRIVER={}", folder.display());
+}
+
+/// Compiles a library that is loaded. Without a sanitizer: it would need its runtime in the program, ahead of everything else.
+fn to_be_loaded(compiler: &cc::Tool) -> Command {
+    let mut command = Command::new(compiler.path());
+    command.args(compiler.args().iter().filter(|arg| *arg != "-fsanitize=address"));
+    command
 }
 
 fn kernels<'a>(build: &'a mut cc::Build, here: &Path) -> &'a mut cc::Build {

@@ -48,6 +48,9 @@ const DROP_DEADLINE: Duration = Duration::from_secs(5);
 const DESTROY_BUDGET: Duration = Duration::from_secs(10);
 
 /// One NIXL agent. Dropping it closes it with a deadline of 5 s, in the background.
+///
+/// A process closes its agents and waits for that before it ends: at its end the libraries' own destructors free what an agent's thread
+/// may still be using.
 pub struct Agent {
     name: AgentName,
     shared: Arc<Shared>,

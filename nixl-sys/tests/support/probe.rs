@@ -1,5 +1,7 @@
 //! A load in a process of its own, because what is loaded and mapped belongs to the whole process.
 
+use std::io::ErrorKind;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,7 +47,13 @@ impl Probe<'_> {
         if let Some(map) = self.map {
             command.env(MAP, map);
         }
-        let output = command.output().unwrap();
+        // A copy of this program that has just been written is busy until children of other tests have left this process's files behind.
+        let output = loop {
+            match command.output() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                output => break output.unwrap(),
+            }
+        };
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
         let results: Vec<_> =
@@ -62,7 +70,7 @@ pub(crate) fn child() {
     if let Some(map) = std::env::var_os(MAP) {
         // SAFETY: a library made by the test, without constructors.
         let library = unsafe { Library::open(Some(map), RTLD_NOW | RTLD_LOCAL) }.unwrap();
-        Box::leak(Box::new(library));
+        let _mapped = ManuallyDrop::new(library);
     }
     for load in std::env::split_paths(&loads) {
         let explicit = (!load.as_os_str().is_empty()).then_some(load.as_path());

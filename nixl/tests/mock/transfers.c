@@ -158,6 +158,7 @@ nixl_capi_status_t nixl_capi_get_notifs(nixl_capi_agent_t agent, nixl_capi_notif
     for (struct notice *one = notices; one && !map->count; one = one->next)
         if (one->to == (void *)agent && !one->taken) {
             one->taken = true;
+            free(map->name.at);
             map->name = copy(one->from, strlen(one->from));
             map->message = one->message;
             map->count = 1;

@@ -8,11 +8,11 @@ use crate::sockets::cut_tcp_connections;
 
 #[test]
 fn a_connection_lost_while_idle_costs_one_read_at_most_once_the_peer_is_loaded_anew() {
-    let Some(agent) = agent(AgentConfig::pull, "lonely") else { return };
     let name = "broken::a_connection_lost_while_idle_costs_one_read_at_most_once_the_peer_is_loaded_anew";
     if in_child(name, &[("UCX_TLS", "tcp")]).is_some() {
         return;
     }
+    let Some(agent) = agent(AgentConfig::pull, "lonely") else { return };
     let served = Peer::start("lonely-served", 1 << 20);
     let blob = Bytes::from(served.metadata.clone());
     let peer = agent.load_peer(blob.clone()).wait().unwrap();

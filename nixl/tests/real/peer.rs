@@ -26,7 +26,12 @@ pub(crate) fn pattern(offset: u64) -> u8 {
     (mixed >> 56) as u8
 }
 
-/// Loads NIXL and makes an agent with a name that only this process uses.
+/// Loads NIXL; prints `SKIPPED` where there is none.
+pub(crate) fn nixl_is_there() -> bool {
+    nixl_sys::testing::require_nixl().is_some()
+}
+
+/// Loads NIXL and makes an agent with a name that only this process uses; to be closed before the process ends.
 pub(crate) fn agent(config: impl FnOnce(AgentName) -> AgentConfig, name: &str) -> Option<Arc<Agent>> {
     let api = nixl_sys::testing::require_nixl()?;
     let name = AgentName::new(format!("{name}-{}", std::process::id())).unwrap();
