@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::layout::MemoryKind;
+use crate::slots::{Ask, Slots};
+use crate::testing::at;
 
 fn blocks(groups: &[&[u32]]) -> GroupedBlocks {
     let groups = groups.iter().map(|ids| ids.iter().copied().map(BlockId).collect()).collect();
@@ -44,6 +46,16 @@ fn what_is_chosen_is_told_by_group() {
     let ends = Chosen::new(Verify::Sample(2), &all, 1).expect("the ends");
     assert_eq!(ends.blocks(&all), [[BlockId(7)], [BlockId(5)]]);
     assert_eq!(Chosen::new(Verify::Sample(1), &all, 1), Some(ends), "fewer than two are two");
+}
+
+#[test]
+fn where_the_chosen_blocks_have_landed_is_told_by_group() {
+    let all = blocks(&[&[7, 3, 9], &[4, 5]]);
+    let Ask::Granted(set) = Slots::new(5).ask((), 5, at(0)) else { panic!("an empty arena has slots") };
+    let slots = SlotAssignment::new(&all, &set).expect("a slot for each block");
+    let ends = Chosen::new(Verify::Sample(2), &all, 1).expect("the ends");
+    // In each group ascending blocks have ascending slots.
+    assert_eq!(ends.slots(&slots), [[BlockId(1)], [BlockId(4)]]);
 }
 
 #[test]
