@@ -70,12 +70,6 @@ pub fn is_announcement(data: &[u8]) -> bool {
     event.is_ok_and(|event| matches!(&*event.kind, "response.created" | "response.in_progress"))
 }
 
-/// Length of the first whole event in a buffer, its empty line included; `None` while it has not all come.
-pub fn first_event(buffer: &[u8]) -> Option<usize> {
-    let end = |mark: &[u8]| buffer.windows(mark.len()).position(|window| window == mark).map(|at| at + mark.len());
-    [&b"\n\n"[..], b"\r\n\r\n", b"\r\r"].into_iter().filter_map(end).min()
-}
-
 /// Reads an error object or string as far as it can be read.
 pub(crate) fn engine_error(json: &str) -> EngineError {
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
@@ -100,9 +94,9 @@ mod tests {
         let error = error_in(body.as_bytes()).unwrap();
         assert_eq!(error.to_string(), "service_unavailable (503): no \"rank\"");
         let events = error_events("m", "t", 500);
-        let first = first_event(events.as_bytes()).unwrap();
-        assert!(is_error_event(&events.as_bytes()[..first]));
-        assert_eq!(&events[first..], "data: [DONE]\n\n");
+        let (first, rest) = events.split_at(events.find("\n\n").unwrap() + 2);
+        assert!(is_error_event(first.as_bytes()));
+        assert_eq!(rest, "data: [DONE]\n\n");
     }
 
     #[test]
@@ -134,13 +128,5 @@ mod tests {
         for begun in [&br#"{"type":"response.output_text.delta","delta":"response.created"}"#[..], b"[DONE]", b"{}"] {
             assert!(!is_announcement(begun));
         }
-    }
-
-    #[test]
-    fn the_first_event_ends_at_its_empty_line() {
-        assert_eq!(first_event(b"data: 1\n\ndata: 2\n\n"), Some(9));
-        assert_eq!(first_event(b"data: 1\r\n\r\nrest"), Some(11));
-        assert_eq!(first_event(b"data: 1\r\rrest"), Some(9));
-        assert_eq!(first_event(b"data: 1\n"), None);
     }
 }

@@ -3,57 +3,57 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::sse::{ends_block, last_end};
+
 /// Of an event that is longer than this, the beginning goes on before its end has come.
 const MAX_TORN: usize = 256 * 1024;
 
 /// Cuts a stream at the ends of its events.
 #[derive(Debug, Default)]
-pub(super) struct WholeEvents {
+pub(crate) struct WholeEvents {
     torn: BytesMut,
+    /// So many bytes of it hold no end: they are not looked at again, however many pieces an event comes in.
+    looked: usize,
+    #[cfg(test)]
+    work: usize,
     /// The beginning of an event has gone on without its end.
     midway: bool,
 }
 
 impl WholeEvents {
     /// What may go on now that these bytes have come; bytes that end with an event's end go on as they are.
-    pub(super) fn pass(&mut self, data: Bytes) -> Option<Bytes> {
-        if self.torn.is_empty() && ends_event(&data) {
+    pub(crate) fn pass(&mut self, data: Bytes) -> Option<Bytes> {
+        if self.torn.is_empty() && ends_block(&data) {
             self.midway = false;
             return Some(data);
         }
         self.torn.extend_from_slice(&data);
-        if let Some(end) = last_end(&self.torn) {
-            self.midway = false;
-            return Some(self.torn.split_to(end).freeze());
-        }
-        (self.torn.len() > MAX_TORN).then(|| {
-            self.midway = true;
-            self.torn.split().freeze()
+        let end = last_end(&self.torn, self.looked);
+        #[cfg(test)]
+        (self.work += self.torn.len() - end.unwrap_or(self.looked));
+        let goes_on = end.or_else(|| (self.torn.len() > MAX_TORN).then_some(self.torn.len()));
+        self.looked = self.torn.len() - goes_on.unwrap_or(0);
+        goes_on.map(|goes_on| {
+            self.midway = end.is_none();
+            self.torn.split_to(goes_on).freeze()
         })
     }
 
     /// What has not gone on yet.
-    pub(super) fn rest(&mut self) -> Option<Bytes> {
+    pub(crate) fn rest(&mut self) -> Option<Bytes> {
+        self.looked = 0;
         (!self.torn.is_empty()).then(|| self.torn.split().freeze())
     }
 
     /// Whether the client is between two events.
-    pub(super) fn is_between(&self) -> bool {
+    pub(crate) fn is_between(&self) -> bool {
         !self.midway
     }
 
     /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.torn.is_empty()
     }
-}
-
-fn ends_event(bytes: &[u8]) -> bool {
-    bytes.ends_with(b"\n\n") || bytes.ends_with(b"\r\n\r\n") || bytes.ends_with(b"\r\r")
-}
-
-fn last_end(bytes: &[u8]) -> Option<usize> {
-    (1..=bytes.len()).rev().find(|end| bytes.get(..*end).is_some_and(ends_event))
 }
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ mod tests {
             let mut seen = Vec::new();
             for bytes in text.chunks(piece) {
                 if let Some(bytes) = events.pass(Bytes::copy_from_slice(bytes)) {
-                    assert!(ends_event(&bytes), "pieces of {piece}");
+                    assert!(ends_block(&bytes), "pieces of {piece}");
                     seen.extend_from_slice(&bytes);
                 }
             }
@@ -76,6 +76,15 @@ mod tests {
             seen.extend_from_slice(b"data: 4");
             assert_eq!(seen, text);
         }
+    }
+
+    #[test]
+    fn each_byte_of_a_long_event_is_looked_at_once() {
+        let text = [&b"data: "[..], &[b'x'; MAX_TORN - 16], b"\n\ndata: "].concat();
+        let mut events = WholeEvents::default();
+        let passed: Vec<_> = text.iter().filter_map(|byte| events.pass(Bytes::copy_from_slice(&[*byte]))).collect();
+        assert_eq!((passed.len(), passed[0].len()), (1, text.len() - 6));
+        assert!(events.work <= text.len(), "{} of {} bytes", events.work, text.len());
     }
 
     #[test]

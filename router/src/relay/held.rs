@@ -9,10 +9,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
-use vllm_wire::openai::{EngineError, error_in, event_data, first_event, is_announcement};
+use vllm_wire::openai::{EngineError, error_in, event_data, is_announcement};
+
+use crate::sse::Blocks;
 
 /// A first event longer than this is let through unread.
 const MAX_HELD: usize = 256 * 1024;
+/// After so many bytes of comments and announcements an answer goes on unread.
+const MAX_BEFORE: usize = 1024 * 1024;
 
 /// An answer whose beginning has come.
 #[derive(Debug)]
@@ -100,13 +104,14 @@ impl Held {
     /// Waits for the first event (of a stream) or the first bytes (otherwise).
     pub(crate) async fn first(mut body: Body, is_stream: bool) -> Result<Self, NoAnswer> {
         let mut frames = Frames::default();
-        let mut buffer = Vec::new();
+        let (mut blocks, mut held) = (Blocks::default(), 0);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(NoAnswer::Broken)?;
-            let data = frame.data_ref().filter(|_| is_stream);
-            buffer.extend_from_slice(data.map_or(&[], |data| data));
+            let data: &[u8] = frame.data_ref().filter(|_| is_stream).map_or(&[], |data| data);
+            blocks.push(data);
+            held += data.len();
             frames.push(frame);
-            if !is_stream || buffer.len() > MAX_HELD || is_answered(&mut buffer)? {
+            if !is_stream || blocks.waiting() > MAX_HELD || is_answered(&mut blocks)? || held > MAX_BEFORE {
                 return Ok(Self { frames, rest: body, is_stream });
             }
         }
@@ -128,10 +133,9 @@ impl HttpBody for Held {
 }
 
 /// Whether the first event of an answer is here and no error; comments before it are passed over, and announcements of one.
-fn is_answered(buffer: &mut Vec<u8>) -> Result<bool, ErrorEvent> {
-    while let Some(end) = first_event(buffer) {
-        let event: Vec<u8> = buffer.drain(..end).collect();
-        let body = event_data(&event);
+fn is_answered(blocks: &mut Blocks) -> Result<bool, ErrorEvent> {
+    while let Some(event) = blocks.next() {
+        let body = event_data(event);
         if let Some(error) = error_in(&body) {
             return Err(ErrorEvent { error, body });
         }
@@ -140,4 +144,22 @@ fn is_answered(buffer: &mut Vec<u8>) -> Result<bool, ErrorEvent> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn comments_without_an_end_are_not_kept_without_an_end() {
+        let comments = Bytes::from(b": still at it\n\n".repeat(1000));
+        let size = comments.len();
+        let pieces = stream::repeat(comments).take(1000).map(Ok::<_, Infallible>);
+        let held = Held::first(Body::from_stream(pieces), true).await.unwrap();
+        assert!((1..=MAX_BEFORE + size).contains(&usize::try_from(held.frames.bytes()).unwrap()));
+    }
 }
