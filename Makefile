@@ -34,6 +34,10 @@ soak:  ## router and sidecars over a simulated network and a simulated NIXL, wit
 	$(CARGO) build --locked -p soak
 	@target/debug/soak $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),300) --report target/soak.json)
 
+.PHONY: fuzz
+fuzz:  ## libFuzzer over all that reads bytes of others: SECONDS_EACH=60, TARGET=bodies, JOBS=2 at a time, MERGE=1 to keep what was found
+	@scripts/fuzz $(TARGET)
+
 chaos: setup  ## real processes over real NIXL under load, killed, frozen, drained and starved for 4 minutes; target/chaos/report.json (SEED=17)
 	$(CARGO) build --locked
 	@$(PYTHON) tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
@@ -123,6 +127,7 @@ profile-sidecar: build  ## flame graph of a decode pod's sidecar under load: tar
 
 lint: deny  ## formatting, clippy and docs, warnings are errors; licences and sources of what is built
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	@! $(CARGO) tree --locked -p router --edges normal --prefix none | grep -iE '^(nixl|cuda)' || { echo "router must not depend on NIXL or CUDA"; exit 1; }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -160,4 +161,25 @@ fn what_must_not_know_of_nixl_or_cuda_does_not_link_them() {
         let ours = tree.lines().filter(|line| line.starts_with("nixl") || line.starts_with("cuda"));
         complain(&format!("{package} depends on"), &ours.map(str::to_owned).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_is_fuzzed_is_what_is_built() {
+    let packages = |lock: &str| -> BTreeSet<(String, String)> {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(lock)).unwrap();
+        let field = |package: &str, name: &str| {
+            let value = package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))?;
+            Some(value.trim_matches('"').to_owned())
+        };
+        let packages = text.split("[[package]]").skip(1);
+        packages.map(|package| (field(package, "name").unwrap(), field(package, "version").unwrap())).collect()
+    };
+    let (built, fuzzed) = (packages("Cargo.lock"), packages("fuzz/Cargo.lock"));
+    let names: BTreeSet<&String> = built.iter().map(|(name, _)| name).collect();
+    assert!(fuzzed.iter().any(|(name, _)| name == "router") && names.len() > 100, "the lists look wrong");
+    let other = fuzzed.iter().filter(|package| names.contains(&package.0) && !built.contains(package));
+    complain(
+        "fuzz/Cargo.lock has other versions than Cargo.lock (copy it there, then `cargo metadata --manifest-path fuzz/Cargo.toml`)",
+        &other.map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>(),
+    );
 }

@@ -29,6 +29,7 @@
 //! | `headers`, `error`, `metrics` | what clients and operators are told |
 //! | `trail`, `records`, `spans` | one request's timeline; the last ones, for `/v1/requests`; as spans |
 //! | `log_level` | what is logged, changed at run time |
+//! | `fuzzed` | what fuzz targets reach |
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -40,6 +41,8 @@ mod engine;
 mod error;
 pub mod faults;
 mod front;
+#[doc(hidden)]
+pub mod fuzzed;
 mod guard;
 mod handoff;
 mod headers;

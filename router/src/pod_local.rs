@@ -67,6 +67,11 @@ pub(crate) struct HeaderLabels {
     outcome: &'static str,
 }
 
+/// Whom a gateway's headers name for prefill, if they can be read; all of them are taken out.
+pub(crate) fn prefillers(headers: &mut HeaderMap) -> Option<Vec<Authority>> {
+    header::take(headers).ok().map(|said| said.prefillers)
+}
+
 /// Takes out what a gateway has said of a request that this pod serves by itself.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     drop(header::take(headers));

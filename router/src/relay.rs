@@ -23,9 +23,9 @@ use crate::error::{ApiError, Dialect};
 use crate::handoff::Claimed;
 use crate::metrics::{Ended, Outcome};
 use crate::targets::Occupied;
-use events::WholeEvents;
+pub(crate) use events::WholeEvents;
 pub(crate) use held::{ErrorEvent, Held, NoAnswer};
-use scrub::Scrub;
+pub(crate) use scrub::Scrub;
 
 /// What a request holds until its last byte has gone out.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! `new` alone. Within [`IN_FORCE`](crate::IN_FORCE) after a token's line has gone it is accepted no longer.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -133,10 +133,14 @@ impl Few {
 fn read(path: &Path) -> Result<Few, TokenError> {
     let failed = |source| TokenError::Read { path: path.to_owned(), source };
     let unusable = || TokenError::Unusable { path: path.to_owned() };
-    if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // A device may have no end, and no length.
+    let read = file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(failed)?;
+    if u64::try_from(read).is_ok_and(|read| read > MAX_FILE) {
         return Err(unusable());
     }
-    Few::of(&std::fs::read(path).map_err(failed)?).ok_or_else(unusable)
+    Few::of(&text).ok_or_else(unusable)
 }
 
 fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -215,6 +219,8 @@ mod tests {
             let error = Tokens::from_file(file(content).path()).unwrap_err();
             assert!(matches!(error, TokenError::Unusable { .. }), "{error}");
         }
+        let endless = Tokens::from_file(Path::new("/dev/zero")).unwrap_err();
+        assert!(matches!(endless, TokenError::Unusable { .. }), "{endless}");
         let missing = Tokens::from_file(Path::new("no/such/token")).unwrap_err();
         assert!(matches!(missing, TokenError::Read { .. }) && missing.to_string().contains("no/such/token"));
         assert!(Tokens::fixed("").is_none() && Tokens::fixed("a b").is_none());

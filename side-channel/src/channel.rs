@@ -63,7 +63,7 @@ impl FromStr for Endpoint {
         let host = bracketed.unwrap_or(host);
         let bare_ipv6 = bracketed.is_none() && host.contains(':');
         let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-        if host.is_empty() || bare_ipv6 || !digits || host.chars().any(|c| c.is_whitespace() || c == '/') {
+        if host.is_empty() || bare_ipv6 || !digits || host.chars().any(|c| c.is_whitespace() || "/[]".contains(c)) {
             return Err(error());
         }
         let port = port.parse().map_err(|_| error())?;
@@ -263,7 +263,20 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
         assert_eq!("[::1]:7800".parse::<Endpoint>().unwrap().host, "::1");
-        for text in ["", "host", ":1", "host:", "host:65536", "host:-1", "host:+1", "::1:7800", "a b:1", "tcp://a:1"] {
+        for text in [
+            "",
+            "host",
+            ":1",
+            "host:",
+            "host:65536",
+            "host:-1",
+            "host:+1",
+            "::1:7800",
+            "a b:1",
+            "tcp://a:1",
+            "[[a]]:1",
+            "a]:1",
+        ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

@@ -15,6 +15,8 @@
 
 pub mod addresses;
 pub mod channel;
+#[doc(hidden)]
+pub mod fuzzed;
 pub mod in_process;
 pub mod network;
 pub mod subscribe;

@@ -45,7 +45,7 @@ impl Default for Limits {
 }
 
 /// Frames of one message, delimiter included; vLLM's have at most three.
-const MAX_FRAMES: usize = 16;
+pub(crate) const MAX_FRAMES: usize = 16;
 /// Pause after a failed `accept` (usually no file descriptor left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -34,15 +34,15 @@ enum InString {
 
 /// Blanks one answer's parameters, whatever the pieces it comes in.
 #[derive(Debug)]
-pub(super) struct Scrub(At);
+pub(crate) struct Scrub(At);
 
 impl Scrub {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(At::Text(0))
     }
 
     /// The next bytes, as the client may see them: the very same ones unless they hold parameters.
-    pub(super) fn pass(&mut self, data: Bytes) -> Bytes {
+    pub(crate) fn pass(&mut self, data: Bytes) -> Bytes {
         let mut edited: Option<Vec<u8>> = None;
         let mut at = 0;
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
