@@ -165,11 +165,11 @@ class Full:
         free = os.statvfs(self.file.parent)
         if free.f_blocks * free.f_frsize > 1 << 30:
             raise Failure(f"{self.file.parent} is too large to be ours")
-        with open(self.file, "wb") as file:
+        # Without a buffer: what is left in one when there is no room any more fails again when the file is closed.
+        with open(self.file, "wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(1 << 16))
-                    file.flush()
             except OSError:
                 pass
 
