@@ -1,4 +1,4 @@
-//! A minute's share of `make chaos`: every kind of process is killed and frozen once, by a fixed seed, under 64 streams over real NIXL.
+//! A share of `make chaos`: every kind of process is killed and frozen once, by a fixed seed, under 64 streams over real NIXL.
 
 #![expect(clippy::print_stdout, reason = "figures, and what is skipped")]
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::process::nixl_is_here;
 
-/// A run of about 25 s.
+/// A run of about 20 s.
 const SEED: &str = "8";
 const KINDS: [&str; 5] = ["prefill engine", "prefill sidecar", "decode engine", "decode sidecar", "router"];
 
