@@ -59,6 +59,13 @@ fn where_the_chosen_blocks_have_landed_is_told_by_group() {
 }
 
 #[test]
+fn chance_is_splitmix64_as_others_have_it() {
+    let mut random = 0;
+    let words = [(); 3].map(|()| below(&mut random, usize::MAX));
+    assert_eq!(words, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+}
+
+#[test]
 fn pages_go_by_group_block_and_region() {
     let layout = layout(vec![
         region(0, 64, RegionGroup::One(0)),

@@ -33,6 +33,13 @@ fn sizes_follow_from_the_geometry() {
 }
 
 #[test]
+fn blocks_without_gaps_and_several_groups_are_layouts_too() {
+    let mut layout = layout();
+    (layout.regions[0].block_stride, layout.regions[1].group) = (64, RegionGroup::One(2));
+    assert_eq!(layout.checked().map(|layout| layout.groups()), Ok(3));
+}
+
+#[test]
 fn impossible_layouts_are_refused_by_name() {
     let check = |change: fn(&mut KvLayout), expect: LayoutError| {
         let mut changed = layout();
