@@ -197,9 +197,7 @@ fn builder(terms: Terms) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     let bytes = usize::try_from(terms.head_bytes).unwrap_or(usize::MAX);
     let mut one = builder.http1();
-    // Pieces of an answer are copied together before they are written: held as they came, they would hold the buffer that they were read
-    // into, and the next read would have to ask for another. It costs 3 % more instructions per streamed chunk (`make bench-quick`).
-    one.max_buf_size(bytes).half_close(false).writev(false);
+    one.max_buf_size(bytes).half_close(false);
     if terms.headers != ON_STACK {
         one.max_headers(usize::try_from(terms.headers).unwrap_or(usize::MAX));
     }
