@@ -2,8 +2,10 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+#[path = "kept/folder.rs"]
+mod folder;
 
+use folder::{fuzz, names};
 use fuzz_targets::ALL;
 
 /// What is kept is read at each `make test`, and by everybody who clones the tree.
@@ -29,16 +31,4 @@ fn every_kept_input_is_read_as_it_must_be() {
     assert!(inputs < MOST_INPUTS && bytes < MOST_BYTES, "{inputs} inputs of {bytes} bytes are too many");
     let bytes: [&[u8]; 6] = [b"", b"\0", b"\xff", b"{", b"[]", &[0xff; 300]];
     ALL.iter().for_each(|(_, target)| bytes.iter().for_each(|bytes| target(bytes)));
-}
-
-fn fuzz(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz").join(path)
-}
-
-fn names(folder: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(fuzz(folder)).expect("a folder");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect();
-    names.sort();
-    names
 }

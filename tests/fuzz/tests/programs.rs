@@ -2,8 +2,10 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+#[path = "kept/folder.rs"]
+mod folder;
 
+use folder::{fuzz, names};
 use fuzz_targets::ALL;
 
 #[test]
@@ -21,16 +23,4 @@ fn each_target_has_a_corpus_and_a_program_and_there_are_no_others() {
             "{name} is not built"
         );
     }
-}
-
-fn fuzz(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz").join(path)
-}
-
-fn names(folder: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(fuzz(folder)).expect("a folder");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect();
-    names.sort();
-    names
 }
